@@ -59,13 +59,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// One problem without a hint.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            problems: vec![Problem {
-                message: message.into(),
-                hint: None,
-            }],
-        }
+        Self { kind, problems: vec![Problem { message: message.into(), hint: None }] }
     }
 
     /// Adds the action that helps to the last problem.
@@ -99,10 +93,7 @@ impl<F: Fault> From<F> for Error {
     fn from(fault: F) -> Self {
         Self {
             kind: fault.kind(),
-            problems: vec![Problem {
-                message: fault.to_string(),
-                hint: fault.hint(),
-            }],
+            problems: vec![Problem { message: fault.to_string(), hint: fault.hint() }],
         }
     }
 }
@@ -122,13 +113,7 @@ mod tests {
     #[test]
     fn all_problems_are_listed_with_their_hints() {
         let mut error = Error::new(Kind::Usage, "a.toml:1:1: first").hint("do this");
-        error.problems.push(Problem {
-            message: "a.toml:2:1: second".into(),
-            hint: None,
-        });
-        assert_eq!(
-            error.to_string(),
-            "error: a.toml:1:1: first\n  hint: do this\nerror: a.toml:2:1: second"
-        );
+        error.problems.push(Problem { message: "a.toml:2:1: second".into(), hint: None });
+        assert_eq!(error.to_string(), "error: a.toml:1:1: first\n  hint: do this\nerror: a.toml:2:1: second");
     }
 }

@@ -8,6 +8,8 @@
 //! Rooms stand below in the order in which they may import: a room knows only those above it
 //! (`tests/layers.rs` reads the `use crate::` lines and fails otherwise).
 
+#![forbid(unsafe_code)]
+
 pub mod error;
 pub mod units;
 

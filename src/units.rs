@@ -107,17 +107,9 @@ impl fmt::Display for Seconds {
         } else if s < 60.0 {
             format!("{s:.1} s")
         } else if s < 3600.0 {
-            format!(
-                "{:.0} min {:02.0} s",
-                (s / 60.0).floor(),
-                (s % 60.0).floor()
-            )
+            format!("{:.0} min {:02.0} s", (s / 60.0).floor(), (s % 60.0).floor())
         } else {
-            format!(
-                "{:.0} h {:02.0} min",
-                (s / 3600.0).floor(),
-                (s % 3600.0 / 60.0).floor()
-            )
+            format!("{:.0} h {:02.0} min", (s / 3600.0).floor(), (s % 3600.0 / 60.0).floor())
         };
         f.pad(&shown)
     }
@@ -125,11 +117,8 @@ impl fmt::Display for Seconds {
 
 impl fmt::Display for Joules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = if self.0 >= 3.6e5 {
-            format!("{:.3} kWh", self.0 / 3.6e6)
-        } else {
-            format!("{:.0} J", self.0)
-        };
+        let shown =
+            if self.0 >= 3.6e5 { format!("{:.3} kWh", self.0 / 3.6e6) } else { format!("{:.0} J", self.0) };
         f.pad(&shown)
     }
 }

@@ -23,10 +23,7 @@ const ORDER: [&str; 16] = [
 
 /// Rooms that stand side by side: neither may import the other only by accident of the list.
 fn rank(room: &str) -> usize {
-    ORDER
-        .iter()
-        .position(|r| *r == room)
-        .unwrap_or_else(|| panic!("`{room}` is not in the import order"))
+    ORDER.iter().position(|r| *r == room).unwrap_or_else(|| panic!("`{room}` is not in the import order"))
 }
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -49,40 +46,25 @@ fn rooms_import_only_from_rooms_to_their_left() {
     let mut wrong = Vec::new();
     for file in files {
         let relative = file.strip_prefix(&src).unwrap();
-        let first = relative
-            .components()
-            .next()
-            .unwrap()
-            .as_os_str()
-            .to_str()
-            .unwrap();
+        let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
         let room = first.trim_end_matches(".rs");
         if room == "main" || room == "lib" {
             continue;
         }
         for (number, line) in std::fs::read_to_string(&file).unwrap().lines().enumerate() {
             for (at, _) in line.match_indices("crate::") {
-                let name: String = line[at + 7..]
-                    .chars()
-                    .take_while(|c| c.is_ascii_lowercase() || *c == '_')
-                    .collect();
+                let name: String =
+                    line[at + 7..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
                 if name.is_empty() || line.trim_start().starts_with("//") {
                     continue;
                 }
                 checked += 1;
                 if rank(&name) > rank(room) {
-                    wrong.push(format!(
-                        "{}:{}: {room} imports {name}",
-                        relative.display(),
-                        number + 1
-                    ));
+                    wrong.push(format!("{}:{}: {room} imports {name}", relative.display(), number + 1));
                 }
             }
         }
     }
-    assert!(
-        checked > 20,
-        "only {checked} imports were found: is the pattern still right?"
-    );
+    assert!(checked > 20, "only {checked} imports were found: is the pattern still right?");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
