@@ -2,6 +2,34 @@
 //! to the other and reports every problem at once. Knows nothing of models or data: only what can be judged from
 //! the text is judged here.
 
+mod alias;
+mod check;
+mod error;
+mod foreign;
+mod judge;
+mod keys;
+mod kinds;
+mod load;
+mod method;
+mod paths;
+mod place;
+mod raw;
+mod read;
+mod reference;
+mod resolved;
+mod section;
+mod sources;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use error::Error;
+pub use keys::Table;
+pub use load::{load, parse};
+pub use method::MethodFlag;
+pub use reference::reference;
+pub use resolved::{Difference, Resolved, differences, resume_conflicts};
+
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -25,6 +53,8 @@ pub struct Config {
     pub cost: Cost,
     /// What may be spent.
     pub budget: Budget,
+    /// How it is metered.
+    pub meter: Meter,
 }
 
 /// The base model.
@@ -340,4 +370,11 @@ pub struct Budget {
     pub max_energy_kwh: Option<f64>,
     /// An exact repeat of an earlier run is refused, not only pointed out.
     pub refuse_repeats: bool,
+}
+
+/// `[meter]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Meter {
+    /// Milliseconds from sample to sample.
+    pub interval_ms: u64,
 }

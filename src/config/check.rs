@@ -1,0 +1,302 @@
+//! From what is written to what is meant: every table settled, every rule between keys applied, and a [`Config`] out
+//! of it. Where something is wrong the config is made all the same, so that nothing hides behind the first fault, and
+//! is then thrown away.
+
+use super::error::Problems;
+use super::keys::Table;
+use super::method::{self, MethodFlag, place_of};
+use super::place::Place;
+use super::raw::{Entry, Value};
+use super::section::Section;
+use super::{
+    Base, Budget, Config, Cost, Data, Device, Error, ExcessLength, LrScheduler, Meter, OnBadRow, Output,
+    Price, Schedule, Train, TrainOnEos, ValSet, Warmup, sources,
+};
+use std::path::PathBuf;
+
+/// All tables of a config, settled.
+pub(super) struct Settled {
+    pub(super) top: Section,
+    pub(super) datasets: Vec<Section>,
+    pub(super) test_datasets: Vec<Section>,
+    pub(super) cost: Section,
+    pub(super) budget: Section,
+    pub(super) meter: Section,
+}
+
+impl Settled {
+    /// Settles each table by itself.
+    pub(super) fn new(root: Vec<Entry>, problems: &mut Problems) -> Self {
+        let mut top = Vec::new();
+        let mut sections = Table::SECTIONS.map(|(_, table)| (table, Vec::new()));
+        for entry in root {
+            match Table::section(&entry.name) {
+                Some(table) => {
+                    let members = members(entry, problems);
+                    if let Some((_, all)) = sections.iter_mut().find(|(t, _)| *t == table) {
+                        *all = members;
+                    }
+                }
+                None if entry.name == "lifecycle" => problems.push(
+                    &entry.place,
+                    Error::NotAvailable { what: "the table [lifecycle]".to_owned(), instead: "remove it" },
+                ),
+                None => top.push(entry),
+            }
+        }
+        let top = Section::settle(Table::Top, top, &Place::File, problems);
+        let [cost, budget, meter] =
+            sections.map(|(table, entries)| Section::settle(table, entries, &Place::File, problems));
+        let mut rows = |name: &str| -> Vec<Section> {
+            top.rows(name)
+                .into_iter()
+                .map(|(place, entries)| Section::settle(Table::Dataset, entries, &place, problems))
+                .collect()
+        };
+        Self { datasets: rows("datasets"), test_datasets: rows("test_datasets"), top, cost, budget, meter }
+    }
+
+    /// Applies the rules between keys.
+    pub(super) fn check(&mut self, flag: Option<MethodFlag>, problems: &mut Problems) -> Config {
+        let method = method::settle(&mut self.top, flag, problems);
+        self.check_evaluation(problems);
+        refuse_trackers(&self.top, problems);
+        Config {
+            base: base(&self.top),
+            method: method::meant(&self.top, method, problems),
+            data: self.data(problems),
+            train: train(&mut self.top, problems),
+            schedule: schedule(&self.top),
+            output: output(&self.top),
+            cost: cost(&mut self.cost, problems),
+            budget: budget(&self.budget),
+            meter: Meter { interval_ms: self.meter.count("interval_ms").unwrap_or_default() },
+        }
+    }
+
+    fn data(&mut self, problems: &mut Problems) -> Data {
+        let mut rows =
+            |rows: &mut Vec<Section>| rows.iter_mut().map(|row| sources::meant(row, problems)).collect();
+        let (datasets, test_datasets) = (rows(&mut self.datasets), rows(&mut self.test_datasets));
+        let top = &self.top;
+        Data {
+            datasets,
+            test_datasets,
+            val_set: val_set(top),
+            sequence_len: top.size("sequence_len").unwrap_or_default(),
+            excess_length: match top.text("excess_length_strategy") {
+                Some("truncate") => ExcessLength::Truncate,
+                Some("raise") => ExcessLength::Raise,
+                _ => ExcessLength::Drop,
+            },
+            sample_packing: top.flag("sample_packing").unwrap_or_default(),
+            train_on_inputs: top.flag("train_on_inputs").unwrap_or_default(),
+            roles_to_train: top.texts("roles_to_train").unwrap_or_default(),
+            train_on_eos: match top.text("train_on_eos") {
+                Some("all") => TrainOnEos::All,
+                Some("last") => TrainOnEos::Last,
+                Some("none") => TrainOnEos::None,
+                _ => TrainOnEos::Turn,
+            },
+            chat_template: top.text("chat_template").map(str::to_owned),
+            shuffle: top.flag("shuffle").unwrap_or_default(),
+            on_bad_row: match top.text("on_bad_row") {
+                Some("skip") => OnBadRow::Skip,
+                _ => OnBadRow::Fail,
+            },
+            max_line_bytes: top.count("max_line_bytes").unwrap_or_default(),
+        }
+    }
+
+    /// What is judged needs rows to judge it on, from one source.
+    fn check_evaluation(&self, problems: &mut Problems) {
+        let top = &self.top;
+        let held_out = top.any("val_set_size").filter(|s| s.is_written() && val_set(top) != ValSet::None);
+        let tests = top.any("test_datasets");
+        let has_tests = tests.is_some_and(|t| !matches!(&t.node.value, Value::List(all) if all.is_empty()));
+        if let (Some(held_out), Some(tests), true) = (held_out, tests, has_tests) {
+            let error = Error::Contradiction {
+                first: format!("`{}`", held_out.written),
+                second: format!("`{}`", tests.written),
+                why: "evaluation rows come from one of them",
+                way_out: "remove one of them",
+            };
+            problems.push(&held_out.node.place, error);
+        }
+        if held_out.is_some() || has_tests {
+            return self.warn_of_rare_evaluation(problems);
+        }
+        let stops = top.any("early_stopping_patience");
+        let loads =
+            top.any("load_best_model_at_end").filter(|_| top.flag("load_best_model_at_end") == Some(true));
+        for setting in stops.into_iter().chain(loads) {
+            problems.push(
+                &setting.node.place,
+                Error::Needs {
+                    key: setting.written.clone(),
+                    needs: "rows to evaluate on: `val_set_size` or [[test_datasets]]",
+                },
+            );
+        }
+        if let Some(setting) = top.written("eval_steps") {
+            let text = "`eval_steps` has no effect: there is neither `val_set_size` nor [[test_datasets]]";
+            problems.warn(&setting.node.place, text.to_owned());
+        }
+    }
+
+    fn warn_of_rare_evaluation(&self, problems: &mut Problems) {
+        let top = &self.top;
+        if let (Some(setting), None) = (top.written("early_stopping_patience"), top.any("eval_steps")) {
+            let text = "`early_stopping_patience` has no effect without `eval_steps`: there is one evaluation \
+                        before the first step and one after the last";
+            problems.warn(&setting.node.place, text.to_owned());
+        }
+    }
+}
+
+fn members(entry: Entry, problems: &mut Problems) -> Vec<Entry> {
+    match entry.node.value {
+        Value::Table(entries) => entries,
+        other => {
+            let error =
+                Error::Type { key: entry.name, expected: "table".to_owned(), found: other.described() };
+            problems.push(&entry.node.place, error);
+            Vec::new()
+        }
+    }
+}
+
+fn refuse_trackers(top: &Section, problems: &mut Problems) {
+    for name in ["report_to", "mlflow_tracking_uri", "mlflow_experiment_name"] {
+        let Some(setting) = top.get(name) else {
+            continue;
+        };
+        let nobody = top.texts(name).is_some_and(|all| all.iter().all(|t| t == "none"));
+        if !nobody {
+            // The value is not repeated: an address may hold a password.
+            let error = Error::NotAvailable {
+                what: format!("`{}`: reporting to a tracker", setting.written),
+                instead: "remove it; metrics.jsonl and report.json in the run's folder hold every number",
+            };
+            problems.push(&setting.node.place, error);
+        }
+    }
+}
+
+fn base(top: &Section) -> Base {
+    Base {
+        model: top.text("base_model").unwrap_or_default().to_owned(),
+        revision: top.text("revision").map(str::to_owned),
+        reinit_weights: top.flag("reinit_weights").unwrap_or_default(),
+        bf16: top.flag("bf16"),
+    }
+}
+
+fn val_set(top: &Section) -> ValSet {
+    match (top.size("val_set_size"), top.real("val_set_size")) {
+        (Some(0), _) | (None, None) => ValSet::None,
+        (Some(rows), _) => ValSet::Count(rows),
+        (None, Some(share)) => ValSet::Share(share),
+    }
+}
+
+fn train(top: &mut Section, problems: &mut Problems) -> Train {
+    let why = "each is a length of the warm-up";
+    top.exclude("warmup_steps", "warmup_ratio", why, problems);
+    check_warmup(top, problems);
+    let size = |name: &str| top.size(name).unwrap_or_default();
+    let real = |name: &str| top.real(name).unwrap_or_default();
+    Train {
+        micro_batch_size: size("micro_batch_size"),
+        gradient_accumulation_steps: size("gradient_accumulation_steps"),
+        num_epochs: size("num_epochs"),
+        max_steps: top.count("max_steps"),
+        learning_rate: real("learning_rate"),
+        lr_scheduler: match top.text("lr_scheduler") {
+            Some("linear") => LrScheduler::Linear,
+            Some("constant") => LrScheduler::Constant,
+            _ => LrScheduler::Cosine,
+        },
+        warmup: match top.real("warmup_ratio") {
+            Some(share) => Warmup::Ratio(share),
+            None => Warmup::Steps(top.count("warmup_steps").unwrap_or_default()),
+        },
+        cosine_min_lr_ratio: real("cosine_min_lr_ratio"),
+        weight_decay: real("weight_decay"),
+        adam_beta1: real("adam_beta1"),
+        adam_beta2: real("adam_beta2"),
+        adam_epsilon: real("adam_epsilon"),
+        max_grad_norm: real("max_grad_norm"),
+        loraplus_lr_ratio: top.real("loraplus_lr_ratio"),
+        gradient_checkpointing: top.flag("gradient_checkpointing"),
+        device: match top.text("device") {
+            Some("cpu") => Device::Cpu,
+            Some("cuda") => Device::Cuda,
+            _ => Device::Auto,
+        },
+        threads: top.size("threads"),
+        seed: top.count("seed").unwrap_or_default(),
+    }
+}
+
+fn check_warmup(top: &Section, problems: &mut Problems) {
+    if let (Some(warmup), Some(steps)) = (top.count("warmup_steps"), top.count("max_steps"))
+        && warmup > steps
+    {
+        let error = Error::Contradiction {
+            first: format!("`warmup_steps` = {warmup}"),
+            second: format!("`max_steps` = {steps}"),
+            why: "the learning rate would never reach its peak",
+            way_out: "warm up for a part of the run: 3 % … 10 % is usual",
+        };
+        problems.push(&place_of(top, "warmup_steps"), error);
+    }
+    let floor = top.written("cosine_min_lr_ratio");
+    if let (Some(floor), Some(shape)) = (floor, top.text("lr_scheduler"))
+        && shape != "cosine"
+    {
+        let text = format!("`cosine_min_lr_ratio` has no effect with lr_scheduler = \"{shape}\"");
+        problems.warn(&floor.node.place, text);
+    }
+}
+
+fn schedule(top: &Section) -> Schedule {
+    Schedule {
+        eval_steps: top.count("eval_steps"),
+        early_stopping_patience: top.count("early_stopping_patience"),
+        load_best_model_at_end: top.flag("load_best_model_at_end").unwrap_or_default(),
+        save_steps: top.count("save_steps"),
+        save_total_limit: top.size("save_total_limit"),
+        logging_steps: top.count("logging_steps").unwrap_or_default(),
+    }
+}
+
+fn output(top: &Section) -> Output {
+    Output {
+        dir: PathBuf::from(top.text("output_dir").unwrap_or_default()),
+        auto_resume: top.flag("auto_resume_from_checkpoints").unwrap_or_default(),
+        purpose: top.text("purpose").unwrap_or_default().to_owned(),
+        samples: top.texts("sample_prompts").unwrap_or_default(),
+    }
+}
+
+fn cost(section: &mut Section, problems: &mut Problems) -> Cost {
+    let why = "each is a price of an hour";
+    section.exclude("machine", "usd_per_hour", why, problems);
+    let price = match (section.text("machine"), section.real("usd_per_hour")) {
+        (Some(machine), _) => Price::Machine(machine.to_owned()),
+        (None, Some(usd)) => Price::PerHour(usd),
+        (None, None) => Price::Unknown,
+    };
+    Cost { price, billing_granularity_s: section.count("billing_granularity_s") }
+}
+
+fn budget(section: &Section) -> Budget {
+    Budget {
+        max_usd: section.real("max_usd"),
+        max_hours: section.real("max_hours"),
+        max_memory_gib: section.real("max_memory_gib"),
+        max_energy_kwh: section.real("max_energy_kwh"),
+        refuse_repeats: section.text("repeats") == Some("refuse"),
+    }
+}

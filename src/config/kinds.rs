@@ -1,0 +1,146 @@
+//! The types that a key's value may have, with their ranges and how both are said.
+
+use super::judge::{Judge, Verdict};
+use super::keys::Key;
+use super::raw::{Node, Value};
+
+/// A type with its range.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    /// One line of text.
+    Text,
+    /// One of these; synonyms become the value behind them; with `later`, others exist but not here.
+    Choice { values: &'static [&'static str], synonyms: &'static [(&'static str, &'static str)], later: bool },
+    /// `true` or `false`.
+    Flag,
+    /// `true`, `false` or `"auto"`.
+    AutoFlag,
+    /// An integer.
+    Count { min: u64, max: u64 },
+    /// An integer or `"auto"`.
+    AutoCount { min: u64, max: u64 },
+    /// An integer; 3.0 is 3, as other trainers write it.
+    Epochs { max: u64 },
+    /// A finite number.
+    Real(Bounds),
+    /// A share below 1 or a whole count.
+    HeldOut,
+    /// A list of names.
+    Names,
+    /// A list of texts, lines and all.
+    Prompts,
+    /// Which modules get an adapter.
+    Targets,
+    /// A Jinja template, or the path of a `.jinja` file, which is read.
+    Template,
+    /// A branch, tag or commit.
+    Revision,
+    /// A model: folder, file or hub name.
+    Model,
+    /// A path to read from.
+    Path,
+    /// The folder that a run writes.
+    OutputDir,
+    /// Tables with a file each.
+    Sources { empty: bool },
+}
+
+/// The range of a [`Kind::Real`]; always finite, also in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bounds {
+    Positive,
+    NotNegative,
+    /// [0, 1)
+    BelowOne,
+    /// [0, 1]
+    Share,
+}
+
+impl Bounds {
+    pub(super) fn hold(self, x: f64) -> bool {
+        let size = x.is_finite() && x.abs() <= f64::from(f32::MAX);
+        size && match self {
+            Self::Positive => x > 0.0,
+            Self::NotNegative => x >= 0.0,
+            Self::BelowOne => (0.0..1.0).contains(&x),
+            Self::Share => (0.0..=1.0).contains(&x),
+        }
+    }
+
+    pub(super) fn say(self) -> &'static str {
+        match self {
+            Self::Positive => "finite and above 0",
+            Self::NotNegative => "finite and at least 0",
+            Self::BelowOne => "from 0 to below 1",
+            Self::Share => "from 0 to 1",
+        }
+    }
+}
+
+impl Kind {
+    /// A choice without synonyms.
+    pub(super) const fn one_of(values: &'static [&'static str]) -> Self {
+        Self::Choice { values, synonyms: &[], later: false }
+    }
+
+    /// Type and range, for the reference and for type errors.
+    pub(super) fn say(self) -> String {
+        match self {
+            Self::Text | Self::Model | Self::Path | Self::OutputDir | Self::Revision => "string".into(),
+            Self::Template => "string: a Jinja template or the path of a .jinja file".into(),
+            Self::Choice { values, .. } => one_of(values),
+            Self::Flag => "true or false".into(),
+            Self::AutoFlag => "true, false or \"auto\"".into(),
+            Self::Count { min, max } => format!("integer {}", span(min, max)),
+            Self::AutoCount { min, max } => format!("integer {} or \"auto\"", span(min, max)),
+            Self::Epochs { max } => format!("integer {}", span(1, max)),
+            Self::Real(bounds) => format!("number {}", bounds.say()),
+            Self::HeldOut => "number: 0, a share below 1, or a whole count".into(),
+            Self::Names | Self::Prompts => "list of strings".into(),
+            Self::Targets => "\"all-linear\", a list of strings, or a regular expression".into(),
+            Self::Sources { .. } => "table array".into(),
+        }
+    }
+
+    /// Judges one value; `written` is the key's name in the file.
+    pub(super) fn accept(self, key: &Key, written: &str, node: Node) -> Verdict {
+        let judge = Judge::new(self, key, written, &node);
+        match self {
+            Self::Flag if matches!(node.value, Value::Flag(_)) => Ok(Some(node)),
+            Self::Flag => judge.refuse_type(&node),
+            Self::AutoFlag => judge.auto(node, |v| matches!(v, Value::Flag(_))),
+            Self::AutoCount { min, max } if matches!(node.value, Value::Int(_)) => {
+                judge.count(node, min, max)
+            }
+            Self::AutoCount { .. } => judge.auto(node, |_| false),
+            Self::Count { min, max } => judge.count(node, min, max),
+            Self::Epochs { max } => judge.epochs(node, max),
+            Self::Real(bounds) => judge.real(node, bounds),
+            Self::HeldOut => judge.held_out(node),
+            Self::Names => judge.names(node),
+            Self::Prompts => judge.prompts(node),
+            Self::Targets => judge.targets(node),
+            Self::Sources { empty } => judge.sources(node, empty),
+            Self::Choice { values, synonyms, later } => judge.choice(node, values, synonyms, later),
+            Self::Template => judge.template(node),
+            Self::Text | Self::Model | Self::Path | Self::OutputDir | Self::Revision => judge.line(node),
+        }
+    }
+}
+
+pub(super) fn span(min: u64, max: u64) -> String {
+    if max == super::table::MANY {
+        format!("at least {min}, at most {max}")
+    } else {
+        format!("from {min} to {max}")
+    }
+}
+
+pub(super) fn one_of(values: &[&str]) -> String {
+    let quoted: Vec<String> = values.iter().map(|v| format!("\"{v}\"")).collect();
+    match quoted.as_slice() {
+        [one] => one.clone(),
+        [first, second] => format!("{first} or {second}"),
+        many => format!("one of {}", many.join(", ")),
+    }
+}
