@@ -1,6 +1,25 @@
 //! Shapes only, no tensors: what a model is, read from `config.json` or GGUF metadata, and which files it lies in.
 //! One file per family; everything counted or built later follows from [`Arch`].
 
+mod bounds;
+pub mod config_json;
+mod conventions;
+mod error;
+mod fields;
+mod file;
+pub mod gguf;
+pub mod hub;
+mod llama;
+mod qwen2;
+mod qwen3;
+mod rope;
+pub mod safetensors;
+pub mod source;
+pub mod targets;
+
+pub use error::Error;
+pub use file::Stamp;
+
 use serde::Serialize;
 
 /// The shapes of one decoder-only model.
@@ -121,15 +140,7 @@ pub enum Proj {
 
 impl Proj {
     /// All, in the order in which a block uses them.
-    pub const ALL: [Self; 7] = [
-        Self::Q,
-        Self::K,
-        Self::V,
-        Self::O,
-        Self::Gate,
-        Self::Up,
-        Self::Down,
-    ];
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
     /// The module's name inside its block, as Hugging Face writes it.
     pub fn name(self) -> &'static str {
@@ -183,84 +194,45 @@ impl Arch {
             Proj::Gate | Proj::Up => (d, f, self.mlp_bias),
             Proj::Down => (f, d, self.mlp_bias),
         };
-        Linear {
-            name: format!("model.layers.{layer}.{}", proj.name()),
-            layer,
-            proj,
-            inputs,
-            outputs,
-            bias,
-        }
+        Linear { name: format!("model.layers.{layer}.{}", proj.name()), layer, proj, inputs, outputs, bias }
     }
 
     /// All linears of all blocks; the output head is not among them.
     pub fn linears(&self) -> impl Iterator<Item = Linear> + '_ {
-        (0..self.layers.len()).flat_map(move |layer| {
-            Proj::ALL
-                .into_iter()
-                .map(move |proj| self.linear(layer, proj))
-        })
+        (0..self.layers.len())
+            .flat_map(move |layer| Proj::ALL.into_iter().map(move |proj| self.linear(layer, proj)))
     }
 
     /// Every tensor that a checkpoint of this model holds, in the order of the model; a tied head is not among them.
     pub fn parameters(&self) -> Vec<Parameter> {
-        let parameter = |name: String, shape: &[usize]| Parameter {
-            name,
-            shape: shape.to_vec(),
-        };
-        let mut all = vec![parameter(
-            "model.embed_tokens.weight".into(),
-            &[self.vocab_size, self.hidden_size],
-        )];
+        let parameter = |name: String, shape: &[usize]| Parameter { name, shape: shape.to_vec() };
+        let mut all =
+            vec![parameter("model.embed_tokens.weight".into(), &[self.vocab_size, self.hidden_size])];
         for layer in 0..self.layers.len() {
             let at = format!("model.layers.{layer}");
-            all.push(parameter(
-                format!("{at}.input_layernorm.weight"),
-                &[self.hidden_size],
-            ));
+            all.push(parameter(format!("{at}.input_layernorm.weight"), &[self.hidden_size]));
             for proj in Proj::ALL {
                 let linear = self.linear(layer, proj);
-                all.push(parameter(
-                    format!("{}.weight", linear.name),
-                    &[linear.outputs, linear.inputs],
-                ));
+                all.push(parameter(format!("{}.weight", linear.name), &[linear.outputs, linear.inputs]));
                 if linear.bias {
-                    all.push(parameter(
-                        format!("{}.bias", linear.name),
-                        &[linear.outputs],
-                    ));
+                    all.push(parameter(format!("{}.bias", linear.name), &[linear.outputs]));
                 }
             }
             if self.qk_norm {
-                all.push(parameter(
-                    format!("{at}.self_attn.q_norm.weight"),
-                    &[self.head_dim],
-                ));
-                all.push(parameter(
-                    format!("{at}.self_attn.k_norm.weight"),
-                    &[self.head_dim],
-                ));
+                all.push(parameter(format!("{at}.self_attn.q_norm.weight"), &[self.head_dim]));
+                all.push(parameter(format!("{at}.self_attn.k_norm.weight"), &[self.head_dim]));
             }
-            all.push(parameter(
-                format!("{at}.post_attention_layernorm.weight"),
-                &[self.hidden_size],
-            ));
+            all.push(parameter(format!("{at}.post_attention_layernorm.weight"), &[self.hidden_size]));
         }
         all.push(parameter("model.norm.weight".into(), &[self.hidden_size]));
         if !self.tie_word_embeddings {
-            all.push(parameter(
-                "lm_head.weight".into(),
-                &[self.vocab_size, self.hidden_size],
-            ));
+            all.push(parameter("lm_head.weight".into(), &[self.vocab_size, self.hidden_size]));
         }
         all
     }
 
     /// Number of parameters; a tied head counts once.
     pub fn parameter_count(&self) -> u64 {
-        self.parameters()
-            .iter()
-            .map(|p| p.shape.iter().map(|&n| n as u64).product::<u64>())
-            .sum()
+        self.parameters().iter().map(|p| p.shape.iter().map(|&n| n as u64).product::<u64>()).sum()
     }
 }

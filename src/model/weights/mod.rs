@@ -1,0 +1,167 @@
+//! A base model's tensors, one by one, by their Hugging Face names: from safetensors, from GGUF (dequantised, rows of
+//! q and k put back into halves), or fresh. Everything that can be wrong with names, shapes and types is said before
+//! the first byte of a weight is read; files are read by ordinary reads, never mapped.
+
+mod check;
+mod fault;
+mod gguf_names;
+mod init;
+mod read;
+
+pub use fault::{Error, Mismatch};
+
+use crate::arch::source::WeightFiles;
+use crate::arch::{Arch, gguf, safetensors};
+use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+use read::OpenFile;
+use std::collections::BTreeMap;
+
+/// Gives out the tensors of a checked model.
+#[derive(Debug)]
+pub struct Loader {
+    files: Vec<OpenFile>,
+    tensors: BTreeMap<String, Slot>,
+    fresh: Option<Fresh>,
+    notes: Vec<String>,
+}
+
+/// Where and how a tensor lies.
+#[derive(Debug, Clone)]
+struct Slot {
+    /// Index into [`Loader::files`]; unused for fresh weights.
+    file: usize,
+    /// First byte in the file.
+    offset: u64,
+    len: u64,
+    /// Outermost first.
+    shape: Vec<usize>,
+    stored: Stored,
+    /// Rows are interleaved by this many heads (GGUF's llama).
+    interleaved: Option<usize>,
+}
+
+/// Tensors by their Hugging Face names, as the files hold them.
+type Found = Vec<(String, Slot)>;
+
+/// How values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    Plain(safetensors::Dtype),
+    Ggml(gguf::Type),
+}
+
+impl Stored {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain(dtype) => dtype.name(),
+            Self::Ggml(kind) => kind.name(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fresh {
+    seed: u64,
+    std: f64,
+}
+
+impl Loader {
+    /// Compares what the files hold with what the model needs, and opens them. `name` is what messages call the
+    /// model; `seed` is used by fresh weights only.
+    ///
+    /// # Errors
+    /// Tensors missing, left over, of another shape or of a type that holds no weights: the first ten, with expected
+    /// and found shapes. A file that changed since its header was read.
+    pub fn open(files: &WeightFiles, arch: &Arch, seed: u64, name: &str) -> Result<Self> {
+        let (opened, found) = match files {
+            WeightFiles::Reinit => return Ok(Self::fresh(arch, seed)),
+            WeightFiles::Safetensors(shards) => safetensors_slots(shards)?,
+            WeightFiles::Gguf(header) => {
+                (vec![OpenFile::open(&header.path, header.stamp)?], gguf_names::slots(header, arch))
+            }
+        };
+        let (tensors, notes) = check::check(found, arch, name)?;
+        Ok(Self { files: opened, tensors, fresh: None, notes })
+    }
+
+    fn fresh(arch: &Arch, seed: u64) -> Self {
+        let slot = |shape: Vec<usize>| Slot {
+            file: 0,
+            offset: 0,
+            len: 0,
+            shape,
+            stored: Stored::Plain(safetensors::Dtype::F32),
+            interleaved: None,
+        };
+        let all = arch.parameters().into_iter();
+        Self {
+            files: Vec::new(),
+            tensors: all.map(|p| (p.name, slot(p.shape))).collect(),
+            fresh: Some(Fresh { seed, std: arch.init_std }),
+            notes: vec!["weights are fresh: config.json alone was read".into()],
+        }
+    }
+
+    /// What a person should know before training, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// A tensor on the CPU, in Hugging Face's layout, rounded to nearest even where `dtype` is narrower than the
+    /// file.
+    ///
+    /// # Errors
+    /// Values that are not finite, with their count; a file that changed or cannot be read.
+    pub fn load(&self, name: &str, dtype: DType) -> Result<Tensor> {
+        let slot = self.slot(name)?;
+        if let Some(fresh) = self.fresh {
+            let values = init::values(name, &slot.shape, fresh.seed, fresh.std);
+            return Ok(Tensor::from_vec(values, &*slot.shape, &Device::Cpu)?.to_dtype(dtype)?);
+        }
+        let bytes = self.bytes(slot)?;
+        let refuse =
+            |count| Error::NotFinite { tensor: name.to_owned(), count, of: slot.shape.iter().product() };
+        if dtype == DType::BF16 {
+            let values = read::bf16(bytes, slot)?;
+            read::all_finite(&values, half::bf16::is_finite).map_err(refuse)?;
+            return Ok(Tensor::from_vec(values, &*slot.shape, &Device::Cpu)?);
+        }
+        let values = read::f32(bytes, slot)?;
+        read::all_finite(&values, f32::is_finite).map_err(refuse)?;
+        Ok(Tensor::from_vec(values, &*slot.shape, &Device::Cpu)?.to_dtype(dtype)?)
+    }
+
+    fn slot(&self, name: &str) -> Result<&Slot, Error> {
+        self.tensors.get(name).ok_or_else(|| Error::NoSuchTensor { tensor: name.to_owned() })
+    }
+
+    fn bytes(&self, slot: &Slot) -> Result<Vec<u8>, Error> {
+        let file = self.files.get(slot.file).ok_or(Error::NoSuchTensor { tensor: String::new() })?;
+        let bytes = file.read(slot.offset, slot.len)?;
+        Ok(match slot.interleaved {
+            Some(heads) => read::halves(&bytes, &slot.shape, heads),
+            None => bytes,
+        })
+    }
+}
+
+fn safetensors_slots(shards: &[safetensors::Shard]) -> Result<(Vec<OpenFile>, Found), Error> {
+    let mut files = Vec::new();
+    let mut found = Vec::new();
+    for (file, shard) in shards.iter().enumerate() {
+        files.push(OpenFile::open(&shard.path, shard.stamp)?);
+        found.extend(shard.tensors.iter().map(|tensor| {
+            let slot = Slot {
+                file,
+                offset: tensor.offset,
+                len: tensor.len,
+                shape: tensor.shape.clone(),
+                stored: Stored::Plain(tensor.dtype),
+                interleaved: None,
+            };
+            (tensor.name.clone(), slot)
+        }));
+    }
+    Ok((files, found))
+}
