@@ -1,10 +1,47 @@
 //! From files of rows to micro-batches: readers, formats, chat template, tokenizer, masks, packing and the order of
 //! an epoch. A batch has no padding: its rows lie end to end, and segments say what may attend to what.
 
+mod cache;
+mod error;
+mod formats;
+mod json;
+pub mod packing;
+pub mod prepare;
+pub mod reader;
+pub mod rng;
+mod source;
+mod split;
+mod summary;
+mod template;
+#[cfg(test)]
+mod testing;
+pub mod tokenizer;
+mod turns;
+
+pub use error::{Error, RowFault};
+pub use prepare::{Prepared, prepare};
+pub use summary::Summary;
+
 use std::ops::Range;
 
 /// The label of a token that is not counted in the loss (transformers' −100).
 pub const IGNORE: i32 = -100;
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or what the template knows.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message.
+    pub fn new(role: &str, content: &str) -> Self {
+        Self { role: role.to_owned(), content: content.to_owned() }
+    }
+}
 
 /// One tokenised row.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,16 +87,11 @@ pub struct Batch {
 impl Batch {
     /// Lays samples end to end.
     pub fn new<'a>(samples: impl IntoIterator<Item = &'a Sample>, first_token: u64) -> Self {
-        let mut batch = Self {
-            first_token,
-            ..Self::default()
-        };
+        let mut batch = Self { first_token, ..Self::default() };
         for sample in samples {
             let start = batch.ids.len();
             batch.ids.extend_from_slice(&sample.ids);
-            batch
-                .positions
-                .extend(0..u32::try_from(sample.ids.len()).unwrap_or(u32::MAX));
+            batch.positions.extend(0..u32::try_from(sample.ids.len()).unwrap_or(u32::MAX));
             batch.segments.push(start..batch.ids.len());
             for (i, &label) in sample.labels.iter().enumerate().skip(1) {
                 if let (Ok(token), Ok(at)) = (u32::try_from(label), u32::try_from(start + i - 1)) {

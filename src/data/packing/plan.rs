@@ -1,0 +1,151 @@
+//! Which samples go together: packs and their order in each epoch, from lengths and seed alone.
+
+use crate::config::Config;
+use crate::data::Sample;
+use crate::data::rng::Rng;
+use std::collections::BTreeSet;
+
+/// What a sample weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Length {
+    /// Tokens.
+    pub tokens: u32,
+    /// Targets after the shift.
+    pub loss_tokens: u32,
+}
+
+impl From<&Sample> for Length {
+    fn from(sample: &Sample) -> Self {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Self { tokens: count(sample.ids.len()), loss_tokens: count(sample.loss_tokens()) }
+    }
+}
+
+/// The part of a config that decides what goes together and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    /// Tokens of a pack.
+    pub sequence_len: usize,
+    /// Several samples a pack.
+    pub sample_packing: bool,
+    /// A new order each epoch.
+    pub shuffle: bool,
+    /// Packs a micro-batch.
+    pub micro_batch_size: usize,
+    /// Micro-batches a step.
+    pub gradient_accumulation_steps: usize,
+    /// Passes over the data where `max_steps` is not set.
+    pub num_epochs: usize,
+    /// Steps, whatever the epochs.
+    pub max_steps: Option<u64>,
+    /// What the order follows from.
+    pub seed: u64,
+}
+
+impl From<&Config> for Order {
+    fn from(config: &Config) -> Self {
+        let (data, train) = (&config.data, &config.train);
+        Self {
+            sequence_len: data.sequence_len,
+            sample_packing: data.sample_packing,
+            shuffle: data.shuffle,
+            micro_batch_size: train.micro_batch_size,
+            gradient_accumulation_steps: train.gradient_accumulation_steps,
+            num_epochs: train.num_epochs,
+            max_steps: train.max_steps,
+            seed: train.seed,
+        }
+    }
+}
+/// Which samples go together, by their lengths alone.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub(super) lengths: Vec<Length>,
+    pub(super) order: Order,
+}
+
+/// One epoch's packs: indexes of samples, in the order in which they are trained on.
+pub(super) type Packs = Vec<Vec<u32>>;
+
+impl Plan {
+    /// A plan for samples of these lengths.
+    pub fn new(lengths: Vec<Length>, order: Order) -> Self {
+        Self { lengths, order }
+    }
+
+    /// The packs of an epoch, from 0.
+    pub fn packs(&self, epoch: u64) -> Packs {
+        let count = u32::try_from(self.lengths.len()).unwrap_or(u32::MAX);
+        let mut order: Vec<u32> = (0..count).collect();
+        if self.order.shuffle {
+            Rng::new(self.order.seed, "shuffle", epoch, 0).shuffle(&mut order);
+        }
+        match (self.order.sample_packing, self.order.shuffle) {
+            (false, _) => order.into_iter().map(|i| vec![i]).collect(),
+            (true, true) => self.best_fit(&order),
+            (true, false) => self.next_fit(&order),
+        }
+    }
+
+    pub(super) fn length(&self, sample: u32) -> Length {
+        let none = Length { tokens: 0, loss_tokens: 0 };
+        self.lengths.get(sample as usize).copied().unwrap_or(none)
+    }
+
+    /// Each sample goes where the least room is left behind it, the older pack where two are alike; packs stay in
+    /// the order of their first samples.
+    pub(super) fn best_fit(&self, order: &[u32]) -> Packs {
+        let mut packs: Packs = Vec::new();
+        let mut open: BTreeSet<(usize, usize)> = BTreeSet::new();
+        for &sample in order {
+            let need = self.length(sample).tokens as usize;
+            let fit = open.range((need, 0)..).next().copied();
+            let (left, pack) = fit.unwrap_or_else(|| {
+                packs.push(Vec::new());
+                (self.order.sequence_len.max(need), packs.len() - 1)
+            });
+            open.remove(&(left, pack));
+            packs[pack].push(sample);
+            if left > need {
+                open.insert((left - need, pack));
+            }
+        }
+        packs
+    }
+
+    /// A sample that does not fit behind the one before it opens the next pack.
+    pub(super) fn next_fit(&self, order: &[u32]) -> Packs {
+        let mut packs: Packs = Vec::new();
+        let mut left = 0;
+        for &sample in order {
+            let need = self.length(sample).tokens as usize;
+            match packs.last_mut() {
+                Some(pack) if need <= left => pack.push(sample),
+                _ => {
+                    packs.push(vec![sample]);
+                    left = self.order.sequence_len.max(need);
+                }
+            }
+            left -= need;
+        }
+        packs
+    }
+
+    pub(super) fn packs_per_step(&self) -> usize {
+        let order = &self.order;
+        order.micro_batch_size.saturating_mul(order.gradient_accumulation_steps).max(1)
+    }
+
+    pub(super) fn steps_of(&self, packs: usize) -> u64 {
+        packs.div_ceil(self.packs_per_step()) as u64
+    }
+
+    /// Steps of every epoch where all have the same number.
+    pub(super) fn constant_steps(&self) -> Option<u64> {
+        match (self.order.sample_packing, self.order.shuffle) {
+            (false, _) => Some(self.steps_of(self.lengths.len())),
+            (true, false) => Some(self.steps_of(self.packs(0).len())),
+            (true, true) => None,
+        }
+    }
+}
