@@ -1,0 +1,184 @@
+//! The plain numbers of a packed dataset and its schedule that the estimate needs: tokens, targets, segments.
+
+use super::{product, rounded, wide};
+use crate::config::{Config, ValSet};
+use crate::data::Batch;
+use serde::{Deserialize, Serialize};
+
+/// What the whole run sees, all epochs; a resumed run counts what is left.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Micro-batches: passes through the model.
+    pub micro_batches: u64,
+    /// Real input tokens.
+    pub tokens: u64,
+    /// Targets after the shift.
+    pub loss_tokens: u64,
+    /// Σ length² over all segments: attention's work is half of it.
+    pub segment_squares: f64,
+    /// Tokens of the longest micro-batch.
+    pub max_batch_tokens: u64,
+    /// Targets of the micro-batch with most.
+    pub max_batch_targets: u64,
+    /// Tokens of the longest segment.
+    pub max_segment: u64,
+    /// Training samples: no micro-batch can have more rows.
+    pub rows: u64,
+    /// Tokens of all samples that are kept in memory, training and evaluation.
+    pub data_tokens: u64,
+    /// One evaluation, and how many there are.
+    pub eval: EvalCounts,
+    /// Rows and lengths were stated or assumed, not counted.
+    pub assumed: bool,
+}
+
+/// One pass over the evaluation set.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct EvalCounts {
+    /// Evaluations in the run; 0 = no evaluation set.
+    pub passes: u64,
+    /// Micro-batches.
+    pub micro_batches: u64,
+    /// Tokens.
+    pub tokens: u64,
+    /// Targets after the shift.
+    pub loss_tokens: u64,
+    /// Σ length² over the segments.
+    pub segment_squares: f64,
+    /// Tokens of the longest micro-batch.
+    pub max_batch_tokens: u64,
+}
+
+fn squares(batch: &Batch) -> f64 {
+    batch.segments.iter().map(|s| (s.len() as f64).powi(2)).sum()
+}
+
+impl Counts {
+    /// Adds one optimizer step.
+    pub fn add_step(&mut self, batches: &[Batch]) {
+        self.steps = self.steps.saturating_add(1);
+        for batch in batches {
+            let (tokens, targets) = (wide(batch.ids.len()), wide(batch.targets.len()));
+            let longest = batch.segments.iter().map(ExactSizeIterator::len).max();
+            self.micro_batches = self.micro_batches.saturating_add(1);
+            self.tokens = self.tokens.saturating_add(tokens);
+            self.loss_tokens = self.loss_tokens.saturating_add(targets);
+            self.segment_squares += squares(batch);
+            self.max_batch_tokens = self.max_batch_tokens.max(tokens);
+            self.max_batch_targets = self.max_batch_targets.max(targets);
+            self.max_segment = self.max_segment.max(wide(longest.unwrap_or(0)));
+        }
+    }
+
+    /// Adds one micro-batch of the evaluation set; the passes are set apart, by [`eval_passes`].
+    pub fn add_eval_batch(&mut self, batch: &Batch) {
+        let tokens = wide(batch.ids.len());
+        let eval = &mut self.eval;
+        eval.micro_batches = eval.micro_batches.saturating_add(1);
+        eval.tokens = eval.tokens.saturating_add(tokens);
+        eval.loss_tokens = eval.loss_tokens.saturating_add(wide(batch.targets.len()));
+        eval.segment_squares += squares(batch);
+        eval.max_batch_tokens = eval.max_batch_tokens.max(tokens);
+    }
+
+    /// The counts of `rows` rows of `tokens_per_row` tokens each, for an estimate without data.
+    ///
+    /// Assumes equal rows, every token but the first a target (an upper bound), longer rows cut at `sequence_len`.
+    pub fn uniform(rows: u64, tokens_per_row: u64, config: &Config) -> Self {
+        let (train, sequence) = (&config.train, wide(config.data.sequence_len).max(1));
+        let length = tokens_per_row.min(sequence);
+        let held_out = match config.data.val_set {
+            ValSet::None => 0,
+            ValSet::Share(share) => rounded(rows as f64 * share).min(rows),
+            ValSet::Count(n) => wide(n).min(rows),
+        };
+        let train_rows = rows - held_out;
+        let per_pack = if config.data.sample_packing { (sequence / length.max(1)).max(1) } else { 1 };
+        let packs = train_rows.div_ceil(per_pack);
+        let micro = wide(train.micro_batch_size).max(1);
+        let batches_per_epoch = packs.div_ceil(micro);
+        let accumulation = wide(train.gradient_accumulation_steps).max(1);
+        let steps_per_epoch = batches_per_epoch.div_ceil(accumulation);
+        let steps = train.max_steps.unwrap_or_else(|| product(&[steps_per_epoch, wide(train.num_epochs)]));
+        let epochs = if steps_per_epoch == 0 { 0.0 } else { steps as f64 / steps_per_epoch as f64 };
+        let rows_seen = rounded(train_rows as f64 * epochs);
+        let batch_rows = product(&[micro.min(packs), per_pack]).min(train_rows);
+        Self {
+            steps,
+            micro_batches: rounded(batches_per_epoch as f64 * epochs),
+            tokens: product(&[rows_seen, length]),
+            loss_tokens: product(&[rows_seen, length.saturating_sub(1)]),
+            segment_squares: rows_seen as f64 * (length as f64).powi(2),
+            max_batch_tokens: product(&[batch_rows, length]),
+            max_batch_targets: product(&[batch_rows, length.saturating_sub(1)]),
+            max_segment: length,
+            rows: train_rows,
+            data_tokens: product(&[rows, length]),
+            eval: EvalCounts {
+                passes: if held_out == 0 { 0 } else { eval_passes(steps, config.schedule.eval_steps) },
+                micro_batches: held_out.div_ceil(batch_rows.max(1)),
+                tokens: product(&[held_out, length]),
+                loss_tokens: product(&[held_out, length.saturating_sub(1)]),
+                segment_squares: held_out as f64 * (length as f64).powi(2),
+                max_batch_tokens: product(&[batch_rows.min(held_out), length]),
+            },
+            assumed: true,
+        }
+    }
+}
+
+/// Evaluations of a run of `steps` steps: at step 0, every `eval_steps`, and at the end unless it was just done.
+pub fn eval_passes(steps: u64, eval_steps: Option<u64>) -> u64 {
+    match eval_steps {
+        Some(every) if every > 0 => {
+            let on_time = steps / every;
+            1 + on_time + u64::from(!steps.is_multiple_of(every))
+        }
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Sample;
+    use crate::estimate::fixture::config;
+
+    fn sample(length: usize) -> Sample {
+        Sample { ids: vec![1; length], labels: vec![1; length] }
+    }
+
+    #[test]
+    fn a_step_counts_tokens_targets_and_squares() {
+        let (a, b, c) = (sample(3), sample(5), sample(4));
+        let mut counts = Counts::default();
+        counts.add_step(&[Batch::new([&a, &b], 0), Batch::new([&c], 8)]);
+        assert_eq!((counts.steps, counts.micro_batches, counts.tokens), (1, 2, 12));
+        assert_eq!(counts.loss_tokens, 2 + 4 + 3);
+        assert!((counts.segment_squares - (9.0 + 25.0 + 16.0)).abs() < 1e-9);
+        assert_eq!((counts.max_batch_tokens, counts.max_batch_targets, counts.max_segment), (8, 6, 5));
+    }
+
+    #[test]
+    fn equal_rows_are_packed_as_the_packer_would() {
+        let mut config = config();
+        config.data.sequence_len = 1000;
+        config.train.micro_batch_size = 2;
+        config.train.gradient_accumulation_steps = 3;
+        // 3 rows of 300 a pack, 34 packs, 17 micro-batches, 6 steps an epoch.
+        let counts = Counts::uniform(100, 300, &config);
+        assert_eq!((counts.steps, counts.micro_batches, counts.tokens), (6, 17, 30_000));
+        assert_eq!(counts.max_batch_tokens, 1800);
+        config.train.max_steps = Some(12);
+        assert_eq!(Counts::uniform(100, 300, &config).tokens, 60_000);
+    }
+
+    #[test]
+    fn evaluations_are_counted_at_the_start_on_time_and_at_the_end_once() {
+        assert_eq!(eval_passes(100, Some(50)), 3);
+        assert_eq!(eval_passes(101, Some(50)), 4);
+        assert_eq!(eval_passes(100, None), 2);
+    }
+}

@@ -1,0 +1,114 @@
+//! What the estimate refuses: prices that are not there, runs that do not fit, budgets that would break.
+
+use crate::error::{Fault, Kind};
+use crate::units::Bytes;
+
+/// A refusal of the estimate.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// The price table has no such row.
+    #[error("`cost.machine`: the price table has no row `{name}`")]
+    UnknownMachine {
+        /// As written.
+        name: String,
+        /// Rows with the most similar keys.
+        nearest: Vec<String>,
+    },
+    /// An accelerator's name alone is not a price: providers differ by a factor of five.
+    #[error("`cost.machine`: `{name}` is an accelerator; its price depends on the provider")]
+    BareAccelerator {
+        /// As written.
+        name: String,
+        /// Its rows, each with the price.
+        rows: Vec<String>,
+    },
+    /// A price that cannot be one.
+    #[error("`{key}` must be finite and at least 0, got {value}")]
+    BadPrice {
+        /// Config key or table column.
+        key: String,
+        /// As found.
+        value: f64,
+    },
+    /// A line of a price table that cannot be read.
+    #[error("price table:{line}: {fact}")]
+    Table {
+        /// Line in the file, from 1.
+        line: usize,
+        /// What is wrong.
+        fact: String,
+    },
+    /// The predicted peak exceeds the memory there is.
+    #[error("{what} needs {} of memory ({needed} bytes), {} are available ({available} bytes, {limit})", Bytes(*.needed), Bytes(*.available))]
+    DoesNotFit {
+        /// `this run` or the full micro-batch.
+        what: String,
+        /// Predicted peak, bytes.
+        needed: u64,
+        /// What the process may use, bytes.
+        available: u64,
+        /// Which limit that is.
+        limit: String,
+        /// Settings that fit, nearest first.
+        levers: Vec<String>,
+    },
+    /// Even the low end of the interval is over a cap.
+    #[error("the estimate is over `budget.{key}`: at least {low}, the cap is {cap}")]
+    OverBudget {
+        /// The cap's key.
+        key: &'static str,
+        /// Low end of the interval.
+        low: String,
+        /// The cap.
+        cap: String,
+    },
+    /// The checkpoints will not fit on the disk.
+    #[error("the run writes up to {} ({needed} bytes), the disk of {folder} has {} free ({free} bytes)", Bytes(*.needed), Bytes(*.free))]
+    Disk {
+        /// Output folder.
+        folder: String,
+        /// Predicted bytes on disk.
+        needed: u64,
+        /// Free bytes.
+        free: u64,
+    },
+}
+
+impl Fault for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::UnknownMachine { .. }
+            | Self::BareAccelerator { .. }
+            | Self::BadPrice { .. }
+            | Self::Table { .. } => Kind::Usage,
+            Self::DoesNotFit { .. } | Self::OverBudget { .. } | Self::Disk { .. } => Kind::Resource,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::UnknownMachine { nearest, .. } => {
+                format!("the nearest are {}; or set `usd_per_hour`", quoted(nearest))
+            }
+            Self::BareAccelerator { rows, .. } => {
+                format!("choose one of its rows:\n    {}", rows.join("\n    "))
+            }
+            Self::BadPrice { .. } => "a price is USD per hour, such as 1.5".into(),
+            Self::Table { .. } => "its columns are those of the shipped table".into(),
+            Self::DoesNotFit { levers, .. } if levers.is_empty() => {
+                "no batch or length makes it fit: a smaller base model, or `--qlora`, is needed".into()
+            }
+            Self::DoesNotFit { levers, .. } => format!("what fits: {}", levers.join("; ")),
+            Self::OverBudget { key, .. } => {
+                format!("raise `budget.{key}`, or lower `max_steps` or `num_epochs`")
+            }
+            Self::Disk { .. } => {
+                "free some space, lower `save_total_limit`, or choose another `output_dir`".into()
+            }
+        })
+    }
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,287 @@
+//! Peak memory as a sum of named parts, each of which the meter can hold a measured figure against.
+//!
+//! Parts are added although the logits chunk and the blocks' workspace are not alive together: an allocator that
+//! keeps freed pages makes them stay resident.
+
+use super::parameters::{Parameters, rank};
+use super::{Counts, product, sum, wide};
+use crate::arch::{Arch, Linear, Proj};
+use crate::config::Method;
+
+/// How the frozen base is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseType {
+    /// 4 bytes a weight.
+    F32,
+    /// 2 bytes a weight.
+    Bf16,
+    /// 4 bits a weight of the blocks' linears and a scale per 64; the rest bf16.
+    Nf4 {
+        /// Scales are kept in 8 bits with an f32 per 256 of them.
+        double_quant: bool,
+    },
+    /// As it came in its file: GGUF block types.
+    AsStored {
+        /// Bytes of all tensors.
+        bytes: u64,
+    },
+}
+
+/// What the predicted memory depends on, beside the batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout<'a> {
+    /// Shapes.
+    pub arch: &'a Arch,
+    /// Full, LoRA or QLoRA.
+    pub method: &'a Method,
+    /// Linears with an adapter.
+    pub adapted: &'a [Linear],
+    /// Parameters under the method.
+    pub parameters: Parameters,
+    /// How the frozen base is kept.
+    pub base: BaseType,
+    /// Rows of logits alive at once.
+    pub logits_rows: u64,
+    /// Resident bytes before anything is loaded.
+    pub runtime_bytes: u64,
+}
+
+/// The micro-batch that memory is planned for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Tokens.
+    pub tokens: u64,
+    /// Counted targets.
+    pub targets: u64,
+}
+
+const F32: u64 = 4;
+const MIB: u64 = 1 << 20;
+/// Id and label of a token, 4 bytes each.
+const SAMPLE_BYTES_PER_TOKEN: u64 = 8;
+/// Two vectors' headers and their allocations' slack.
+const SAMPLE_BYTES_PER_ROW: u64 = 80;
+/// The tokenizer's tables (both directions of the vocabulary, merges), by entry: 34,260 KiB for the 49,152 of SmolLM2.
+const TOKENIZER_BYTES_PER_ENTRY: u64 = 714;
+
+impl Layout<'_> {
+    /// Bytes of the frozen base.
+    pub fn base_bytes(&self) -> u64 {
+        let p = &self.parameters;
+        match self.base {
+            BaseType::F32 => product(&[p.frozen, F32]),
+            BaseType::Bf16 => product(&[p.frozen, 2]),
+            BaseType::AsStored { bytes } => bytes,
+            BaseType::Nf4 { double_quant } => {
+                let linear = p.frozen_linear;
+                let scales = if double_quant {
+                    sum(&[linear / 64, product(&[linear / (64 * 256), F32])])
+                } else {
+                    product(&[linear / 64, F32])
+                };
+                let rest = product(&[p.frozen.saturating_sub(linear), 2]);
+                sum(&[linear / 2, scales, rest])
+            }
+        }
+    }
+
+    /// Floats that one layer saves for a token: block input, normed input, q, k, v, attention output and its
+    /// log-sum-exp, middle of the block, normed middle, gate, up; q and k before their norm; the adapters' x·Aᵀ.
+    fn saved_floats(&self) -> u64 {
+        let a = self.arch;
+        let (d, f) = (wide(a.hidden_size), wide(a.intermediate_size));
+        let (h, hd) = (wide(a.heads), wide(a.head_dim));
+        let (q, kv) = (product(&[h, hd]), product(&[wide(a.kv_heads), hd]));
+        // Inputs and scales of the two norms, q, k, v, attention's output and log-sums, gate and up, x·Aᵀ of each
+        // adapter; with norms on heads, also their inputs and scales.
+        let heads = sum(&[h, wide(a.kv_heads)]);
+        let qk_norm = if a.qk_norm { sum(&[q, kv, heads]) } else { 0 };
+        sum(&[
+            product(&[2, d]),
+            2,
+            product(&[2, q]),
+            product(&[2, kv]),
+            h,
+            product(&[2, f]),
+            qk_norm,
+            self.adapter_floats(),
+        ])
+    }
+
+    /// Σ r over the adapted linears of the layer with most.
+    fn adapter_floats(&self) -> u64 {
+        let lora = match self.method {
+            Method::Full => return 0,
+            Method::Lora(lora) | Method::Qlora { lora, .. } => lora,
+        };
+        let layers = wide(self.arch.layers.len()).max(1);
+        product(&[wide(self.adapted.len()).div_ceil(layers), rank(lora)])
+    }
+
+    /// Bytes saved between forward and backward.
+    fn activations(&self, load: Load, recompute: bool) -> u64 {
+        let layers = wide(self.arch.layers.len());
+        let d = wide(self.arch.hidden_size);
+        let blocks = if recompute {
+            sum(&[product(&[layers, d]), self.saved_floats()])
+        } else {
+            product(&[layers, self.saved_floats()])
+        };
+        // Behind the last block: its output and the normed output.
+        product(&[load.tokens, sum(&[blocks, product(&[2, d])]), F32])
+    }
+
+    /// The largest transient: a block's backward with four buffers of the MLP's width and four of the hidden size,
+    /// and one weight widened to f32.
+    fn workspace(&self, load: Load) -> u64 {
+        let a = self.arch;
+        let (d, f) = (wide(a.hidden_size), wide(a.intermediate_size));
+        let rows = product(&[load.tokens, product(&[4, sum(&[d, f])]), F32]);
+        let widened = if self.base == BaseType::F32 {
+            0
+        } else {
+            let largest = Proj::ALL.into_iter().map(|p| a.linear(0, p));
+            product(&[largest.map(|l| product(&[wide(l.inputs), wide(l.outputs)])).max().unwrap_or(0), F32])
+        };
+        let dw = match self.method {
+            Method::Full => product(&[self.parameters.largest_trainable, F32]),
+            _ => 0,
+        };
+        sum(&[rows, widened, dw])
+    }
+
+    fn logits(&self, load: Load) -> u64 {
+        let rows = load.targets.min(self.logits_rows);
+        product(&[rows, wide(self.arch.vocab_size), F32])
+    }
+
+    fn data(&self, counts: &Counts) -> u64 {
+        sum(&[
+            product(&[counts.data_tokens, SAMPLE_BYTES_PER_TOKEN]),
+            product(&[counts.rows, SAMPLE_BYTES_PER_ROW]),
+            product(&[wide(self.arch.vocab_size), TOKENIZER_BYTES_PER_ENTRY]),
+        ])
+    }
+
+    /// The parts while training on `load`.
+    pub fn training(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
+        let trainable = product(&[self.parameters.trainable, F32]);
+        [
+            self.base_bytes(),
+            trainable,
+            trainable,
+            product(&[2, trainable]),
+            self.activations(load, recompute),
+            self.workspace(load),
+            self.logits(load),
+            self.data(counts),
+            self.runtime_bytes,
+        ]
+    }
+
+    /// The parts of the phase with the highest sum: load, train, evaluate or save.
+    ///
+    /// Loading holds one tensor twice (as read, as kept); an evaluation keeps the training state and one block's
+    /// transients; saving keeps the training state and one tensor's bytes.
+    pub fn peak(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
+        let training = self.training(counts, load, recompute);
+        let [base, adapter, gradients, moments, _, _, _, data, runtime] = training;
+        let copy = product(&[self.parameters.largest, F32]);
+        let loading = [base, adapter, 0, 0, 0, product(&[2, copy]), 0, data, runtime];
+        let eval = Load { tokens: counts.eval.max_batch_tokens, targets: counts.eval.max_batch_tokens };
+        let hidden = product(&[eval.tokens, product(&[2, wide(self.arch.hidden_size)]), F32]);
+        let evaluating = [
+            base,
+            adapter,
+            gradients,
+            moments,
+            hidden,
+            self.workspace(eval),
+            self.logits(eval),
+            data,
+            runtime,
+        ];
+        let saving = [base, adapter, gradients, moments, 0, copy.max(MIB), 0, data, runtime];
+        [training, loading, evaluating, saving].into_iter().max_by_key(|parts| sum(parts)).unwrap_or(training)
+    }
+
+    /// Bytes of one checkpoint: trainable tensors and both moments, and a tokenizer beside them.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        sum(&[product(&[self.parameters.trainable, 3, F32]), product(&[wide(self.arch.vocab_size), 80])])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::estimate::fixture::{lora, smollm2};
+
+    const LOAD: Load = Load { tokens: 1024, targets: 700 };
+
+    fn parts(method: &Method, base: BaseType, load: Load, recompute: bool) -> [u64; 9] {
+        let arch = smollm2();
+        let adapted: Vec<Linear> = match method {
+            Method::Full => Vec::new(),
+            _ => arch.linears().collect(),
+        };
+        let layout = Layout {
+            arch: &arch,
+            method,
+            adapted: &adapted,
+            parameters: Parameters::count(&arch, method, &adapted),
+            base,
+            logits_rows: 256,
+            runtime_bytes: 10,
+        };
+        layout.peak(&Counts::default(), load, recompute)
+    }
+
+    #[test]
+    fn the_parts_of_smollm2_follow_from_its_shapes() {
+        let [base, adapter, gradients, moments, activations, workspace, logits, data, runtime] =
+            parts(&Method::Lora(lora(16)), BaseType::F32, LOAD, false);
+        assert_eq!(base, 134_515_008 * 4);
+        assert_eq!(adapter, 4_884_480 * 4);
+        assert_eq!((gradients, moments), (adapter, 2 * adapter));
+        // 2·576 + 2 + 2·576 + 2·192 + 9 + 2·1536 + 7·16 = 5883 floats a token and layer.
+        assert_eq!(activations, 1024 * (30 * 5883 + 2 * 576) * 4);
+        assert_eq!(workspace, 1024 * 4 * (576 + 1536) * 4);
+        assert_eq!(logits, 256 * 49_152 * 4);
+        assert_eq!((data, runtime), (49_152 * 714, 10));
+    }
+
+    #[test]
+    fn recompute_keeps_only_block_inputs_and_one_layer() {
+        let kept = parts(&Method::Lora(lora(16)), BaseType::F32, LOAD, true);
+        assert_eq!(kept[4], 1024 * (30 * 576 + 5883 + 2 * 576) * 4);
+    }
+
+    #[test]
+    fn full_fine_tuning_holds_sixteen_bytes_a_parameter() {
+        let full = parts(&Method::Full, BaseType::F32, LOAD, true);
+        assert_eq!(full[0], 0);
+        assert_eq!(full[1] + full[2] + full[3], 134_515_008 * 16);
+    }
+
+    #[test]
+    fn four_bits_shrink_the_linears_only() {
+        let one = |double_quant| {
+            let method = Method::Qlora { lora: lora(16), double_quant };
+            parts(&method, BaseType::Nf4 { double_quant }, LOAD, true)[0]
+        };
+        let (linear, rest) = (106_168_320, 134_515_008 - 106_168_320);
+        assert_eq!(one(false), linear / 2 + linear / 64 * 4 + rest * 2);
+        assert_eq!(one(true), linear / 2 + linear / 64 + linear / 16_384 * 4 + rest * 2);
+    }
+
+    #[test]
+    fn memory_grows_with_the_batch_and_never_wraps() {
+        let at = |tokens| {
+            let load = Load { tokens, targets: tokens };
+            sum(&parts(&Method::Lora(lora(16)), BaseType::F32, load, false))
+        };
+        let sizes: Vec<u64> = [1, 1 << 10, 1 << 20, 1 << 40, u64::MAX].into_iter().map(at).collect();
+        assert!(sizes.windows(2).all(|w| w[0] < w[1]), "{sizes:?}");
+        assert_eq!(sizes[4], u64::MAX);
+    }
+}

@@ -1,0 +1,159 @@
+//! How many parameters a model has, and how many of them a method trains.
+
+use super::{product, sum, wide};
+use crate::arch::{Arch, Linear, Parameter, Proj};
+use crate::config::{Lora, Method};
+use serde::{Deserialize, Serialize};
+
+/// PEFT's default rank: holds where the config leaves `lora_r` to an adapter that has not been read.
+const DEFAULT_RANK: usize = 16;
+
+/// Counts of parameters, in numbers, not bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Parameters {
+    /// Of the base model; a tied head counts once.
+    pub total: u64,
+    /// That get a gradient: adapter and `lora_modules_to_save`, or everything.
+    pub trainable: u64,
+    /// Of the base that stay as they are.
+    pub frozen: u64,
+    /// Of the frozen ones, those in the blocks' linears: what 4-bit loading quantises.
+    pub frozen_linear: u64,
+    /// The largest trainable tensor.
+    pub largest_trainable: u64,
+    /// The largest tensor of the base.
+    pub largest: u64,
+}
+
+/// The adapter's rank.
+pub(crate) fn rank(lora: &Lora) -> u64 {
+    wide(lora.r.unwrap_or(DEFAULT_RANK))
+}
+
+/// Weights of all linears of one block.
+pub(crate) fn block_linears(arch: &Arch) -> u64 {
+    Proj::ALL
+        .into_iter()
+        .map(|p| arch.linear(0, p))
+        .map(|l| product(&[wide(l.inputs), wide(l.outputs)]))
+        .fold(0, u64::saturating_add)
+}
+
+/// Whether `lora_modules_to_save` names the module that a parameter belongs to: in full, or by its `.`-suffix.
+fn saved_whole(name: &str, modules: &[String]) -> bool {
+    let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
+    modules.iter().any(|wanted| {
+        module == wanted || module.strip_suffix(wanted.as_str()).is_some_and(|rest| rest.ends_with('.'))
+    })
+}
+
+/// Whether the output head is trained, as a copy of its own where it is tied.
+pub(crate) fn trains_head(method: &Method) -> bool {
+    match method {
+        Method::Full => true,
+        Method::Lora(lora) | Method::Qlora { lora, .. } => {
+            saved_whole("lm_head.weight", &lora.modules_to_save)
+        }
+    }
+}
+
+fn size(parameter: &Parameter) -> u64 {
+    parameter.shape.iter().fold(1, |all: u64, &n| all.saturating_mul(wide(n)))
+}
+
+impl Parameters {
+    /// Counts `arch` under `method`, with `adapted` the linears that get an adapter (ignored in full fine-tuning).
+    ///
+    /// LoRA adds r·(in + out) to each adapted linear (Hu et al. 2021, A of `[r, in]` and B of `[out, r]`).
+    pub fn count(arch: &Arch, method: &Method, adapted: &[Linear]) -> Self {
+        let all = arch.parameters();
+        let total = all.iter().map(size).fold(0, u64::saturating_add);
+        let largest = all.iter().map(size).max().unwrap_or(0);
+        let lora = match method {
+            Method::Full => {
+                return Self {
+                    total,
+                    trainable: total,
+                    frozen: 0,
+                    frozen_linear: 0,
+                    largest_trainable: largest,
+                    largest,
+                };
+            }
+            Method::Lora(lora) | Method::Qlora { lora, .. } => lora,
+        };
+        let (r, whole) = (rank(lora), &lora.modules_to_save);
+        let adapter = adapted
+            .iter()
+            .map(|l| product(&[r, wide(l.inputs).saturating_add(wide(l.outputs))]))
+            .fold(0, u64::saturating_add);
+        let saved: Vec<&Parameter> = all.iter().filter(|p| saved_whole(&p.name, whole)).collect();
+        let saved_total = saved.iter().map(|p| size(p)).fold(0, u64::saturating_add);
+        let saved_linear =
+            saved.iter().filter(|p| p.name.contains("_proj.")).map(|p| size(p)).fold(0, u64::saturating_add);
+        // A tied head that is trained becomes a copy of its own; the embedding stays.
+        let untied_head = if arch.tie_word_embeddings && trains_head(method) {
+            product(&[wide(arch.vocab_size), wide(arch.hidden_size)])
+        } else {
+            0
+        };
+        let widest = adapted.iter().map(|l| l.inputs.max(l.outputs)).max();
+        Self {
+            total,
+            trainable: sum(&[adapter, saved_total, untied_head]),
+            frozen: total.saturating_sub(saved_total),
+            frozen_linear: product(&[block_linears(arch), wide(arch.layers.len())])
+                .saturating_sub(saved_linear),
+            largest_trainable: saved
+                .iter()
+                .map(|p| size(p))
+                .max()
+                .unwrap_or(0)
+                .max(untied_head)
+                .max(product(&[r, wide(widest.unwrap_or(0))])),
+            largest,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::estimate::fixture::{lora, smollm2};
+
+    #[test]
+    fn smollm2_has_the_parameters_that_its_card_states() {
+        let arch = smollm2();
+        let all: Vec<Linear> = arch.linears().collect();
+        let p = Parameters::count(&arch, &Method::Lora(lora(16)), &all);
+        assert_eq!(p.total, 134_515_008);
+        // 30 layers × 16 × (2·(576+576) + 2·(576+192) + 3·(576+1536)), as PEFT prints it.
+        assert_eq!(p.trainable, 4_884_480);
+        assert_eq!(p.frozen, 134_515_008);
+        assert_eq!(p.frozen_linear, 106_168_320);
+        assert_eq!(p.largest, 49_152 * 576);
+    }
+
+    #[test]
+    fn full_fine_tuning_trains_everything() {
+        let arch = smollm2();
+        let p = Parameters::count(&arch, &Method::Full, &[]);
+        assert_eq!((p.trainable, p.frozen), (134_515_008, 0));
+    }
+
+    #[test]
+    fn a_saved_tied_head_is_a_copy_and_a_saved_embedding_is_not() {
+        let arch = smollm2();
+        let with = |module: &str| {
+            let mut lora = lora(16);
+            lora.modules_to_save = vec![module.into()];
+            Parameters::count(&arch, &Method::Lora(lora), &[])
+        };
+        let table = 49_152 * 576;
+        assert_eq!(with("lm_head").trainable, table);
+        assert_eq!(with("lm_head").frozen, 134_515_008);
+        assert_eq!(with("embed_tokens").trainable, table);
+        assert_eq!(with("embed_tokens").frozen, 134_515_008 - table);
+        assert_eq!(with("tokens").trainable, 0, "a suffix begins behind a dot");
+    }
+}

@@ -1,0 +1,396 @@
+//! One prediction from all inputs: counts to work, work to time, time to money, shapes to memory, each with bounds.
+
+use super::fit::{self, FullBatch};
+use super::history::{Learned, Past};
+use super::interval::Interval;
+use super::levers::Lever;
+use super::machine::{Evidence, Limits, Machine};
+use super::memory::{BaseType, Layout};
+use super::money::{PhaseCost, PriceUsed};
+use super::parameters::Parameters;
+use super::parts::{self, MemoryPart};
+use super::work::{Model, Op, Volume};
+use super::{Counts, Quantities, basis, phases, sum};
+use crate::arch::{Arch, Linear};
+use crate::config::{Config, Method};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything that a prediction follows from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Shapes.
+    pub arch: &'a Arch,
+    /// The run.
+    pub config: &'a Config,
+    /// Linears that get an adapter; empty in full fine-tuning.
+    pub adapted: &'a [Linear],
+    /// The packed data.
+    pub counts: &'a Counts,
+    /// How fast.
+    pub machine: &'a Machine,
+    /// How much memory.
+    pub limits: &'a Limits,
+    /// What an hour costs.
+    pub price: &'a PriceUsed,
+    /// Finished runs on this machine, oldest first.
+    pub history: &'a [Past],
+    /// Phases that are over by the clock, with their seconds; empty where nothing has started.
+    pub taken: &'a [(String, f64)],
+    /// Rows of logits that the head keeps at once.
+    pub logits_rows: u64,
+    /// Bytes of the base's files, where known.
+    pub file_bytes: Option<u64>,
+    /// The base keeps the types of its file (GGUF under QLoRA): its bytes are those of the file.
+    pub keeps_file_types: bool,
+}
+
+/// What a run is predicted to take.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Parameters of the base.
+    pub parameters: u64,
+    /// Of them or beside them, trained.
+    pub trainable: u64,
+    /// FLOPs of a mean optimizer step.
+    pub flops_per_step: f64,
+    /// FLOPs of training by op class.
+    pub flops: BTreeMap<String, f64>,
+    /// The six quantities, corrected by past runs.
+    pub predicted: Quantities,
+    /// As they follow from counts and rates alone; what past runs are compared with.
+    pub uncorrected: Quantities,
+    /// Bounds, by the quantity's key.
+    pub interval: BTreeMap<String, Interval>,
+    /// What each quantity rests on, by its key.
+    pub basis: BTreeMap<String, String>,
+    /// Figures from data sheets, by the quantity's key; never among `predicted`.
+    pub modelled: BTreeMap<String, f64>,
+    /// The peak by parts; they sum to it.
+    pub memory_parts: Vec<MemoryPart>,
+    /// Time and money by phases; they sum to the whole.
+    pub phases: Vec<PhaseCost>,
+    /// Activations are recomputed in the backward pass.
+    pub recompute: bool,
+    /// Settings with a lower peak that fit; empty where the run fits.
+    pub levers: Vec<Lever>,
+    /// Set where no micro-batch can be as large as the config states.
+    pub full_batch: Option<FullBatch>,
+    /// Bytes of one checkpoint.
+    pub checkpoint_bytes: u64,
+    /// Bytes that the output folder may take.
+    pub disk_bytes: u64,
+    /// The machine's name.
+    pub machine: String,
+    /// Measured or assumed.
+    pub evidence: Evidence,
+    /// What past runs taught.
+    pub learned: Learned,
+    /// Memory and cores that the verdict is about.
+    pub limits: Limits,
+    /// The price with its origin.
+    pub price: PriceUsed,
+    /// The counts it follows from.
+    pub counts: Counts,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Predicts a run.
+pub fn predict(inputs: &Inputs<'_>) -> Prediction {
+    let learned = Learned::from(inputs.history);
+    let parameters = Parameters::count(inputs.arch, &inputs.config.method, inputs.adapted);
+    let layout = layout(inputs, parameters);
+    let memory = fit::peak(inputs, &layout, &learned);
+    let model = Model {
+        arch: inputs.arch,
+        method: &inputs.config.method,
+        adapted: inputs.adapted,
+        narrow_base: layout.base != BaseType::F32 && inputs.config.method != Method::Full,
+    };
+    let counts = inputs.counts;
+    let training = model.training(
+        &Volume {
+            tokens: counts.tokens as f64,
+            targets: counts.loss_tokens as f64,
+            squares: counts.segment_squares,
+            calls: counts.micro_batches as f64,
+        },
+        counts.steps as f64,
+        &parameters,
+        memory.recompute,
+    );
+    let plain = phases::phases(inputs, &layout, &model, &training, 1.0);
+    let corrected = phases::phases(inputs, &layout, &model, &training, learned.time.factor());
+    let predicted = quantities(inputs, &corrected, sum(&memory.parts));
+    let flops: f64 = training.iter().map(|op| op.flops).sum();
+    let (checkpoint_bytes, disk_bytes) = phases::disk(inputs.config, counts, &layout);
+    Prediction {
+        parameters: parameters.total,
+        trainable: parameters.trainable,
+        flops_per_step: flops / counts.steps.max(1) as f64,
+        flops: by_class(&training),
+        predicted,
+        uncorrected: quantities(inputs, &plain, memory.uncorrected),
+        interval: basis::intervals(inputs, &predicted, &learned),
+        basis: basis::basis(inputs, &learned),
+        modelled: basis::modelled(inputs.machine, &predicted),
+        memory_parts: parts::named(memory.parts),
+        phases: inputs.price.share(&corrected),
+        recompute: memory.recompute,
+        levers: memory.levers,
+        full_batch: fit::full_batch(inputs, &layout, &learned),
+        checkpoint_bytes,
+        disk_bytes,
+        machine: inputs.machine.name.clone(),
+        evidence: inputs.machine.evidence,
+        learned,
+        limits: inputs.limits.clone(),
+        price: inputs.price.clone(),
+        counts: *counts,
+        warnings: basis::warnings(inputs),
+    }
+}
+
+fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
+    let bf16 = inputs.config.base.bf16.unwrap_or(inputs.machine.bf16_base);
+    let base = match (&inputs.config.method, inputs.file_bytes) {
+        (Method::Qlora { .. }, Some(bytes)) if inputs.keeps_file_types => BaseType::AsStored { bytes },
+        (Method::Qlora { double_quant, .. }, _) => BaseType::Nf4 { double_quant: *double_quant },
+        (Method::Lora(_), _) if bf16 => BaseType::Bf16,
+        (Method::Lora(_) | Method::Full, _) => BaseType::F32,
+    };
+    Layout {
+        arch: inputs.arch,
+        method: &inputs.config.method,
+        adapted: inputs.adapted,
+        parameters,
+        base,
+        logits_rows: inputs.logits_rows,
+        runtime_bytes: inputs.machine.baseline_bytes,
+    }
+}
+
+fn quantities(inputs: &Inputs<'_>, phases: &[(String, f64)], peak: u64) -> Quantities {
+    let wall_s: f64 = phases.iter().map(|(_, s)| s).sum();
+    let train = phases.iter().find(|(n, _)| n == "train").map(|(_, s)| *s);
+    let train = train.filter(|s| *s > 0.0 && inputs.counts.steps > 0);
+    Quantities {
+        wall_s: Some(wall_s),
+        step_s: train.map(|s| s / inputs.counts.steps as f64),
+        tokens_per_s: train.map(|s| inputs.counts.tokens as f64 / s),
+        peak_memory_bytes: Some(peak),
+        energy_j: inputs.machine.power_w.map(|w| w * wall_s),
+        cost_usd: inputs.price.bill(wall_s).map(|b| b.cost_usd),
+    }
+}
+
+fn by_class(ops: &[Op]) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
+    for op in ops.iter().filter(|op| op.flops > 0.0) {
+        *all.entry(op.class.name().to_owned()).or_insert(0.0) += op.flops;
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::estimate::fixture::{config, limits, llama_70b, machine, price, smollm2};
+
+    fn run(arch: &Arch, config: &Config, memory: u64, usd: Option<f64>) -> Prediction {
+        let adapted: Vec<Linear> = match config.method {
+            Method::Full => Vec::new(),
+            _ => arch.linears().collect(),
+        };
+        predict(&Inputs {
+            arch,
+            config,
+            adapted: &adapted,
+            counts: &Counts::uniform(1000, 256, config),
+            machine: &machine(),
+            limits: &limits(memory),
+            price: &price(usd),
+            history: &[],
+            taken: &[],
+            logits_rows: 256,
+            file_bytes: None,
+            keeps_file_types: false,
+        })
+    }
+
+    #[test]
+    fn parts_and_phases_sum_to_the_whole() {
+        let p = run(&smollm2(), &config(), 64 << 30, Some(2.0));
+        let parts: u64 = p.memory_parts.iter().map(|m| m.bytes).sum();
+        assert_eq!(Some(parts), p.predicted.peak_memory_bytes);
+        let wall: f64 = p.phases.iter().map(|f| f.wall_s).sum();
+        assert!((wall - p.predicted.wall_s.unwrap()).abs() < 1e-9);
+        let cost: f64 = p.phases.iter().filter_map(|f| f.cost_usd).sum();
+        assert!((cost - p.predicted.cost_usd.unwrap()).abs() < 1e-12);
+        assert_eq!(p.trainable, 4_884_480);
+    }
+
+    #[test]
+    fn every_interval_holds_its_prediction() {
+        let p = run(&smollm2(), &config(), 64 << 30, Some(2.0));
+        let json = serde_json::to_value(&p).unwrap();
+        assert_eq!(p.interval.len(), 5, "energy has none");
+        for (key, bounds) in &p.interval {
+            let value = json["predicted"][key].as_f64().unwrap();
+            assert!(bounds.low < value && value < bounds.high, "{key}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_measured_or_priced_is_null_not_zero() {
+        let json = serde_json::to_value(run(&smollm2(), &config(), 64 << 30, None)).unwrap();
+        assert!(json["predicted"]["energy_j"].is_null());
+        assert!(json["predicted"]["cost_usd"].is_null());
+        assert!(json["memory_parts"][0]["predicted_bytes"].is_u64());
+        assert_eq!(json["modelled"], serde_json::json!({}));
+    }
+
+    #[test]
+    fn a_sheets_power_is_modelled_and_never_predicted() {
+        let (arch, config) = (smollm2(), config());
+        let mut machine = machine();
+        machine.sheet_power_w = Some(100.0);
+        let p = predict(&Inputs {
+            arch: &arch,
+            config: &config,
+            adapted: &[],
+            counts: &Counts::uniform(10, 10, &config),
+            machine: &machine,
+            limits: &limits(64 << 30),
+            price: &price(None),
+            history: &[],
+            taken: &[],
+            logits_rows: 256,
+            file_bytes: None,
+            keeps_file_types: false,
+        });
+        assert_eq!(p.predicted.energy_j, None);
+        let expected = 100.0 * p.predicted.wall_s.unwrap();
+        assert!((p.modelled["energy_j"] - expected).abs() < 1e-9);
+    }
+
+    #[test]
+    fn auto_recomputes_only_when_memory_needs_it() {
+        let (arch, mut config) = (smollm2(), config());
+        config.train.micro_batch_size = 4;
+        let roomy = run(&arch, &config, 64 << 30, None);
+        assert!(!roomy.recompute);
+        let needed = roomy.predicted.peak_memory_bytes.unwrap();
+        let tight = run(&arch, &config, needed - 1, None);
+        assert!(tight.recompute && tight.levers.is_empty());
+        assert!(tight.predicted.peak_memory_bytes < roomy.predicted.peak_memory_bytes);
+        assert!(tight.predicted.step_s > roomy.predicted.step_s);
+        config.train.gradient_checkpointing = Some(false);
+        let forced = run(&arch, &config, needed - 1, None);
+        assert!(!forced.recompute);
+        assert_eq!(forced.levers[0].setting, "gradient_checkpointing = true");
+    }
+
+    #[test]
+    fn full_fine_tuning_needs_more_than_lora() {
+        let (arch, mut config) = (smollm2(), config());
+        let lora = run(&arch, &config, 64 << 30, None);
+        config.method = Method::Full;
+        let full = run(&arch, &config, 64 << 30, None);
+        assert!(full.predicted.peak_memory_bytes > lora.predicted.peak_memory_bytes);
+        assert!(full.predicted.step_s > lora.predicted.step_s);
+        assert_eq!(full.trainable, 134_515_008);
+    }
+
+    #[test]
+    fn memory_and_step_grow_with_batch_and_length() {
+        let arch = smollm2();
+        let at = |batch, length| {
+            let mut config = config();
+            config.train.micro_batch_size = batch;
+            config.data.sequence_len = length;
+            let p = run(&arch, &config, u64::MAX, None).predicted;
+            (p.peak_memory_bytes.unwrap(), p.step_s.unwrap())
+        };
+        for (small, large) in [((1, 512), (2, 512)), ((2, 512), (2, 1024)), ((2, 1024), (8, 2048))] {
+            let (a, b) = (at(small.0, small.1), at(large.0, large.1));
+            assert!(a.0 < b.0 && a.1 < b.1, "{small:?} {large:?}: {a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn past_runs_correct_time_and_memory() {
+        let (arch, config) = (smollm2(), config());
+        let first = run(&arch, &config, 64 << 30, None);
+        let mut measured = first.uncorrected;
+        measured.step_s = measured.step_s.map(|s| 2.0 * s);
+        measured.peak_memory_bytes = measured.peak_memory_bytes.map(|b| b + b / 10);
+        let past = Past { predicted: first.uncorrected, measured };
+        let adapted: Vec<Linear> = arch.linears().collect();
+        let p = predict(&Inputs {
+            arch: &arch,
+            config: &config,
+            adapted: &adapted,
+            counts: &first.counts,
+            machine: &machine(),
+            limits: &limits(64 << 30),
+            price: &price(None),
+            history: &[past; 19],
+            taken: &[],
+            logits_rows: 256,
+            file_bytes: None,
+            keeps_file_types: false,
+        });
+        let ratio = p.predicted.step_s.unwrap() / first.predicted.step_s.unwrap();
+        assert!((ratio - 2f64.powf(0.95)).abs() < 1e-6, "{ratio}");
+        assert_eq!(p.uncorrected, first.uncorrected);
+        let parts: u64 = p.memory_parts.iter().map(|m| m.bytes).sum();
+        assert_eq!(Some(parts), p.predicted.peak_memory_bytes);
+        assert!(p.predicted.peak_memory_bytes > first.predicted.peak_memory_bytes);
+        assert_eq!(p.memory_parts[0], first.memory_parts[0]);
+        assert!(p.interval["step_s"].high / p.predicted.step_s.unwrap() < 1.1);
+    }
+
+    #[test]
+    fn an_absurd_batch_saturates() {
+        let (arch, mut config) = (smollm2(), config());
+        config.train.micro_batch_size = 1 << 40;
+        config.data.sequence_len = 1 << 40;
+        let p = run(&arch, &config, 16 << 30, Some(1e300));
+        let full = p.full_batch.unwrap();
+        assert_eq!(full.peak_memory_bytes, u64::MAX);
+        assert!(full.levers.len() <= 2);
+    }
+
+    #[test]
+    fn a_70b_model_is_predicted_in_under_a_tenth_of_a_second() {
+        let (arch, config) = (llama_70b(), config());
+        let start = std::time::Instant::now();
+        let p = run(&arch, &config, 16 << 30, None);
+        let took = start.elapsed();
+        assert_eq!(p.parameters, 70_553_706_496);
+        assert!(took.as_millis() < 100, "{took:?}");
+    }
+
+    #[test]
+    fn the_disk_holds_one_checkpoint_more_than_are_kept() {
+        let (arch, mut config) = (smollm2(), config());
+        config.train.max_steps = Some(100);
+        config.schedule.save_steps = Some(10);
+        config.schedule.save_total_limit = Some(2);
+        let p = run(&arch, &config, 64 << 30, None);
+        let one = 4_884_480 * 12 + 49_152 * 80;
+        assert_eq!(p.checkpoint_bytes, one);
+        let all = 3 * one + one / 3 + phases::RECORD_BYTES;
+        assert_eq!(p.disk_bytes, all + all / 20);
+    }
+
+    #[test]
+    fn a_rank_beyond_the_smaller_dimension_is_a_warning() {
+        let (arch, mut config) = (smollm2(), config());
+        config.method = Method::Lora(crate::estimate::fixture::lora(200));
+        let p = run(&arch, &config, 64 << 30, None);
+        assert!(p.warnings.iter().any(|w| w.contains("192")), "{:?}", p.warnings);
+    }
+}
