@@ -1,0 +1,127 @@
+//! Causal attention inside segments, tiled: no matrix of scores is ever whole (Dao et al., 2022). Query heads share
+//! key/value heads without repeating them.
+
+mod backward;
+mod forward;
+
+pub use backward::backward;
+pub use forward::forward;
+
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Query rows of a tile.
+const QUERIES: usize = 32;
+/// Key rows of a tile.
+const KEYS: usize = 128;
+
+/// What does not change from segment to segment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shape {
+    /// H: query heads.
+    pub heads: usize,
+    /// K: key/value heads; divides H.
+    pub kv_heads: usize,
+    /// Size of a head.
+    pub head_dim: usize,
+    /// Scores are q·k times this.
+    pub scale: f32,
+    /// Scores pass through `c·tanh(s/c)`.
+    pub softcap: Option<f32>,
+    /// A query sees this many keys at most, its own among them.
+    pub window: Option<usize>,
+}
+
+impl Shape {
+    fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Tasks write disjoint rows only where spans are disjoint, so this is checked before any is started.
+    ///
+    /// # Panics
+    /// When key/value heads do not divide the heads, or spans are not ascending, disjoint and inside `n` queries and
+    /// `keys` keys, or one has more queries than keys.
+    fn check(&self, spans: &[Span], n: usize, keys: usize) {
+        assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "{self:?}");
+        let mut end = 0;
+        for span in spans {
+            let is_sound = end <= span.q.start
+                && span.q.start <= span.q.end
+                && span.q.end <= n
+                && span.k.start <= span.k.end
+                && span.k.end <= keys
+                && span.q.len() <= span.k.len();
+            assert!(
+                is_sound,
+                "spans overlap or lie outside: {span:?} behind query {end} of {n}, keys {keys}"
+            );
+            end = span.q.end;
+        }
+    }
+
+    fn kv_head(&self, head: usize) -> usize {
+        head / (self.heads / self.kv_heads)
+    }
+}
+
+/// Rows that may see each other: the queries stand at the end of the keys (the same rows in training; fewer queries
+/// than keys with a key/value cache).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of q.
+    pub q: Range<usize>,
+    /// Rows of k and v.
+    pub k: Range<usize>,
+}
+
+impl Span {
+    /// Keys that query `i` (from 0 in the span) sees, from 0 in the span.
+    fn seen(&self, i: usize, window: Option<usize>) -> Range<usize> {
+        let end = i + 1 + self.k.len() - self.q.len();
+        end.saturating_sub(window.unwrap_or(end))..end
+    }
+}
+
+/// Keys (or values) of every span and head as tiles of `[d, KEYS]`, so that scores are products of rows; a short last
+/// tile is filled up with zeros.
+struct Tiles {
+    values: Vec<f32>,
+    /// First tile of each span.
+    first: Vec<usize>,
+    kv_heads: usize,
+    size: usize,
+}
+
+impl Tiles {
+    fn new(shape: &Shape, spans: &[Span], from: &[f32]) -> Self {
+        let size = shape.head_dim * KEYS;
+        let mut places = Vec::new();
+        let mut first = Vec::with_capacity(spans.len());
+        for span in spans {
+            first.push(places.len());
+            places.extend(span.k.clone().step_by(KEYS).map(|at| (at, KEYS.min(span.k.end - at))));
+        }
+        let mut values = vec![0f32; places.len() * shape.kv_heads * size];
+        values.par_chunks_mut(size).enumerate().for_each(|(i, to)| {
+            let ((at, n), head) = (places[i / shape.kv_heads], i % shape.kv_heads);
+            for j in 0..n {
+                let row = &from[(at + j) * shape.kv_width() + head * shape.head_dim..][..shape.head_dim];
+                for (c, x) in row.iter().enumerate() {
+                    to[c * KEYS + j] = *x;
+                }
+            }
+        });
+        Self { values, first, kv_heads: shape.kv_heads, size }
+    }
+
+    /// The tile that begins at key `at`, from 0 in the span.
+    fn tile(&self, span: usize, kv_head: usize, at: usize) -> &[f32] {
+        let i = (self.first[span] + at / KEYS) * self.kv_heads + kv_head;
+        &self.values[i * self.size..(i + 1) * self.size]
+    }
+}

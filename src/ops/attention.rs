@@ -1,0 +1,64 @@
+//! Causal self-attention inside segments; scores are never whole and are made again in the backward pass.
+
+use super::host;
+use crate::error::Result;
+use candle_core::Tensor;
+use fttrain_kernels::cpu::attention as kernel;
+pub use fttrain_kernels::cpu::attention::{Shape, Span};
+
+/// What the backward pass needs.
+pub struct Saved {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    /// `[N, H]`
+    lse: Vec<f32>,
+}
+
+/// Gradients of the inputs.
+pub struct InputGrads {
+    /// `[N, H·d]`
+    pub q: Tensor,
+    /// `[N, K·d]`
+    pub k: Tensor,
+    /// `[N, K·d]`
+    pub v: Tensor,
+}
+
+/// q `[N, H·d]`, k and v `[Nk, K·d]` → `[N, H·d]`.
+pub fn forward(shape: &Shape, spans: &[Span], q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Saved)> {
+    let n = q.dim(0)?;
+    let mut out = vec![0f32; q.elem_count()];
+    let mut lse = vec![0f32; n * shape.heads];
+    kernel::forward(shape, spans, &host::read(q)?, &host::read(k)?, &host::read(v)?, &mut out, &mut lse);
+    let out = host::tensor(out, q.shape())?;
+    let saved = Saved { q: q.clone(), k: k.clone(), v: v.clone(), out: out.clone(), lse };
+    Ok((out, saved))
+}
+
+/// `d_out` `[N, H·d]` → gradients of q, k and v.
+pub fn backward(shape: &Shape, spans: &[Span], saved: &Saved, d_out: &Tensor) -> Result<InputGrads> {
+    let (mut dq, mut dk, mut dv) = (
+        vec![0f32; saved.q.elem_count()],
+        vec![0f32; saved.k.elem_count()],
+        vec![0f32; saved.v.elem_count()],
+    );
+    let (q, k, v) = (host::read(&saved.q)?, host::read(&saved.k)?, host::read(&saved.v)?);
+    let (out, d_out) = (host::read(&saved.out)?, host::read(d_out)?);
+    let grads = (&mut dq[..], &mut dk[..], &mut dv[..]);
+    kernel::backward(shape, spans, (&q, &k, &v), &out, &d_out, &saved.lse, grads);
+    Ok(InputGrads {
+        q: host::tensor(dq, saved.q.shape())?,
+        k: host::tensor(dk, saved.k.shape())?,
+        v: host::tensor(dv, saved.v.shape())?,
+    })
+}
+
+impl Saved {
+    /// Bytes kept; the output is shared with the projection behind it.
+    pub fn bytes(&self) -> u64 {
+        let tensors = [&self.q, &self.k, &self.v, &self.out];
+        4 * (tensors.iter().map(|t| t.elem_count()).sum::<usize>() + self.lse.len()) as u64
+    }
+}

@@ -1,0 +1,49 @@
+//! Where gradients of trainable parameters are gathered: stored the first time, added after.
+
+use candle_core::Tensor;
+
+/// Number of a trainable parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParamId(pub usize);
+
+/// A weight, with its number where it is trained.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    /// Trained: f32. Frozen: f32 or bf16.
+    pub value: Tensor,
+    /// `None` = frozen: never gets a gradient.
+    pub param: Option<ParamId>,
+}
+
+impl Weight {
+    /// A weight that is not trained.
+    pub fn frozen(value: Tensor) -> Self {
+        Self { value, param: None }
+    }
+}
+
+/// Gradients of one optimizer step, by parameter.
+#[derive(Debug)]
+pub struct Grads(Vec<Option<Tensor>>);
+
+impl Grads {
+    /// None yet, for `parameters` parameters.
+    pub fn new(parameters: usize) -> Self {
+        Self(vec![None; parameters])
+    }
+
+    /// The gradient so far: `None` until an op has stored one.
+    pub fn slot(&mut self, id: ParamId) -> &mut Option<Tensor> {
+        &mut self.0[id.0]
+    }
+
+    /// The gradient so far.
+    pub fn get(&self, id: ParamId) -> Option<&Tensor> {
+        self.0[id.0].as_ref()
+    }
+
+    /// Bytes of all gradients stored.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().flatten().map(|g| 4 * g.elem_count() as u64).sum()
+    }
+}

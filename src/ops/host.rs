@@ -1,0 +1,116 @@
+//! Reads and edits the f32 values of contiguous CPU tensors, which candle's own interface only copies.
+
+use crate::error::{Error, Kind, Result};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
+use std::cell::Cell;
+use std::ops::{Deref, Range};
+
+/// The values of a tensor, borrowed for reading through candle's lock guard.
+struct Read<G> {
+    storage: G,
+    range: Range<usize>,
+}
+
+impl<G: Deref<Target = Storage>> Deref for Read<G> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
+            _ => &[], // `read` made sure of the kind.
+        }
+    }
+}
+
+/// Borrows the values of a contiguous f32 CPU tensor.
+///
+/// # Errors
+/// The tensor is of another kind: a fault of the program.
+pub fn read(tensor: &Tensor) -> Result<impl Deref<Target = [f32]> + '_> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let range = layout.contiguous_offsets().map(|(start, end)| start..end);
+    match (&*storage, range) {
+        (Storage::Cpu(CpuStorage::F32(_)), Some(range)) => Ok(Read { storage, range }),
+        _ => Err(wrong_kind(tensor)),
+    }
+}
+
+/// Lets `change` write the values of a contiguous f32 CPU tensor in place; every clone of the tensor sees it.
+///
+/// # Errors
+/// The tensor is of another kind: a fault of the program.
+pub fn edit<R>(tensor: &Tensor, change: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    struct Edit<F, R>(Cell<Option<F>>, Cell<Option<R>>);
+
+    impl<F: FnOnce(&mut [f32]) -> R, R> InplaceOp1 for Edit<F, R> {
+        fn name(&self) -> &'static str {
+            "edit"
+        }
+
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+            if let (CpuStorage::F32(values), Some((start, end)), Some(change)) =
+                (storage, layout.contiguous_offsets(), self.0.take())
+            {
+                self.1.set(Some(change(&mut values[start..end])));
+            }
+            Ok(())
+        }
+    }
+
+    let edit = Edit(Cell::new(Some(change)), Cell::new(None));
+    tensor.inplace_op1(&edit)?;
+    edit.1.take().ok_or_else(|| wrong_kind(tensor))
+}
+
+/// A CPU tensor that takes over `values`.
+///
+/// # Errors
+/// The shape does not hold as many values: a fault of the program.
+pub fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    let shape = shape.into();
+    if shape.elem_count() != values.len() {
+        return Err(Error::new(
+            Kind::Bug,
+            format!("{} values for a tensor of shape {shape:?}", values.len()),
+        ));
+    }
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+/// A CPU tensor of zeros.
+pub fn zeros(shape: impl Into<Shape>) -> Result<Tensor> {
+    let shape = shape.into();
+    tensor(vec![0.0; shape.elem_count()], shape)
+}
+
+fn wrong_kind(tensor: &Tensor) -> Error {
+    Error::new(
+        Kind::Bug,
+        format!(
+            "expected a contiguous f32 tensor on the CPU, got {:?} {:?} on {:?}",
+            tensor.dtype(),
+            tensor.layout(),
+            tensor.device().location()
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_is_seen_by_every_clone() {
+        let a = tensor(vec![1.0, 2.0], 2).unwrap();
+        let b = a.clone();
+        edit(&a, |x| x[1] = 5.0).unwrap();
+        assert_eq!(read(&b).unwrap()[..], [1.0, 5.0]);
+    }
+
+    #[test]
+    fn another_dtype_is_a_fault_and_not_an_empty_slice() {
+        let a = Tensor::zeros(2, candle_core::DType::F64, &Device::Cpu).unwrap();
+        assert!(read(&a).is_err());
+        assert!(edit(&a, |_| ()).is_err());
+    }
+}

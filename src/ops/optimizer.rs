@@ -1,0 +1,18 @@
+//! The update of one tensor, in place, and the norm of a gradient.
+
+use super::host;
+use crate::error::Result;
+use candle_core::Tensor;
+use fttrain_kernels::cpu;
+pub use fttrain_kernels::cpu::AdamW;
+
+/// Σ g².
+pub fn sum_of_squares(grad: &Tensor) -> Result<f64> {
+    Ok(cpu::sum_of_squares(&host::read(grad)?))
+}
+
+/// One AdamW update of `param` and its moments `m`, `v`, in place; all of one shape, all distinct tensors.
+pub fn adamw(param: &Tensor, m: &Tensor, v: &Tensor, grad: &Tensor, how: &AdamW) -> Result<()> {
+    let grad = host::read(grad)?;
+    host::edit(param, |param| host::edit(m, |m| host::edit(v, |v| cpu::adamw(param, m, v, &grad, how))))??
+}

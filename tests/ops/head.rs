@@ -1,0 +1,100 @@
+//! The last projection and the cross-entropy, in one op and in chunks.
+
+use super::references::{Input, Ours, agree, random, values};
+use candle_core::{D, DType, Device, Tensor};
+use fttrain::ops::{Grads, ParamId, Weight, head, host};
+
+/// Counted rows, hidden size, vocabulary. The last crosses a chunk of 1024 rows.
+const SHAPES: [(usize, usize, usize); 6] =
+    [(1, 1, 1), (1, 6, 2), (33, 17, 131), (70, 3, 7), (2, 32, 1000), (1027, 3, 5)];
+
+fn targets(count: usize, vocabulary: usize) -> Vec<u32> {
+    (0..count).map(|i| u32::try_from((i * 7 + 3) % vocabulary).unwrap()).collect()
+}
+
+fn check(shape: (usize, usize, usize), largest: f64) {
+    let (c, d, v) = shape;
+    let hidden = Input { values: random("hidden", c * d, largest), shape: vec![c, d] };
+    let w = Input::random("w", &[v, d]);
+    let targets = targets(c, v);
+    let weight = Weight { value: w.tensor(), param: Some(ParamId(0)) };
+    let scale = 1.0 / c as f32;
+    let mut grads = Grads::new(1);
+    let (sum, dx) = head::loss_and_backward(&hidden.tensor(), &weight, &targets, scale, &mut grads).unwrap();
+    let again = head::loss(&hidden.tensor(), &weight, &targets).unwrap();
+    assert_eq!(sum.to_bits(), again.to_bits(), "{shape:?}: with and without a backward pass");
+    agree(
+        &format!("{shape:?} up to {largest}"),
+        &[hidden, w],
+        &Ours {
+            y: vec![sum as f32],
+            dy: vec![scale],
+            grads: vec![Some(values(&dx)), grads.get(ParamId(0)).map(values)],
+        },
+        |t| {
+            let logits = t[0].matmul(&t[1].t()?)?;
+            let ids = Tensor::from_slice(&targets, (c, 1), &Device::Cpu)?;
+            let at_target = logits.gather(&ids, D::Minus1)?;
+            (logits.exp()?.sum_keepdim(D::Minus1)?.log()? - at_target)?.sum_all()?.reshape(1)
+        },
+        |t| {
+            let mut sum = 0.0;
+            for (x, &target) in t[0].chunks(d).zip(&targets) {
+                let logit = |w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+                let logits: Vec<f64> = t[1].chunks(d).map(logit).collect();
+                let top = logits.iter().copied().fold(f64::MIN, f64::max);
+                let total: f64 = logits.iter().map(|l| (l - top).exp()).sum();
+                sum += total.ln() + top - logits[target as usize];
+            }
+            vec![sum]
+        },
+    );
+}
+
+#[test]
+fn the_head_agrees_with_both_references_on_odd_shapes() {
+    for shape in SHAPES {
+        check(shape, 1.0);
+    }
+}
+
+#[test]
+fn large_logits_neither_overflow_nor_lose_the_loss() {
+    check((5, 17, 33), 60.0);
+}
+
+#[test]
+fn nothing_counted_costs_nothing() {
+    let weight = Weight { value: Input::random("w", &[7, 3]).tensor(), param: Some(ParamId(0)) };
+    let none = host::zeros((0, 3)).unwrap();
+    let mut grads = Grads::new(1);
+    let (sum, dx) = head::loss_and_backward(&none, &weight, &[], 1.0, &mut grads).unwrap();
+    assert_eq!((sum.to_bits(), dx.dims()), (0f64.to_bits(), &[0, 3][..]));
+    assert!(grads.get(ParamId(0)).is_none());
+}
+
+#[test]
+fn a_frozen_bf16_head_gives_what_its_f32_copy_gives_and_gets_no_gradient() {
+    let (hidden, w) = (Input::random("hidden", &[33, 17]), Input::random_bf16("w", &[131, 17]));
+    let targets = targets(33, 131);
+    let both = [DType::F32, DType::BF16].map(|kind| {
+        let weight = Weight::frozen(w.tensor().to_dtype(kind).unwrap());
+        let mut grads = Grads::new(1);
+        let (sum, dx) =
+            head::loss_and_backward(&hidden.tensor(), &weight, &targets, 0.5, &mut grads).unwrap();
+        assert!(grads.get(ParamId(0)).is_none());
+        (sum.to_bits(), values(&dx))
+    });
+    assert_eq!(both[0], both[1]);
+}
+
+#[test]
+fn a_value_that_is_not_finite_makes_the_loss_not_finite() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut hidden = Input::random("hidden", &[3, 4]);
+        hidden.values[5] = bad;
+        let weight = Weight::frozen(Input::random("w", &[9, 4]).tensor());
+        let sum = head::loss(&hidden.tensor(), &weight, &targets(3, 9)).unwrap();
+        assert!(!sum.is_finite(), "{bad} gives {sum}");
+    }
+}
