@@ -1,1 +1,15 @@
-//! Not written yet.
+//! One decoder for all families, built from `arch` and `ops`: weights in, adapters in and out, text generated.
+//!
+//! Shapes: B rows of a micro-batch, N tokens of all its rows end to end, C counted tokens, D hidden size, F width of
+//! the MLP, H query heads, K key/value heads, d size of a head, V vocabulary, R rank.
+
+pub mod adapter;
+pub mod block;
+pub mod build;
+pub mod decoder;
+pub mod generate;
+pub mod params;
+pub mod weights;
+
+pub use decoder::Decoder;
+pub use params::{Param, Params};

@@ -1,0 +1,246 @@
+//! One block of the decoder, its ops chained forward and backward by hand:
+//! `m = x + O(attention(rope(Q h), rope(K h), V h))`, `h = norm(x)`; `y = m + Down(silu(Gate g)·Up g)`, `g = norm(m)`.
+
+use crate::error::Result;
+use crate::ops::attention::{self, Shape, Span};
+use crate::ops::dropout::Noise;
+use crate::ops::linear::{self, Linear};
+use crate::ops::norm::{self, Norm};
+use crate::ops::rope::Table;
+use crate::ops::{Grads, Weight, gate, host};
+use candle_core::Tensor;
+use std::sync::Arc;
+
+/// The weights of a block.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// Before attention.
+    pub attn_norm: Norm,
+    /// `[H·d, D]`
+    pub q: Linear,
+    /// `[K·d, D]`
+    pub k: Linear,
+    /// `[K·d, D]`
+    pub v: Linear,
+    /// `[D, H·d]`
+    pub o: Linear,
+    /// On each head of q, before the rope.
+    pub q_norm: Option<Norm>,
+    /// On each head of k, before the rope.
+    pub k_norm: Option<Norm>,
+    /// Before the MLP.
+    pub mlp_norm: Norm,
+    /// `[F, D]`
+    pub gate: Linear,
+    /// `[F, D]`
+    pub up: Linear,
+    /// `[D, F]`
+    pub down: Linear,
+    /// Heads, scale, window.
+    pub attention: Shape,
+    /// Angles by position.
+    pub rope: Arc<Table>,
+}
+
+/// What all blocks share in one pass over a micro-batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// Position of each row.
+    pub positions: &'a [u32],
+    /// Who sees whom.
+    pub spans: &'a [Span],
+    /// `None` outside training.
+    pub noise: Option<Noise>,
+}
+
+/// Keys and values of earlier tokens of one text, for generation.
+#[derive(Debug, Default, Clone)]
+pub struct Cache {
+    /// k and v, `[past, K·d]`.
+    past: Option<(Tensor, Tensor)>,
+}
+
+/// What the backward pass needs; inputs of the norms are kept, their outputs and the activation are made again.
+pub struct Saved {
+    attn_norm: norm::Saved,
+    projections: [linear::Saved; 3],
+    head_norms: [Option<norm::Saved>; 2],
+    attention: attention::Saved,
+    attended: Tensor,
+    o: linear::Saved,
+    mlp_norm: norm::Saved,
+    gated: [linear::Saved; 2],
+    gate_out: Tensor,
+    up_out: Tensor,
+    down: linear::Saved,
+}
+
+impl Block {
+    /// x `[N, D]` → `[N, D]`. With a cache, k and v are appended to it and queries see all of it.
+    pub fn forward(&self, x: &Tensor, pass: Pass, cache: Option<&mut Cache>) -> Result<(Tensor, Saved)> {
+        let (h, attn_norm) = self.attn_norm.forward(x)?;
+        let (q, saved_q) = self.q.forward(&h, pass.noise)?; // [N, H·d]
+        let (k, saved_k) = self.k.forward(&h, pass.noise)?; // [N, K·d]
+        let (v, saved_v) = self.v.forward(&h, pass.noise)?; // [N, K·d]
+        let (q, saved_q_norm) = norm_heads(self.q_norm.as_ref(), q)?;
+        let (k, saved_k_norm) = norm_heads(self.k_norm.as_ref(), k)?;
+        self.rope.forward(&q, pass.positions)?;
+        self.rope.forward(&k, pass.positions)?;
+        let (k, v) = match cache {
+            Some(cache) => cache.append(k, v)?,
+            None => (k, v),
+        };
+        let (attended, saved_attention) = attention::forward(&self.attention, pass.spans, &q, &k, &v)?;
+        let (middle, saved_o) = self.o.forward(&attended, pass.noise)?;
+        add_in_place(&middle, x)?;
+        let (g, mlp_norm) = self.mlp_norm.forward(&middle)?;
+        let (gate_out, saved_gate) = self.gate.forward(&g, pass.noise)?; // [N, F]
+        let (up_out, saved_up) = self.up.forward(&g, pass.noise)?; // [N, F]
+        let act = gate::forward(&gate_out, &up_out)?;
+        let (y, down) = self.down.forward(&act, pass.noise)?;
+        add_in_place(&y, &middle)?;
+        let saved = Saved {
+            attn_norm,
+            projections: [saved_q, saved_k, saved_v],
+            head_norms: [saved_q_norm, saved_k_norm],
+            attention: saved_attention,
+            attended,
+            o: saved_o,
+            mlp_norm,
+            gated: [saved_gate, saved_up],
+            gate_out,
+            up_out,
+            down,
+        };
+        Ok((y, saved))
+    }
+
+    /// dy `[N, D]`, which is used up, → the gradient of x, or `None` when nothing before this block is trained.
+    pub fn backward(
+        &self,
+        saved: &Saved,
+        dy: Tensor,
+        pass: Pass,
+        wanted: bool,
+        grads: &mut Grads,
+    ) -> Result<Option<Tensor>> {
+        let d_middle = self.mlp_backward(saved, dy, pass, grads)?;
+        let d_attended =
+            self.o.backward(&saved.attended, &saved.o, &d_middle, None, true, pass.noise, grads)?;
+        let Some(d_attended) = d_attended else {
+            return Ok(None);
+        };
+        let d = attention::backward(&self.attention, pass.spans, &saved.attention, &d_attended)?;
+        self.rope.backward(&d.q, pass.positions)?;
+        self.rope.backward(&d.k, pass.positions)?;
+        let dq = unnorm_heads(self.q_norm.as_ref(), saved.head_norms[0].as_ref(), d.q, grads)?;
+        let dk = unnorm_heads(self.k_norm.as_ref(), saved.head_norms[1].as_ref(), d.k, grads)?;
+        let h = self.attn_norm.again(&saved.attn_norm)?;
+        let [q, k, v] = &saved.projections;
+        let dh = self.q.backward(&h, q, &dq, None, wanted, pass.noise, grads)?;
+        let dh = self.k.backward(&h, k, &dk, dh, wanted, pass.noise, grads)?;
+        let dh = self.v.backward(&h, v, &d.v, dh, wanted, pass.noise, grads)?;
+        match dh {
+            Some(dh) => Ok(Some(self.attn_norm.backward(&saved.attn_norm, &dh, Some(d_middle), grads)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn mlp_backward(&self, saved: &Saved, dy: Tensor, pass: Pass, grads: &mut Grads) -> Result<Tensor> {
+        let act = gate::forward(&saved.gate_out, &saved.up_out)?;
+        let d_act = self.down.backward(&act, &saved.down, &dy, None, true, pass.noise, grads)?;
+        drop(act);
+        let Some(d_act) = d_act else { return Ok(dy) };
+        let (d_gate, d_up) = gate::backward(&saved.gate_out, &saved.up_out, &d_act)?;
+        let g = self.mlp_norm.again(&saved.mlp_norm)?;
+        let [gate, up] = &saved.gated;
+        let dg = self.gate.backward(&g, gate, &d_gate, None, true, pass.noise, grads)?;
+        let dg = self.up.backward(&g, up, &d_up, dg, true, pass.noise, grads)?;
+        match dg {
+            Some(dg) => self.mlp_norm.backward(&saved.mlp_norm, &dg, Some(dy), grads),
+            None => Ok(dy),
+        }
+    }
+
+    /// Whether anything in it is trained.
+    pub fn is_trained(&self) -> bool {
+        let norms = [Some(&self.attn_norm), Some(&self.mlp_norm), self.q_norm.as_ref(), self.k_norm.as_ref()];
+        self.linears().into_iter().any(Linear::is_trained)
+            || norms.into_iter().flatten().any(|norm| norm.weight.param.is_some())
+    }
+
+    /// All its weights but the adapters'.
+    pub fn weights(&self) -> Vec<&Weight> {
+        let linears = self.linears().into_iter().flat_map(|l| [Some(&l.weight), l.bias.as_ref()]);
+        let norms = [Some(&self.attn_norm), Some(&self.mlp_norm), self.q_norm.as_ref(), self.k_norm.as_ref()];
+        linears.flatten().chain(norms.into_iter().flatten().map(|norm| &norm.weight)).collect()
+    }
+
+    /// Its linears, in the order of `Proj::ALL`.
+    pub fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+}
+
+impl Saved {
+    /// Bytes of all tensors in it, each once.
+    pub fn bytes(&self) -> u64 {
+        let low_rank = self.projections.iter().chain(&self.gated).chain([&self.o, &self.down]);
+        let head_norms = self.head_norms.iter().flatten().map(norm::Saved::bytes);
+        low_rank.map(linear::Saved::bytes).chain(head_norms).sum::<u64>()
+            + self.attn_norm.bytes()
+            + self.mlp_norm.bytes()
+            + self.attention.bytes()
+            + 4 * (self.gate_out.elem_count() + self.up_out.elem_count()) as u64
+    }
+}
+
+impl Cache {
+    /// Tokens kept.
+    pub fn len(&self) -> usize {
+        self.past.as_ref().and_then(|(k, _)| k.dim(0).ok()).unwrap_or(0)
+    }
+
+    /// Nothing kept yet.
+    pub fn is_empty(&self) -> bool {
+        self.past.is_none()
+    }
+
+    fn append(&mut self, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
+        let both = match self.past.take() {
+            None => (k, v),
+            Some((past_k, past_v)) => (Tensor::cat(&[past_k, k], 0)?, Tensor::cat(&[past_v, v], 0)?),
+        };
+        self.past = Some(both.clone());
+        Ok(both)
+    }
+}
+
+fn norm_heads(norm: Option<&Norm>, x: Tensor) -> Result<(Tensor, Option<norm::Saved>)> {
+    match norm {
+        None => Ok((x, None)),
+        Some(norm) => norm.forward(&x).map(|(y, saved)| (y, Some(saved))),
+    }
+}
+
+fn unnorm_heads(
+    norm: Option<&Norm>,
+    saved: Option<&norm::Saved>,
+    dy: Tensor,
+    grads: &mut Grads,
+) -> Result<Tensor> {
+    match (norm, saved) {
+        (Some(norm), Some(saved)) => norm.backward(saved, &dy, None, grads),
+        _ => Ok(dy),
+    }
+}
+
+/// to += x.
+fn add_in_place(to: &Tensor, x: &Tensor) -> Result<()> {
+    let x = host::read(x)?;
+    host::edit(to, |to| {
+        for (sum, x) in to.iter_mut().zip(x.iter()) {
+            *sum += x;
+        }
+    })
+}

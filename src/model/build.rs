@@ -1,0 +1,171 @@
+//! Builds a decoder from shapes, weights and a method: what is trained goes into [`Params`], the rest stays frozen.
+
+use super::adapter::Adapter;
+use super::block::Block;
+use super::{Decoder, Params};
+use crate::arch::{Arch, Proj};
+use crate::error::Result;
+use crate::ops::linear::{Linear, Lora};
+use crate::ops::norm::Norm;
+use crate::ops::rope::Table;
+use crate::ops::{Weight, attention, host};
+use candle_core::{DType, Tensor};
+use std::sync::Arc;
+
+/// Gives a tensor by its Hugging Face name.
+pub type Load<'a> = dyn FnMut(&str, DType) -> Result<Tensor> + 'a;
+
+/// What of the model is trained.
+#[derive(Debug, Clone, Copy)]
+pub enum Trained<'a> {
+    /// Everything, under the base's own names.
+    Whole,
+    /// An adapter on a frozen base.
+    Adapter(&'a Adapter),
+    /// Nothing: for generation.
+    Nothing,
+}
+
+/// Builds the decoder; frozen weights are kept in `dtype`, trained ones in f32. `longest` bounds the positions.
+///
+/// # Errors
+/// A weight cannot be loaded.
+pub fn decoder(
+    arch: &Arch,
+    trained: Trained<'_>,
+    dtype: DType,
+    longest: usize,
+    load: &mut Load<'_>,
+) -> Result<(Decoder, Params)> {
+    let mut builder = Builder { arch, trained, dtype, load, params: Params::default() };
+    let tables: Vec<Arc<Table>> =
+        arch.ropes.iter().map(|rope| Arc::new(Table::new(rope, arch.head_dim, longest))).collect();
+    let embedding = builder.weight("model.embed_tokens", "weight")?;
+    let blocks =
+        (0..arch.layers.len()).map(|layer| builder.block(layer, &tables)).collect::<Result<Vec<_>>>()?;
+    let norm = builder.norm("model.norm")?;
+    let head = match (arch.tie_word_embeddings, trained) {
+        (false, _) => builder.weight("lm_head", "weight")?,
+        // PEFT copies a tied head that is to be trained, which unties it.
+        (true, Trained::Adapter(adapter)) if adapter.trains_whole("lm_head") => {
+            builder.saved_module("lm_head", "weight", &embedding.value)?
+        }
+        (true, Trained::Adapter(adapter)) if adapter.trains_whole("model.embed_tokens") => {
+            Weight::frozen((builder.load)("model.embed_tokens.weight", dtype)?)
+        }
+        (true, _) => embedding.clone(),
+    };
+    let decoder = Decoder { embedding, blocks, norm, head };
+    Ok((decoder, builder.params))
+}
+
+struct Builder<'a, 'l> {
+    arch: &'a Arch,
+    trained: Trained<'a>,
+    dtype: DType,
+    load: &'a mut Load<'l>,
+    params: Params,
+}
+
+impl Builder<'_, '_> {
+    /// The tensor `module.kind`, trained or frozen.
+    fn weight(&mut self, module: &str, kind: &str) -> Result<Weight> {
+        let name = format!("{module}.{kind}");
+        match self.trained {
+            Trained::Whole => {
+                let value = (self.load)(&name, DType::F32)?;
+                Ok(self.params.add(name, value, 1.0))
+            }
+            Trained::Adapter(adapter) if adapter.trains_whole(module) => {
+                let value = (self.load)(&name, DType::F32)?;
+                self.saved_module(module, kind, &value)
+            }
+            _ => Ok(Weight::frozen((self.load)(&name, self.dtype)?)),
+        }
+    }
+
+    /// A module trained whole beside the adapter: from the adapter that the run starts from, or a copy of the base's.
+    fn saved_module(&mut self, module: &str, kind: &str, base: &Tensor) -> Result<Weight> {
+        let name = format!("base_model.model.{module}.{kind}");
+        let value = match self.trained {
+            Trained::Adapter(adapter) => adapter.start(&name)?,
+            _ => None,
+        };
+        let value = match value {
+            Some(value) => value,
+            None => base.to_dtype(DType::F32)?.copy()?,
+        };
+        Ok(self.params.add(name, value, 1.0))
+    }
+
+    fn norm(&mut self, module: &str) -> Result<Norm> {
+        #[allow(clippy::cast_possible_truncation)] // ε of 1e-6 and the like.
+        let eps = self.arch.norm_eps as f32;
+        Ok(Norm { weight: self.weight(module, "weight")?, eps })
+    }
+
+    fn linear(&mut self, layer: usize, proj: Proj) -> Result<Linear> {
+        let shape = self.arch.linear(layer, proj);
+        let weight = self.weight(&shape.name, "weight")?;
+        let bias = if shape.bias { Some(self.weight(&shape.name, "bias")?) } else { None };
+        let lora = match self.trained {
+            Trained::Adapter(adapter) if adapter.adapts(&shape.name) => Some(self.lora(adapter, &shape)?),
+            _ => None,
+        };
+        Ok(Linear { weight, bias, lora })
+    }
+
+    fn lora(&mut self, adapter: &Adapter, shape: &crate::arch::Linear) -> Result<Lora> {
+        let name = |side: &str| format!("base_model.model.{}.lora_{side}.weight", shape.name);
+        let a = match adapter.start(&name("A"))? {
+            Some(a) => a,
+            None => adapter.fresh_a(shape)?,
+        };
+        let b = match adapter.start(&name("B"))? {
+            Some(b) => b,
+            None => host::zeros((shape.outputs, adapter.spec.r))?,
+        };
+        let site = shape.layer * Proj::ALL.len() + shape.proj as usize;
+        Ok(Lora {
+            a: self.params.add(name("A"), a, 1.0),
+            b: self.params.add(name("B"), b, adapter.spec.lr_ratio),
+            scale: adapter.spec.scale(),
+            #[allow(clippy::cast_possible_truncation)] // A share; the mask compares 32 bits.
+            dropout: adapter.spec.dropout as f32,
+            site: site as u64,
+        })
+    }
+
+    fn block(&mut self, layer: usize, tables: &[Arc<Table>]) -> Result<Block> {
+        let at = format!("model.layers.{layer}");
+        let head_norm = |builder: &mut Self, name: &str| {
+            let module = format!("{at}.self_attn.{name}");
+            builder.arch.qk_norm.then(|| builder.norm(&module)).transpose()
+        };
+        let arch = self.arch;
+        #[allow(clippy::cast_possible_truncation)]
+        let scale = 1.0 / (arch.head_dim as f64).sqrt() as f32;
+        Ok(Block {
+            attn_norm: self.norm(&format!("{at}.input_layernorm"))?,
+            q: self.linear(layer, Proj::Q)?,
+            k: self.linear(layer, Proj::K)?,
+            v: self.linear(layer, Proj::V)?,
+            o: self.linear(layer, Proj::O)?,
+            q_norm: head_norm(self, "q_norm")?,
+            k_norm: head_norm(self, "k_norm")?,
+            mlp_norm: self.norm(&format!("{at}.post_attention_layernorm"))?,
+            gate: self.linear(layer, Proj::Gate)?,
+            up: self.linear(layer, Proj::Up)?,
+            down: self.linear(layer, Proj::Down)?,
+            attention: attention::Shape {
+                heads: arch.heads,
+                kv_heads: arch.kv_heads,
+                head_dim: arch.head_dim,
+                scale,
+                softcap: None,
+                window: arch.layers[layer].window,
+            },
+            rope: tables[arch.layers[layer].rope].clone(),
+        })
+    }
+}

@@ -1,0 +1,220 @@
+//! The whole model: embedding, blocks, final norm, head; its loss and gradients for a micro-batch.
+
+use super::block::{Block, Cache, Pass, Saved};
+use crate::data::Batch;
+use crate::error::Result;
+use crate::ops::attention::Span;
+use crate::ops::dropout::Noise;
+use crate::ops::norm::Norm;
+use crate::ops::{Grads, Weight, embedding, head, host, matmul};
+use candle_core::{Device, Tensor};
+
+/// A decoder, frozen or trained in part or whole.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    /// `[V, D]`
+    pub embedding: Weight,
+    /// In order.
+    pub blocks: Vec<Block>,
+    /// Before the head.
+    pub norm: Norm,
+    /// `[V, D]`; the embedding's own where tied.
+    pub head: Weight,
+}
+
+/// How a training pass is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Training {
+    /// Gradients are those of `scale·Σ` token losses: 1 / counted tokens of the whole optimizer step.
+    pub scale: f32,
+    /// Keep only the input of each block and run it again in the backward pass.
+    pub recompute: bool,
+    /// Dropout's place in the run.
+    pub noise: Noise,
+}
+
+/// Bytes of tensors that stood at once in a pass, counted where they were made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// What the blocks kept for the backward pass.
+    pub activations: u64,
+    /// One chunk of logits.
+    pub logits: u64,
+}
+
+impl Memory {
+    /// The larger of each.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { activations: self.activations.max(other.activations), logits: self.logits.max(other.logits) }
+    }
+}
+
+/// What a training pass gave, beside gradients.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PassResult {
+    /// Σ of the batch's token losses.
+    pub sum: f64,
+    /// What it took.
+    pub memory: Memory,
+}
+
+/// What a block leaves for the backward pass.
+enum Kept {
+    Input(Tensor),
+    All(Box<Saved>),
+}
+
+impl Decoder {
+    /// Σ of the batch's token losses, with gradients added to `grads`. A batch without targets costs nothing.
+    pub fn loss_and_backward(&self, batch: &Batch, how: Training, grads: &mut Grads) -> Result<PassResult> {
+        if batch.targets.is_empty() {
+            return Ok(PassResult::default());
+        }
+        let spans = spans(batch);
+        let noise = Noise { first_token: batch.first_token, ..how.noise };
+        let pass = Pass { positions: &batch.positions, spans: &spans, noise: Some(noise) };
+        let mut x = embedding::forward(&self.embedding, &batch.ids)?; // [N, D]
+        let mut kept = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let (y, saved) = block.forward(&x, pass, None)?;
+            kept.push(if how.recompute { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
+            x = y;
+        }
+        let rows = head::chunk_rows(self.head.value.dim(0)?).min(batch.targets.len());
+        let mut memory = Memory {
+            activations: Self::kept_bytes(&kept),
+            logits: 4 * rows as u64 * self.head.value.dim(0)? as u64,
+        };
+        let (sum, dx) = self.head_backward(&x, batch, how.scale, grads)?;
+        drop(x);
+        let mut dx = Some(dx);
+        let lowest = self.lowest_trained_block();
+        for (i, (block, kept)) in self.blocks.iter().zip(kept).enumerate().skip(lowest).rev() {
+            let Some(dy) = dx.take() else { break };
+            let saved = match kept {
+                Kept::All(saved) => *saved,
+                Kept::Input(x) => {
+                    let saved = block.forward(&x, pass, None)?.1;
+                    // Those below still stand, and this one whole on top of them.
+                    let standing = (i as u64 + 1) * 4 * x.elem_count() as u64;
+                    memory.activations = memory.activations.max(standing + saved.bytes());
+                    saved
+                }
+            };
+            let wanted =
+                i > lowest || self.embedding.param.is_some() || block.attn_norm.weight.param.is_some();
+            dx = block.backward(&saved, dy, pass, wanted, grads)?;
+        }
+        if let Some(dx) = dx {
+            embedding::backward(&self.embedding, &batch.ids, &dx, grads)?;
+        }
+        Ok(PassResult { sum, memory })
+    }
+
+    /// Σ of the batch's token losses.
+    pub fn loss(&self, batch: &Batch) -> Result<f64> {
+        if batch.targets.is_empty() {
+            return Ok(0.0);
+        }
+        let (counted, targets) = counted(&self.hidden(batch)?, batch)?;
+        head::loss(&self.norm.forward(&counted)?.0, &self.head, &targets)
+    }
+
+    /// Logits `[N, V]` of every row: for tests and checks, on short texts.
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+        matmul::nt(&self.norm.forward(&self.hidden(batch)?)?.0, &self.head.value)
+    }
+
+    /// Appends tokens of one text to its caches and returns the logits `[V]` of the last.
+    pub fn extend(&self, ids: &[u32], caches: &mut [Cache]) -> Result<Tensor> {
+        let past = caches.first().map_or(0, Cache::len);
+        let total = past + ids.len();
+        let positions: Vec<u32> = (past..total).filter_map(|p| u32::try_from(p).ok()).collect();
+        let spans = [Span { q: 0..ids.len(), k: 0..total }];
+        let pass = Pass { positions: &positions, spans: &spans, noise: None };
+        let mut x = embedding::forward(&self.embedding, ids)?;
+        for (block, cache) in self.blocks.iter().zip(caches) {
+            x = block.forward(&x, pass, Some(cache))?.0;
+        }
+        let last = x.narrow(0, ids.len() - 1, 1)?;
+        Ok(matmul::nt(&self.norm.forward(&last)?.0, &self.head.value)?.squeeze(0)?)
+    }
+
+    fn hidden(&self, batch: &Batch) -> Result<Tensor> {
+        let spans = spans(batch);
+        let pass = Pass { positions: &batch.positions, spans: &spans, noise: None };
+        let mut x = embedding::forward(&self.embedding, &batch.ids)?;
+        for block in &self.blocks {
+            x = block.forward(&x, pass, None)?.0;
+        }
+        Ok(x)
+    }
+
+    /// Loss and the gradient of the last block's output: only counted rows reach the norm and the vocabulary.
+    fn head_backward(
+        &self,
+        x: &Tensor,
+        batch: &Batch,
+        scale: f32,
+        grads: &mut Grads,
+    ) -> Result<(f64, Tensor)> {
+        let (counted, targets) = counted(x, batch)?; // [C, D]
+        let (normed, saved) = self.norm.forward(&counted)?;
+        let (sum, d_normed) = head::loss_and_backward(&normed, &self.head, &targets, scale, grads)?;
+        let d_counted = self.norm.backward(&saved, &d_normed, None, grads)?;
+        let dx = host::zeros(x.shape())?;
+        let width = x.dim(1)?;
+        let rows = host::read(&d_counted)?;
+        host::edit(&dx, |dx| {
+            for (target, row) in batch.targets.iter().zip(rows.chunks_exact(width)) {
+                let at = target.at as usize * width;
+                dx[at..at + width].copy_from_slice(row);
+            }
+        })?;
+        drop(rows);
+        Ok((sum, dx))
+    }
+
+    /// Bytes of the weights that are not trained; a tied head counts once.
+    pub fn frozen_bytes(&self) -> u64 {
+        let blocks = self.blocks.iter().flat_map(Block::weights);
+        let head = Some(&self.head).filter(|head| head.value.id() != self.embedding.value.id());
+        blocks
+            .chain([&self.embedding, &self.norm.weight])
+            .chain(head)
+            .filter(|weight| weight.param.is_none())
+            .map(|weight| (weight.value.elem_count() * weight.value.dtype().size_in_bytes()) as u64)
+            .sum()
+    }
+
+    /// What stands when the forward pass is over.
+    fn kept_bytes(kept: &[Kept]) -> u64 {
+        kept.iter()
+            .map(|kept| match kept {
+                Kept::Input(x) => 4 * x.elem_count() as u64,
+                Kept::All(saved) => saved.bytes(),
+            })
+            .sum()
+    }
+
+    /// Below it nothing is trained, so no gradient goes there.
+    fn lowest_trained_block(&self) -> usize {
+        if self.embedding.param.is_some() {
+            return 0;
+        }
+        self.blocks.iter().position(Block::is_trained).unwrap_or(self.blocks.len())
+    }
+}
+
+/// The rows of x `[N, D]` whose next token is counted, and those tokens.
+fn counted(x: &Tensor, batch: &Batch) -> Result<(Tensor, Vec<u32>)> {
+    let (at, targets): (Vec<u32>, Vec<u32>) = batch.targets.iter().map(|t| (t.at, t.token)).unzip();
+    let count = at.len();
+    Ok((x.index_select(&Tensor::from_vec(at, count, &Device::Cpu)?, 0)?, targets))
+}
+
+fn spans(batch: &Batch) -> Vec<Span> {
+    let span = |range: &std::ops::Range<usize>| Span { q: range.clone(), k: range.clone() };
+    batch.segments.iter().map(span).collect()
+}

@@ -1,0 +1,49 @@
+//! The trained tensors of a run, in name order, which is the order of every sum over them.
+
+use crate::ops::{Grads, ParamId, Weight};
+use candle_core::Tensor;
+
+/// A trained tensor: f32, updated in place, shared with the layer that uses it.
+#[derive(Debug, Clone)]
+pub struct Param {
+    /// Its name in the file that the run leaves: PEFT's for an adapter, Hugging Face's for a whole model.
+    pub name: String,
+    /// The values.
+    pub value: Tensor,
+    /// Weight decay applies: matrices, not norms and biases.
+    pub decay: bool,
+    /// Learning rate over the schedule's (LoRA+).
+    pub lr_ratio: f64,
+}
+
+/// All trained tensors.
+#[derive(Debug, Clone, Default)]
+pub struct Params {
+    all: Vec<Param>,
+}
+
+impl Params {
+    /// Takes a tensor in and gives its layer the weight to use.
+    pub fn add(&mut self, name: String, value: Tensor, lr_ratio: f64) -> Weight {
+        let param = Some(ParamId(self.all.len()));
+        self.all.push(Param { name, value: value.clone(), decay: value.rank() > 1, lr_ratio });
+        Weight { value, param }
+    }
+
+    /// In name order, with their numbers.
+    pub fn sorted(&self) -> Vec<(ParamId, &Param)> {
+        let mut all: Vec<_> = self.all.iter().enumerate().map(|(i, p)| (ParamId(i), p)).collect();
+        all.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+        all
+    }
+
+    /// An empty set of gradients for these tensors.
+    pub fn no_grads(&self) -> Grads {
+        Grads::new(self.all.len())
+    }
+
+    /// Number of trained values.
+    pub fn count(&self) -> u64 {
+        self.all.iter().map(|p| p.value.elem_count() as u64).sum()
+    }
+}
