@@ -1,0 +1,188 @@
+//! The ledger's tables. A change of them is one more entry at the end of [`MIGRATIONS`]; entries never change.
+
+use super::Error;
+use rusqlite::{Connection, TransactionBehavior};
+use std::path::Path;
+
+/// Marks the file as ours: "fttl".
+const APPLICATION_ID: i32 = 0x6674_746c;
+
+/// Entry n leads from schema n to n + 1.
+pub(super) const MIGRATIONS: &[&str] = &["
+    CREATE TABLE runs (
+        seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+        run_id       TEXT NOT NULL UNIQUE,
+        status       TEXT NOT NULL,
+        started_at   TEXT NOT NULL,
+        finished_at  TEXT,
+        output_dir   TEXT NOT NULL,
+        purpose      TEXT NOT NULL,
+        method       TEXT NOT NULL,
+        base         TEXT NOT NULL,
+        config_toml  TEXT NOT NULL,
+        config_hash  TEXT NOT NULL,
+        data_hash    TEXT NOT NULL,
+        base_hash    TEXT NOT NULL,
+        usd_per_hour REAL,
+        owner_json   TEXT NOT NULL,
+        step         INTEGER NOT NULL DEFAULT 0,
+        wall_s       REAL,
+        cost_usd     REAL,
+        loss         REAL,
+        report_json  TEXT
+    ) STRICT;
+    CREATE INDEX runs_by_content ON runs (config_hash, data_hash, base_hash);
+    CREATE INDEX runs_by_folder ON runs (output_dir);
+
+    CREATE TABLE predictions (
+        run_id          TEXT PRIMARY KEY REFERENCES runs (run_id),
+        prediction_json TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE phases (
+        run_id         TEXT NOT NULL REFERENCES runs (run_id),
+        name           TEXT NOT NULL,
+        wall_s         REAL NOT NULL,
+        cpu_s          REAL,
+        peak_rss_bytes INTEGER,
+        cost_usd       REAL,
+        PRIMARY KEY (run_id, name)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE samples (
+        run_id   TEXT NOT NULL REFERENCES runs (run_id),
+        step     INTEGER NOT NULL,
+        at       TEXT NOT NULL,
+        wall_s   REAL NOT NULL,
+        cost_usd REAL,
+        loss     REAL,
+        PRIMARY KEY (run_id, step)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE checkpoints (
+        run_id TEXT NOT NULL REFERENCES runs (run_id),
+        path   TEXT NOT NULL,
+        step   INTEGER NOT NULL,
+        at     TEXT NOT NULL,
+        PRIMARY KEY (run_id, path)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE cost_lines (
+        run_id     TEXT NOT NULL REFERENCES runs (run_id),
+        category   TEXT NOT NULL,
+        kind       TEXT NOT NULL CHECK (kind IN ('measured', 'predicted', 'modelled', 'stated', 'unknown')),
+        period     TEXT NOT NULL,
+        amount_usd REAL,
+        PRIMARY KEY (run_id, category, kind, period)
+    ) STRICT, WITHOUT ROWID;
+"];
+
+/// Brings a database to the newest schema; a foreign or a newer one is left as it is.
+pub(super) fn migrate(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<(), Error> {
+    let sqlite = |cause| Error::Sqlite { path: path.to_owned(), cause };
+    let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
+    if version(connection).map_err(sqlite)? != known {
+        // Two processes may come at once: the lock first, then another look.
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
+        let found = version(&transaction).map_err(sqlite)?;
+        let is_foreign = is_foreign(&transaction, found).map_err(sqlite)?;
+        if is_foreign {
+            return Err(Error::Foreign { path: path.to_owned() });
+        }
+        if found > known {
+            return Err(Error::Newer { path: path.to_owned(), found, known });
+        }
+        let done = usize::try_from(found).unwrap_or(usize::MAX);
+        for migration in migrations.iter().skip(done) {
+            transaction.execute_batch(migration).map_err(sqlite)?;
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
+        transaction.pragma_update(None, "user_version", known).map_err(sqlite)?;
+        transaction.commit().map_err(sqlite)?;
+    } else if is_foreign(connection, known).map_err(sqlite)? {
+        return Err(Error::Foreign { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Ours carries our mark; an empty database is anyone's.
+fn is_foreign(connection: &Connection, version: u32) -> rusqlite::Result<bool> {
+    let mark: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let is_empty = version == 0 && mark == 0 && tables == 0;
+    Ok(mark != APPLICATION_ID && !is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "ledger.db";
+
+    fn migrate_to(connection: &mut Connection, migrations: &[&str]) -> Result<(), Error> {
+        migrate(connection, Path::new(PATH), migrations)
+    }
+
+    #[test]
+    fn an_empty_database_reaches_the_newest_schema_and_stays_there() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        assert_eq!(version(&connection).unwrap(), 0);
+        for _ in 0..2 {
+            migrate_to(&mut connection, MIGRATIONS).unwrap();
+            assert_eq!(usize::try_from(version(&connection).unwrap()).unwrap(), MIGRATIONS.len());
+        }
+        for table in ["runs", "phases", "samples", "predictions", "checkpoints", "cost_lines"] {
+            let rows: i64 =
+                connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0)).unwrap();
+            assert_eq!(rows, 0);
+        }
+    }
+
+    #[test]
+    fn a_later_migration_keeps_the_rows() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate_to(&mut connection, MIGRATIONS).unwrap();
+        connection
+            .execute("INSERT INTO runs VALUES (1,'a','done','t',NULL,'o','p','m','b','','','','',NULL,'{}',0,NULL,NULL,NULL,NULL)", [])
+            .unwrap();
+        let next = [MIGRATIONS, &["ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT 'none'"]].concat();
+        migrate_to(&mut connection, &next).unwrap();
+        let note: String =
+            connection.query_row("SELECT note FROM runs WHERE run_id = 'a'", [], |r| r.get(0)).unwrap();
+        assert_eq!(note, "none");
+        // The older program meets the file of the newer one.
+        let error = migrate_to(&mut connection, MIGRATIONS).unwrap_err();
+        let (found, known) = (next.len(), MIGRATIONS.len());
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("schema {found}, this version of fttrain knows up to {known}")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_migration_that_fails_changes_nothing() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        assert!(migrate_to(&mut connection, &["CREATE TABLE a (x)", "not SQL"]).is_err());
+        assert_eq!(version(&connection).unwrap(), 0);
+        let tables: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0)).unwrap();
+        assert_eq!(tables, 0);
+    }
+
+    #[test]
+    fn another_programs_database_is_refused_and_left_alone() {
+        for made in ["CREATE TABLE theirs (x)", "PRAGMA user_version = 1", "PRAGMA application_id = 5"] {
+            let mut connection = Connection::open_in_memory().unwrap();
+            connection.execute_batch(made).unwrap();
+            let error = migrate_to(&mut connection, MIGRATIONS).unwrap_err();
+            assert!(matches!(error, Error::Foreign { .. }), "{made}: {error}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Writing the ledger: one entry, one transaction.
+
+use super::record::{Entry, Final, NewRun, Record, Status, full_path};
+use super::{Error, schema};
+use crate::error::Result;
+use crate::fs::fault::{self, Op};
+use crate::fs::{self, Owner};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a write waits for another process's.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
+
+/// The open ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    pub(super) connection: Connection,
+    pub(super) path: PathBuf,
+}
+
+impl Ledger {
+    /// Opens `home/ledger.db`, makes it where there is none, and brings it to this version's schema. An error says
+    /// why the run has to do without; the file is left as it was.
+    pub fn open(home: &Path) -> Result<Self> {
+        fs::create_folders(home)?;
+        let path = home.join("ledger.db");
+        let sqlite = |cause| Error::Sqlite { path: path.clone(), cause };
+        // Without SQLite's URI names: a path is a path.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(&path, flags).map_err(sqlite)?;
+        connection.busy_timeout(PATIENCE).map_err(sqlite)?;
+        schema::migrate(&mut connection, &path, schema::MIGRATIONS)?;
+        // Some disks cannot do WAL; SQLite then stays with its journal, and that works too.
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(sqlite)?;
+        connection.pragma_update(None, "foreign_keys", true).map_err(sqlite)?;
+        Ok(Self { connection, path })
+    }
+
+    /// Enters the records of a file that a [`super::Journal`] kept, all or none, and deletes the file. They are of
+    /// one run, which the first line starts, or resumes in the folder of the file: a folder from elsewhere cannot
+    /// change other runs. How many there were.
+    pub fn absorb(&mut self, pending: &Path) -> Result<usize> {
+        let entries = super::journal::read(pending)?;
+        let path = self.path.clone();
+        let refused = |at: usize, why: &str| Error::Pending {
+            path: pending.to_owned(),
+            line: at + 1,
+            why: why.to_owned(),
+        };
+        let whose = entries.first().map_or("", Entry::run_id);
+        match entries.first() {
+            None | Some(Entry::Start { .. }) => {}
+            Some(Entry::Resume { .. }) if self.folder_of(whose)? == folder_of(pending) => {}
+            Some(_) => {
+                return Err(refused(0, "it neither starts a run nor resumes one of this folder").into());
+            }
+        }
+        self.in_transaction(true, |transaction| {
+            for (at, entry) in entries.iter().enumerate() {
+                if entry.run_id() != whose {
+                    return Err(refused(at, &format!("it is not of run `{whose}`")));
+                }
+                enter(transaction, &path, entry).map_err(|error| match error {
+                    error @ Error::Sqlite { .. } => error,
+                    other => refused(at, &other.to_string()),
+                })?;
+            }
+            Ok(())
+        })?;
+        fs::remove_file(pending)?;
+        Ok(entries.len())
+    }
+
+    fn folder_of(&self, run_id: &str) -> Result<Option<String>> {
+        let query = "SELECT output_dir FROM runs WHERE run_id = ?1";
+        Ok(self.all(query, &[&run_id], |row| row.get(0))?.pop())
+    }
+
+    fn in_transaction(
+        &mut self,
+        is_durable: bool,
+        act: impl FnOnce(&Transaction<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let path = &self.path;
+        let sqlite = |cause| Error::Sqlite { path: path.clone(), cause };
+        // In WAL mode "normal" survives the process, "full" a power cut as well, at the price of an fsync.
+        let level = if is_durable { "FULL" } else { "NORMAL" };
+        self.connection.pragma_update(None, "synchronous", level).map_err(sqlite)?;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
+        act(&transaction)?;
+        let passed = || -> rusqlite::Result<()> {
+            fault::point(Op::Ledger).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
+        };
+        passed().and_then(|()| transaction.commit()).map_err(sqlite)
+    }
+}
+
+impl Record for Ledger {
+    fn record(&mut self, entry: Entry) -> Result<()> {
+        let path = self.path.clone();
+        // A heartbeat comes every step, and the next one says the same and more.
+        let is_durable = !matches!(entry, Entry::Heartbeat { .. });
+        Ok(self.in_transaction(is_durable, |transaction| enter(transaction, &path, &entry))?)
+    }
+}
+
+fn enter(transaction: &Transaction<'_>, path: &Path, entry: &Entry) -> Result<(), Error> {
+    let id = entry.run_id();
+    let known = started(transaction, id);
+    let entered = known.and_then(|known| match (entry, known) {
+        (Entry::Start { run, owner }, None) => start(transaction, run, owner).map(Ok),
+        (Entry::Start { run, .. }, Some(known))
+            if known != (run.started_at.clone(), run.config_hash.clone()) =>
+        {
+            Ok(Err(Error::OtherRun { run: id.to_owned(), started_at: known.0 }))
+        }
+        (Entry::Start { .. }, Some(_)) => Ok(Ok(())),
+        (_, None) => Ok(Err(Error::UnknownRun { run: id.to_owned() })),
+        (_, Some(_)) => follow(transaction, id, entry).map(Ok),
+    });
+    entered.map_err(|cause| Error::Sqlite { path: path.to_owned(), cause })?
+}
+
+/// When the run of this id started, and its config's hash, where it is known.
+fn started(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Option<(String, String)>> {
+    transaction
+        .query_row("SELECT started_at, config_hash FROM runs WHERE run_id = ?1", [id], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()
+}
+
+fn start(transaction: &Transaction<'_>, run: &NewRun, owner: &Owner) -> rusqlite::Result<()> {
+    transaction.execute(
+        "INSERT INTO runs (run_id, status, started_at, output_dir, purpose, method, base, config_toml, config_hash,
+             data_hash, base_hash, usd_per_hour, owner_json)
+         VALUES (?1, 'running', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        params![
+            run.run_id,
+            run.started_at,
+            run.output_dir,
+            run.purpose,
+            run.method,
+            run.base,
+            run.config_toml,
+            run.config_hash,
+            run.data_hash,
+            run.base_hash,
+            run.usd_per_hour,
+            to_json(owner)?,
+        ],
+    )?;
+    if let Some(prediction) = &run.prediction_json {
+        transaction.execute(
+            "INSERT INTO predictions (run_id, prediction_json) VALUES (?1, ?2)",
+            params![run.run_id, prediction],
+        )?;
+    }
+    Ok(())
+}
+
+/// Enters a record of a run that is there.
+fn follow(transaction: &Transaction<'_>, id: &str, entry: &Entry) -> rusqlite::Result<()> {
+    match entry {
+        Entry::Start { .. } => {}
+        Entry::Resume { owner, .. } => {
+            transaction.execute(
+                "UPDATE runs SET status = 'running', finished_at = NULL, owner_json = ?2 WHERE run_id = ?1",
+                params![id, to_json(owner)?],
+            )?;
+        }
+        Entry::Heartbeat { at, step, wall_s, cost_usd, loss, .. } => {
+            let step = integer(*step);
+            transaction.execute(
+                "UPDATE runs SET step = ?2, wall_s = ?3, cost_usd = ?4, loss = coalesce(?5, loss) WHERE run_id = ?1",
+                params![id, step, wall_s, cost_usd, loss],
+            )?;
+            transaction.execute(
+                "INSERT OR REPLACE INTO samples (run_id, step, at, wall_s, cost_usd, loss)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![id, step, at, wall_s, cost_usd, loss],
+            )?;
+        }
+        Entry::Checkpoint { at, step, path, .. } => {
+            transaction.execute(
+                "INSERT OR REPLACE INTO checkpoints (run_id, path, step, at) VALUES (?1, ?2, ?3, ?4)",
+                params![id, path, integer(*step), at],
+            )?;
+        }
+        Entry::Phase { phase, .. } => {
+            transaction.execute(
+                "INSERT OR REPLACE INTO phases (run_id, name, wall_s, cpu_s, peak_rss_bytes, cost_usd)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    id,
+                    phase.name,
+                    phase.wall_s,
+                    phase.cpu_s,
+                    phase.peak_rss_bytes.map(integer),
+                    phase.cost_usd
+                ],
+            )?;
+        }
+        Entry::Cost { line, .. } => {
+            transaction.execute(
+                "INSERT OR REPLACE INTO cost_lines (run_id, category, kind, period, amount_usd)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![id, line.category, line.kind.as_str(), line.period, line.amount_usd],
+            )?;
+        }
+        Entry::Finish { status, end, .. } => finish(transaction, id, *status, end)?,
+    }
+    Ok(())
+}
+
+fn finish(transaction: &Transaction<'_>, id: &str, status: Status, end: &Final) -> rusqlite::Result<()> {
+    transaction.execute(
+        "UPDATE runs SET status = ?2, finished_at = ?3, step = ?4, wall_s = ?5, cost_usd = ?6, loss = ?7,
+             report_json = ?8
+         WHERE run_id = ?1",
+        params![
+            id,
+            status.as_str(),
+            end.finished_at,
+            integer(end.step),
+            end.wall_s,
+            end.cost_usd,
+            end.loss,
+            end.report_json,
+        ],
+    )?;
+    Ok(())
+}
+
+/// The folder of a file, as the ledger names it.
+fn folder_of(file: &Path) -> Option<String> {
+    file.canonicalize().ok()?.parent().map(full_path)
+}
+
+/// SQLite's integers have 63 bits; no count of this program needs more.
+fn integer(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn to_json(owner: &Owner) -> rusqlite::Result<String> {
+    serde_json::to_string(owner).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
+}

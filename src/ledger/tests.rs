@@ -1,0 +1,369 @@
+//! The ledger working, failing, and being believed too early.
+
+use super::*;
+use crate::error::Result;
+use crate::fs::fault::rehearse;
+use std::path::Path;
+use tempfile::TempDir;
+
+fn run(id: &str, out: &Path) -> NewRun {
+    NewRun {
+        run_id: id.into(),
+        started_at: now(),
+        output_dir: out.to_str().unwrap().into(),
+        config_toml: "base_model = \"x\"\n".into(),
+        config_hash: "c1".into(),
+        data_hash: "d1".into(),
+        base_hash: "b1".into(),
+        purpose: "experiment".into(),
+        method: "lora".into(),
+        base: "org/x".into(),
+        prediction_json: Some("{\"wall_s\":10}".into()),
+        usd_per_hour: Some(2.5),
+    }
+}
+
+fn end(loss: f64) -> Final {
+    Final {
+        finished_at: now(),
+        step: 20,
+        wall_s: 12.5,
+        cost_usd: Some(0.25),
+        loss: Some(loss),
+        report_json: Some("{\"wall_s\":12.5}".into()),
+    }
+}
+
+struct Place {
+    home: TempDir,
+    out: TempDir,
+}
+
+fn place() -> Place {
+    Place { home: tempfile::tempdir().unwrap(), out: tempfile::tempdir().unwrap() }
+}
+
+/// All that a run records, in order.
+fn whole_run(to: &mut dyn Record, id: &str, out: &Path) -> Vec<Result<()>> {
+    let phase = Phase {
+        name: "train".into(),
+        wall_s: 12.0,
+        cpu_s: Some(20.0),
+        peak_rss_bytes: Some(1 << 33),
+        cost_usd: None,
+    };
+    let line = CostLine {
+        category: "energy".into(),
+        kind: CostKind::Unknown,
+        amount_usd: None,
+        period: "run".into(),
+    };
+    vec![
+        to.start_run(&run(id, out)),
+        to.heartbeat(id, 10, 6.0, Some(0.1), Some(2.0)),
+        to.checkpoint(id, 10, &out.join("checkpoints/step-00000010")),
+        to.phase(id, &phase),
+        to.cost_line(id, &line),
+        to.finish_run(id, Status::Done, &end(1.5)),
+    ]
+}
+
+fn count(ledger: &Ledger, table: &str) -> i64 {
+    ledger.connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0)).unwrap()
+}
+
+#[test]
+fn a_run_is_found_with_what_it_took_and_its_pinned_keys() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    for outcome in whole_run(&mut ledger, "abcd2345", p.out.path()) {
+        outcome.unwrap();
+    }
+    drop(ledger);
+    let ledger = Ledger::open(p.home.path()).unwrap();
+    let rows = ledger.runs().unwrap();
+    let json = serde_json::to_value(&rows).unwrap();
+    let keys: Vec<&String> = json[0].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["run_id", "status", "wall_s", "cost_usd", "loss", "output_dir", "started_at"]);
+    assert_eq!(json[0]["status"], "done");
+    assert_eq!(json[0]["wall_s"], 12.5);
+    assert_eq!(json[0]["cost_usd"], 0.25);
+    assert_eq!(json[0]["loss"], 1.5);
+    json[0]["started_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    for table in ["runs", "predictions", "phases", "samples", "checkpoints", "cost_lines"] {
+        assert_eq!(count(&ledger, table), 1, "{table}");
+    }
+    let history = ledger.history(10).unwrap();
+    assert_eq!(history[0].prediction_json, "{\"wall_s\":10}");
+    assert_eq!(history[0].report_json, "{\"wall_s\":12.5}");
+    assert!(ledger.config_of("abcd2345").unwrap().unwrap().contains("base_model"));
+}
+
+#[test]
+fn runs_are_found_by_id_by_its_beginning_and_by_folder() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    for id in ["aaaa1111", "aaaa2222", "bbbb1111"] {
+        let out = p.out.path().join(id);
+        std::fs::create_dir(&out).unwrap();
+        ledger.start_run(&run(id, &out)).unwrap();
+    }
+    assert_eq!(ledger.find("aaaa1111").unwrap().run_id, "aaaa1111");
+    assert_eq!(ledger.find("bb").unwrap().run_id, "bbbb1111");
+    let folder = p.out.path().join("aaaa2222/../aaaa2222/");
+    assert_eq!(ledger.find(folder.to_str().unwrap()).unwrap().run_id, "aaaa2222");
+    let error = ledger.find("aaaa").unwrap_err().to_string();
+    assert!(error.contains("aaaa1111") && error.contains("aaaa2222"), "{error}");
+    for unknown in ["", "zz", "%", "aaaa1111x", "a' OR 1=1 --"] {
+        let error = ledger.find(unknown).unwrap_err();
+        assert_eq!(error.kind, Kind::Usage, "{unknown}");
+        assert!(error.to_string().contains("no run"), "{error}");
+    }
+}
+
+#[test]
+fn repeats_share_config_data_and_base() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    let mut other = run("other", p.out.path());
+    other.data_hash = "d2".into();
+    for run in [run("first", p.out.path()), other, run("again", p.out.path())] {
+        ledger.start_run(&run).unwrap();
+    }
+    let rows = ledger.repeats_of("c1", "d1", "b1").unwrap();
+    let ids: Vec<&str> = rows.iter().map(|r| r.run_id.as_str()).collect();
+    assert_eq!(ids, ["again", "first"]);
+    assert!(ledger.repeats_of("c1", "d1", "b9").unwrap().is_empty());
+}
+
+/// The part of the next test that is killed.
+#[test]
+fn killed_run() {
+    let (Ok(home), Ok(out)) = (std::env::var("FTTRAIN_KILLED_HOME"), std::env::var("FTTRAIN_KILLED_OUT"))
+    else {
+        return;
+    };
+    let _lock = fs::RunLock::acquire(Path::new(&out)).unwrap();
+    let (mut book, warning) = Book::open(Path::new(&home), Path::new(&out));
+    assert!(warning.is_none());
+    book.start_run(&run("killed", Path::new(&out))).unwrap();
+    book.heartbeat("killed", 3, 4.5, Some(0.01), Some(2.0)).unwrap();
+    book.heartbeat("killed", 4, 5.5, Some(0.02), None).unwrap();
+    println!("ready.");
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_killed_run_is_listed_as_such_with_its_last_heartbeat() {
+    use std::io::{BufRead, BufReader};
+    let p = place();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "ledger::tests::killed_run", "--nocapture"])
+        .env("FTTRAIN_KILLED_HOME", p.home.path())
+        .env("FTTRAIN_KILLED_OUT", p.out.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(std::io::Result::ok).any(|line| line.contains("ready.")));
+    let ledger = Ledger::open(p.home.path()).unwrap();
+    assert_eq!(ledger.find("killed").unwrap().status, Status::Running);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let row = ledger.find("killed").unwrap();
+    assert_eq!(row.status, Status::Killed);
+    assert_eq!((row.wall_s, row.cost_usd, row.loss, row.step), (Some(5.5), Some(0.02), Some(2.0), 4));
+    // Another run in the same folder does not bring it back to life; going on with it does.
+    let _lock = fs::RunLock::acquire(p.out.path()).unwrap();
+    assert_eq!(ledger.find("killed").unwrap().status, Status::Killed);
+    let (mut book, _) = Book::open(p.home.path(), p.out.path());
+    book.resume_run("killed").unwrap();
+    assert_eq!(ledger.find("killed").unwrap().status, Status::Running);
+}
+
+#[test]
+fn a_ledger_that_cannot_be_opened_is_left_alone_and_its_records_wait() {
+    type Spoil = fn(&Path);
+    let cases: [(&str, Spoil, &str); 4] = [
+        ("newer", |db| set_version(db, 99), "schema 99"),
+        ("foreign", |db| foreign(db), "not a ledger"),
+        ("corrupt", |db| std::fs::write(db, vec![7; 8192]).unwrap(), "not a database"),
+        ("folder", |db| std::fs::create_dir(db).unwrap(), "unable to open"),
+    ];
+    for (name, spoil, said) in cases {
+        let p = place();
+        let db = p.home.path().join("ledger.db");
+        spoil(&db);
+        let before = std::fs::read(&db).ok();
+        let (mut book, warning) = Book::open(p.home.path(), p.out.path());
+        let warning = warning.unwrap().to_string();
+        assert!(warning.contains(said) && warning.contains(PENDING), "{name}: {warning}");
+        for outcome in whole_run(&mut book, "abcd", p.out.path()) {
+            outcome.unwrap();
+        }
+        assert!(book.settle().is_err(), "{name}");
+        assert_eq!(std::fs::read(&db).ok(), before, "{name}: the file was changed");
+        // The file is moved away by its owner: the records are entered, once.
+        std::fs::rename(&db, p.home.path().join("away")).unwrap();
+        book.settle().unwrap();
+        assert!(!p.out.path().join(PENDING).exists());
+        assert_eq!(book.ledger().unwrap().find("abcd").unwrap().status, Status::Done);
+    }
+}
+
+fn set_version(db: &Path, version: u32) {
+    let home = db.parent().unwrap();
+    let ledger = Ledger::open(home).unwrap();
+    ledger.connection.pragma_update(None, "user_version", version).unwrap();
+}
+
+fn foreign(db: &Path) {
+    let connection = rusqlite::Connection::open(db).unwrap();
+    connection.execute_batch("CREATE TABLE theirs (x)").unwrap();
+}
+
+#[test]
+fn a_ledger_that_fails_in_the_middle_of_a_run_loses_nothing() {
+    for n in 1.. {
+        let p = place();
+        let ((warnings, entered), fired) = rehearse(format!("{n}:once").parse().unwrap(), || {
+            let (mut book, warning) = Book::open(p.home.path(), p.out.path());
+            let outcomes = whole_run(&mut book, "abcd", p.out.path());
+            let mut warnings = outcomes.into_iter().filter_map(Result::err).count();
+            warnings += usize::from(warning.is_some());
+            (warnings, book.settle().is_ok())
+        });
+        assert_eq!(warnings, usize::from(fired && warnings > 0), "at {n}: one fault, one warning");
+        let (book, warning) = Book::open(p.home.path(), p.out.path());
+        assert!(entered && warning.is_none(), "at {n}");
+        let ledger = book.ledger().unwrap();
+        let row = ledger.find("abcd").unwrap();
+        assert_eq!((row.status, row.loss), (Status::Done, Some(1.5)), "at {n}");
+        for table in ["runs", "predictions", "phases", "samples", "checkpoints", "cost_lines"] {
+            assert_eq!(count(ledger, table), 1, "{table} at {n}");
+        }
+        if !fired {
+            break;
+        }
+    }
+}
+
+#[test]
+fn where_nothing_can_be_written_the_run_is_told_once_and_goes_on() {
+    let p = place();
+    let (outcomes, _) = rehearse("1:enospc".parse().unwrap(), || {
+        let (mut book, warning) = Book::open(&p.home.path().join("new"), p.out.path());
+        assert!(warning.unwrap().to_string().contains("without a ledger"));
+        whole_run(&mut book, "abcd", p.out.path())
+    });
+    assert!(outcomes.iter().all(Result::is_ok));
+}
+
+#[test]
+fn a_locked_ledger_is_said_to_be_locked() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    let other = Ledger::open(p.home.path()).unwrap();
+    other.connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = ledger.start_run(&run("a", p.out.path())).unwrap_err();
+    assert_eq!(error.kind, Kind::Resource);
+    assert!(error.to_string().contains("another process holds"), "{error}");
+    // Whoever only reads does not wait.
+    assert!(ledger.runs().unwrap().is_empty());
+}
+
+#[test]
+fn a_ledger_that_may_only_be_read_is_read_and_says_what_to_do() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    ledger.connection.pragma_update(None, "query_only", true).unwrap();
+    let error = ledger.start_run(&run("a", p.out.path())).unwrap_err();
+    assert!(error.to_string().contains("FTTRAIN_HOME"), "{error}");
+    assert!(ledger.runs().unwrap().is_empty());
+}
+
+#[test]
+fn pending_records_are_entered_all_or_none_and_twice_is_once() {
+    let p = place();
+    let pending = p.out.path().join(PENDING);
+    for outcome in whole_run(&mut Journal::open(p.out.path()).unwrap(), "abcd", p.out.path()) {
+        outcome.unwrap();
+    }
+    let text = std::fs::read_to_string(&pending).unwrap();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    std::fs::write(&pending, format!("{text}{{\"entry\":\"unheard\"}}\n")).unwrap();
+    let error = ledger.absorb(&pending).unwrap_err().to_string();
+    assert!(error.contains(&format!("{PENDING}:7:")), "{error}");
+    assert!(ledger.runs().unwrap().is_empty() && pending.exists());
+    for torn in ["", "{\"entry\":\"hea"] {
+        std::fs::write(&pending, format!("{text}{torn}")).unwrap();
+        assert_eq!(ledger.absorb(&pending).unwrap(), 6);
+        assert!(!pending.exists());
+    }
+    assert_eq!(count(&ledger, "samples"), 1);
+}
+
+#[test]
+fn pending_records_of_a_strange_folder_change_no_other_run() {
+    type Attempt<'a> = &'a dyn Fn(&mut Journal) -> Result<()>;
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    ledger.start_run(&run("mine", &p.home.path().join("mine"))).unwrap();
+    let pending = p.out.path().join(PENDING);
+    let attempts: [Attempt<'_>; 4] = [
+        &|j| j.finish_run("mine", Status::Done, &end(0.0)),
+        &|j| j.resume_run("mine"),
+        &|j| j.start_run(&NewRun { config_hash: "other".into(), ..run("mine", p.out.path()) }),
+        &|j| {
+            j.start_run(&run("new", p.out.path()))?;
+            j.finish_run("mine", Status::Done, &end(0.0))
+        },
+    ];
+    for (n, attempt) in attempts.iter().enumerate() {
+        attempt(&mut Journal::open(p.out.path()).unwrap()).unwrap();
+        assert!(ledger.absorb(&pending).is_err(), "attempt {n}");
+        assert_eq!(ledger.find("mine").unwrap().loss, None);
+        assert_eq!(ledger.runs().unwrap().len(), 1);
+        std::fs::remove_file(&pending).unwrap();
+    }
+}
+
+#[test]
+fn a_resumed_run_whose_ledger_fails_is_entered_from_its_own_folder() {
+    let p = place();
+    Ledger::open(p.home.path()).unwrap().start_run(&run("abcd", p.out.path())).unwrap();
+    let mut journal = Journal::open(p.out.path()).unwrap();
+    journal.resume_run("abcd").unwrap();
+    journal.finish_run("abcd", Status::Stopped, &end(1.0)).unwrap();
+    let (book, warning) = Book::open(p.home.path(), p.out.path());
+    assert!(warning.is_none(), "{warning:?}");
+    assert_eq!(book.ledger().unwrap().find("abcd").unwrap().status, Status::Stopped);
+}
+
+#[test]
+fn a_loss_that_is_no_number_is_not_known() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    for recorder in [&mut ledger as &mut dyn Record, &mut Journal::open(p.out.path()).unwrap()] {
+        recorder.start_run(&run("abcd", p.out.path())).unwrap();
+        recorder.finish_run("abcd", Status::Diverged, &end(f64::NAN)).unwrap();
+    }
+    assert_eq!(ledger.find("abcd").unwrap().loss, None);
+}
+
+#[test]
+fn a_record_of_an_unknown_run_is_refused() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    let error = ledger.heartbeat("nobody", 1, 1.0, None, None).unwrap_err();
+    assert!(error.to_string().contains("nobody"), "{error}");
+}
+
+#[test]
+fn ids_are_short_and_differ() {
+    let ids: std::collections::BTreeSet<String> = (0..200).map(|_| new_run_id()).collect();
+    assert_eq!(ids.len(), 200);
+    assert!(ids.iter().all(|id| id.len() == 8 && id.bytes().all(|b| b.is_ascii_alphanumeric())));
+}
