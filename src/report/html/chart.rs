@@ -1,0 +1,257 @@
+//! Charts as SVG that stretches with the page: the plot has no text, so that labels stay readable at any width. Holds
+//! at most [`MAX_POINTS`] points a series, with every peak kept.
+
+use super::super::words::thousands;
+use super::markup::esc;
+use std::fmt::Write;
+
+/// Beyond this a line on a page shows no more.
+pub(super) const MAX_POINTS: usize = 600;
+
+/// A line, or dots joined by one.
+pub(super) struct Series {
+    /// Its name in the legend.
+    pub label: &'static str,
+    /// Its class in the style sheet.
+    pub class: &'static str,
+    /// (step, value); what is not finite is left out.
+    pub points: Vec<(f64, f64)>,
+    /// Each point is marked.
+    pub dots: bool,
+}
+
+/// One plot over the steps of the run.
+pub(super) struct Chart {
+    /// What is shown, with its unit.
+    pub title: String,
+    /// The lines.
+    pub series: Vec<Series>,
+    /// The value axis begins at 0.
+    pub from_zero: bool,
+    /// A level to compare with: its name and value.
+    pub level: Option<(&'static str, f64)>,
+    /// Steps of the run: the right end of every chart.
+    pub last_step: u64,
+    /// Takes the whole width of the page.
+    pub wide: bool,
+}
+
+impl Chart {
+    /// The figure; words where there is nothing to draw.
+    pub(super) fn svg(mut self) -> String {
+        for series in &mut self.series {
+            series.points.retain(|(x, y)| x.is_finite() && y.is_finite());
+        }
+        self.series.retain(|s| !s.points.is_empty());
+        let class = if self.wide { "chart wide" } else { "chart" };
+        let mut out = format!("<figure class=\"{class}\"><figcaption>{}", esc(&self.title));
+        if self.series.is_empty() {
+            out += "</figcaption><p class=\"none\">not measured</p></figure>\n";
+            return out;
+        }
+        self.legend(&mut out);
+        out += "</figcaption>";
+        let axis = self.axis();
+        out += "<div class=\"plot\"><div class=\"y\" aria-hidden=\"true\">";
+        for tick in axis.ticks.iter().rev() {
+            let _ = write!(out, "<span>{tick}</span>");
+        }
+        let _ = write!(
+            out,
+            "</div><svg viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{}\">",
+            esc(&self.title)
+        );
+        let gaps = axis.ticks.len().saturating_sub(1).max(1);
+        for line in 0..=gaps {
+            let y = 1000.0 * line as f64 / gaps as f64;
+            let _ = write!(out, "<path class=\"grid\" d=\"M0 {y:.1}H1000\"/>");
+        }
+        if let Some((_, level)) = self.level {
+            let _ = write!(out, "<path class=\"level\" d=\"M0 {:.1}H1000\"/>", axis.y(level));
+        }
+        for series in &self.series {
+            self.line(series, &axis, &mut out);
+        }
+        out += "</svg><div class=\"x\" aria-hidden=\"true\"><span>0</span>";
+        if self.last_step.is_multiple_of(2) && self.last_step > 2 {
+            let _ = write!(out, "<span>{}</span>", self.last_step / 2);
+        }
+        let noun = if self.last_step == 1 { "step" } else { "steps" };
+        let _ = writeln!(out, "<span>{} {noun}</span></div></div></figure>", self.last_step);
+        out
+    }
+
+    /// One line needs no legend; its title names it.
+    fn legend(&self, out: &mut String) {
+        if self.series.len() < 2 && self.level.is_none() {
+            return;
+        }
+        *out += "<span class=\"legend\">";
+        for series in &self.series {
+            let _ = write!(out, "<i class=\"key {}\"></i>{} ", series.class, series.label);
+        }
+        if let Some((label, _)) = self.level {
+            let _ = write!(out, "<i class=\"key dash\"></i>{label}");
+        }
+        *out += "</span>";
+    }
+
+    fn line(&self, series: &Series, axis: &Axis, out: &mut String) {
+        let last = self.last_step.max(1) as f64;
+        let place = |(x, y): &(f64, f64)| (1000.0 * (x / last).clamp(0.0, 1.0), axis.y(*y));
+        let points: Vec<_> = thin(&series.points).iter().map(place).collect();
+        let _ = write!(out, "<path class=\"{}\" d=\"", series.class);
+        for (at, (x, y)) in points.iter().enumerate() {
+            let _ = write!(out, "{}{x:.1} {y:.1}", if at == 0 { 'M' } else { 'L' });
+        }
+        *out += "\"/>";
+        if series.dots || points.len() == 1 {
+            // A line of no length with round ends is a dot that no stretching turns into an ellipse.
+            let _ = write!(out, "<path class=\"{} dots\" d=\"", series.class);
+            for (x, y) in &points {
+                let _ = write!(out, "M{x:.1} {y:.1}h0");
+            }
+            *out += "\"/>";
+        }
+    }
+
+    fn axis(&self) -> Axis {
+        let values = || {
+            self.series
+                .iter()
+                .flat_map(|s| s.points.iter().map(|(_, y)| *y))
+                .chain(self.level.map(|(_, level)| level))
+        };
+        let start = if self.from_zero { 0.0 } else { f64::INFINITY };
+        let low = values().fold(start, f64::min);
+        let high = values().fold(f64::NEG_INFINITY, f64::max);
+        Axis::over(low, high)
+    }
+}
+
+/// The value axis: round ends, evenly spaced ticks.
+struct Axis {
+    low: f64,
+    high: f64,
+    ticks: Vec<String>,
+}
+
+impl Axis {
+    fn over(low: f64, high: f64) -> Self {
+        // One value alone still needs a height.
+        let pad = if high - low > 0.0 { 0.0 } else { (low.abs() * 0.1).max(1e-9) };
+        let step = round_step((high + pad - low + pad) / 4.0);
+        let from = ((low - pad) / step + 1e-9).floor();
+        let gaps = ((high + pad) / step - from - 1e-9).ceil().clamp(1.0, 12.0);
+        let digits = decimals(step);
+        let mut ticks = Vec::new();
+        let mut at = 0.0;
+        while at <= gaps {
+            let value = (from + at) * step + 0.0;
+            ticks.push(if digits == 0 && value >= 1000.0 {
+                thousands(value)
+            } else {
+                format!("{value:.digits$}")
+            });
+            at += 1.0;
+        }
+        Self { low: from * step, high: (from + gaps) * step, ticks }
+    }
+
+    /// From the top, 0 … 1000.
+    fn y(&self, value: f64) -> f64 {
+        1000.0 * (1.0 - (value - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
+    }
+}
+
+/// 1, 2 or 5 times a power of ten, not below `rough`.
+fn round_step(rough: f64) -> f64 {
+    let power = 10_f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= rough * 0.999_999);
+    step.filter(|s| s.is_finite() && *s > 0.0).unwrap_or(1.0)
+}
+
+fn decimals(step: f64) -> usize {
+    let whole = |digits: &usize| {
+        let scaled = step * 10_f64.powf(*digits as f64);
+        (scaled - scaled.round()).abs() < 1e-6 * scaled
+    };
+    (0..9).find(whole).unwrap_or(9)
+}
+
+/// At most [`MAX_POINTS`] points: first, last, and the lowest and highest of each stretch, in their order.
+pub(super) fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    if points.len() <= MAX_POINTS {
+        return points.to_vec();
+    }
+    let stretch = points.len().div_ceil(MAX_POINTS / 2 - 1);
+    let mut kept = Vec::with_capacity(MAX_POINTS);
+    kept.extend(points.first());
+    for part in points.chunks(stretch) {
+        let by_value = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
+        let ends = part.iter().min_by(by_value).zip(part.iter().max_by(by_value));
+        if let Some((low, high)) = ends {
+            let (earlier, later) = if low.0 <= high.0 { (low, high) } else { (high, low) };
+            kept.extend([*earlier, *later]);
+        }
+    }
+    kept.extend(points.last());
+    kept.dedup();
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(points: Vec<(f64, f64)>) -> Chart {
+        Chart {
+            title: "Loss".into(),
+            series: vec![Series { label: "training", class: "measured", points, dots: false }],
+            from_zero: false,
+            level: None,
+            last_step: 400,
+            wide: false,
+        }
+    }
+
+    #[test]
+    fn thinning_keeps_the_ends_and_every_spike() {
+        let mut points: Vec<_> = (0..10_000).map(|i| (f64::from(i), 1.0)).collect();
+        points[4321].1 = 99.0;
+        points[7777].1 = -99.0;
+        let kept = thin(&points);
+        assert!(kept.len() <= MAX_POINTS, "{}", kept.len());
+        assert_eq!(kept.first(), points.first());
+        assert_eq!(kept.last(), points.last());
+        assert!(kept.contains(&(4321.0, 99.0)) && kept.contains(&(7777.0, -99.0)));
+        assert!(kept.is_sorted_by(|a, b| a.0 <= b.0));
+    }
+
+    #[test]
+    fn nothing_finite_is_words_instead_of_a_plot() {
+        for points in [vec![], vec![(1.0, f64::NAN), (2.0, f64::INFINITY)]] {
+            let svg = chart(points).svg();
+            assert!(svg.contains("not measured") && !svg.contains("<svg"), "{svg}");
+        }
+    }
+
+    #[test]
+    fn one_point_is_a_dot_on_a_readable_axis() {
+        let svg = chart(vec![(1.0, 2.0)]).svg();
+        assert!(svg.contains("h0") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+    }
+
+    #[test]
+    fn ticks_are_round_and_cover_the_values() {
+        let ticks = |low, high| Axis::over(low, high).ticks;
+        assert_eq!(ticks(0.0, 10.0), ["0", "5", "10"]);
+        assert_eq!(ticks(1.13, 2.41), ["1.0", "1.5", "2.0", "2.5"]);
+        assert_eq!(ticks(0.0, 0.0009), ["0.0000", "0.0005", "0.0010"]);
+        for (low, high) in [(0.0, 1e-12), (-3.0, 4e9), (5.0, 5.0), (0.0, 0.0)] {
+            let axis = Axis::over(low, high);
+            assert!(axis.low <= low && axis.high >= high && axis.high > axis.low);
+            assert!((2..=13).contains(&axis.ticks.len()), "{:?}", axis.ticks);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The course of the run over its steps: loss, learning rate, gradient norm, throughput, memory, as recorded.
+
+use super::super::record::Report;
+use super::super::terminal::evaluated;
+use super::super::words;
+use super::chart::{Chart, Series};
+use super::markup::esc;
+use crate::train::metrics::{EvalRecord, StepRecord};
+use std::fmt::Write;
+
+pub(super) fn section(report: &Report, steps: &[StepRecord], evals: &[EvalRecord]) -> String {
+    let mut out = "<section>\n<h2>Training</h2>\n".to_owned();
+    if steps.is_empty() && evals.is_empty() {
+        return out + "<p class=\"none\">No step was taken.</p>\n</section>\n";
+    }
+    let _ = writeln!(out, "<p>{}</p>\n<div class=\"charts\">", esc(&summary(report)));
+    let last_step = steps.iter().map(|s| s.step).chain(evals.iter().map(|e| e.step)).max().unwrap_or(0);
+    for chart in charts(report, steps, evals, last_step) {
+        out += &chart.svg();
+    }
+    out += "</div>\n";
+    let missing = report.training.non_finite_steps;
+    if missing > 0 {
+        let _ = writeln!(out, "<p class=\"note\">{missing} steps had no finite loss and are not drawn.</p>");
+    }
+    out + "</section>\n"
+}
+
+fn summary(report: &Report) -> String {
+    let t = &report.training;
+    let planned = t.planned_steps.map_or_else(String::new, |planned| format!(" of {planned}"));
+    let noun = if t.steps == 1 { "step" } else { "steps" };
+    let mut text = format!(
+        "{}{planned} {noun} over {} tokens, {} of them counted in the loss; {}.",
+        t.steps,
+        words::thousands(t.tokens as f64),
+        words::thousands(t.loss_tokens as f64),
+        evaluated(report)
+    );
+    let work = &report.work;
+    if let (Some(speed), Some(share), Some(peak)) =
+        (work.flops_per_s, work.utilisation, work.peak_flops_per_s)
+    {
+        let _ = write!(
+            text,
+            " Computed at {}, {} of {} ({}).",
+            words::flops_per_s(speed),
+            words::share(share),
+            words::flops_per_s(peak),
+            work.peak_source.as_deref().unwrap_or("at best"),
+        );
+    }
+    text
+}
+
+fn charts(report: &Report, steps: &[StepRecord], evals: &[EvalRecord], last_step: u64) -> Vec<Chart> {
+    let line = |of: &dyn Fn(&StepRecord) -> f64| Series {
+        label: "training",
+        class: "measured",
+        points: steps.iter().map(|s| (s.step as f64, of(s))).collect(),
+        dots: false,
+    };
+    let chart = |title: String, series: Vec<Series>, from_zero: bool| Chart {
+        title,
+        series,
+        from_zero,
+        level: None,
+        last_step,
+        wide: false,
+    };
+    let evaluation = Series {
+        label: "evaluation",
+        class: "second",
+        points: evals.iter().map(|e| (e.step as f64, e.loss)).collect(),
+        dots: true,
+    };
+    let mut loss = chart("Loss".into(), vec![line(&|s| s.loss), evaluation], false);
+    loss.wide = true;
+    let top_rate = steps.iter().map(|s| s.learning_rate).fold(0.0, f64::max);
+    let power = if top_rate > 0.0 { top_rate.log10().floor() } else { 0.0 };
+    let unit = 10_f64.powf(power);
+    vec![
+        loss,
+        chart("Tokens a second".into(), vec![line(&|s| s.tokens as f64 / s.step_s)], true),
+        memory(report, steps, last_step),
+        chart(format!("Learning rate, in 1e{power}"), vec![line(&|s| s.learning_rate / unit)], true),
+        chart("Gradient norm".into(), vec![line(&|s| s.grad_norm)], true),
+    ]
+}
+
+/// Device memory where it was recorded, else that of the process, with the predicted peak.
+fn memory(report: &Report, steps: &[StepRecord], last_step: u64) -> Chart {
+    let on_device = steps.iter().any(|s| s.device_bytes.is_some());
+    let bytes = |s: &StepRecord| {
+        if on_device { s.device_bytes } else { s.rss_bytes }
+    };
+    let peak = report.predicted.peak_memory_bytes.map(|b| b as f64);
+    let largest = steps.iter().filter_map(bytes).map(|b| b as f64).chain(peak).fold(0.0, f64::max);
+    let (unit, scale) =
+        if largest >= 1_073_741_824.0 { ("GiB", 1_073_741_824.0) } else { ("MiB", 1_048_576.0) };
+    let of = if on_device { "of the device" } else { "of the process" };
+    Chart {
+        title: format!("Memory {of}, {unit}"),
+        series: vec![Series {
+            label: "measured",
+            class: "measured",
+            points: steps.iter().filter_map(|s| Some((s.step as f64, bytes(s)? as f64 / scale))).collect(),
+            dots: false,
+        }],
+        from_zero: true,
+        level: peak.map(|peak| ("predicted peak", peak / scale)),
+        last_step,
+        wide: false,
+    }
+}

@@ -1,0 +1,171 @@
+//! `report.html`: the report as one file that opens anywhere, for ever: no scripts, no requests, light and dark, phone
+//! and paper.
+
+mod chart;
+mod compare;
+mod course;
+mod markup;
+mod parts;
+
+use self::markup::{esc, policy};
+use super::record::{Provenance, Report, SamplePair, Status};
+use super::words::{self, or_word};
+use crate::error::Result;
+use crate::fs;
+use crate::train::metrics::{EvalRecord, StepRecord};
+use crate::units::group_thousands;
+use std::fmt::Write;
+use std::path::Path;
+
+const STYLE: &str = include_str!("style.css");
+
+/// The page of a run and its records.
+pub fn html(report: &Report, steps: &[StepRecord], evals: &[EvalRecord]) -> String {
+    let unnamed = format!("Run {}", report.run_id);
+    let base = report.provenance.base.as_deref().unwrap_or(&unnamed);
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{}\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"referrer\" content=\"no-referrer\">\n\
+         <title>{} · run {}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n",
+        policy(STYLE),
+        esc(base),
+        esc(&report.run_id)
+    );
+    page += &header(report, base);
+    page += &compare::section(report);
+    page += &parts::phases(report);
+    page += &parts::memory(report);
+    page += &course::section(report, steps, evals);
+    page += &samples(&report.samples);
+    page += &data(report);
+    page += &provenance(&report.provenance);
+    page += "<footer><p>Error = (predicted − measured) / measured. What was not measured says so; \
+             nothing is filled in.</p></footer>\n</main>\n</body>\n</html>\n";
+    page
+}
+
+/// Writes the page durably.
+pub fn write(path: &Path, report: &Report, steps: &[StepRecord], evals: &[EvalRecord]) -> Result<()> {
+    fs::write_durable(path, html(report, steps, evals).as_bytes())
+}
+
+fn header(report: &Report, base: &str) -> String {
+    let class = match report.status {
+        Status::Done => "good",
+        Status::Stopped => "fair",
+        Status::Failed | Status::Diverged => "bad",
+    };
+    let mut out = format!(
+        "<header>\n<p class=\"line\"><span class=\"status {class}\">{}</span> run {}",
+        report.status.word(),
+        esc(&report.run_id)
+    );
+    if let Some(started) = &report.started_at {
+        let _ = write!(out, " · {}", esc(started));
+    }
+    let _ = writeln!(out, "</p>\n<h1>{}</h1>", esc(base));
+    let method = report.method.as_deref().map_or("Method not known", words::method);
+    let _ = write!(out, "<p class=\"sub\">{}", esc(&words::capital(method)));
+    if let Some(trainable) = report.parameters.trainable {
+        let _ = write!(out, ", {} parameters trained", group_thousands(trainable));
+        if let Some(share) = report.parameters.trainable_share() {
+            let _ = write!(out, " ({} of all)", words::share(share));
+        }
+    }
+    out += "</p>\n";
+    if let Some(reason) = &report.reason {
+        let _ = writeln!(out, "<p class=\"reason\">{}</p>", esc(reason));
+    }
+    if report.is_unmeasured() {
+        let _ = writeln!(out, "<p class=\"reason\">{}</p>", words::NOTHING_MEASURED);
+    }
+    if !report.warnings.is_empty() {
+        out += "<ul class=\"warnings\">\n";
+        for warning in &report.warnings {
+            let _ = writeln!(out, "<li>{}</li>", esc(warning));
+        }
+        out += "</ul>\n";
+    }
+    out + "</header>\n"
+}
+
+fn samples(samples: &[SamplePair]) -> String {
+    if samples.is_empty() {
+        return String::new();
+    }
+    let mut out = "<section>\n<h2>Before and after</h2>\n".to_owned();
+    let text = |title: &str, text: Option<&String>| {
+        let text = or_word(text, |t| esc(t), "not generated");
+        format!("<div><h3>{title}</h3><pre dir=\"auto\">{text}</pre></div>")
+    };
+    for sample in samples {
+        let _ = write!(
+            out,
+            "<article class=\"sample\"><pre class=\"prompt\" dir=\"auto\">{}</pre><div class=\"pair\">{}{}</div>",
+            esc(&sample.prompt),
+            text("Before", sample.before.as_ref()),
+            text("After", sample.after.as_ref()),
+        );
+        if let Some(reference) = &sample.reference {
+            out += &text("Reference", Some(reference));
+        }
+        out += "</article>\n";
+    }
+    out + "</section>\n"
+}
+
+fn data(report: &Report) -> String {
+    let data = &report.data;
+    let known = |v: Option<u64>| v.map(group_thousands);
+    let rows = [
+        ("Rows read", known(data.rows)),
+        ("Rows dropped", known(data.dropped_rows)),
+        ("Rows truncated", known(data.truncated_rows)),
+        ("Samples to train on", known(data.train_samples)),
+        ("Samples to evaluate on", known(data.eval_samples)),
+        ("Tokens", known(data.tokens)),
+        ("Tokens counted in the loss", known(data.loss_tokens)),
+        ("Share counted", data.counted_share().map(words::share)),
+        ("Longest sample", known(data.longest_tokens).map(|t| t + " tokens")),
+        ("Sequence length", known(data.sequence_len).map(|t| t + " tokens")),
+        ("Packs an epoch", known(data.packs)),
+    ];
+    facts("Data", rows.map(|(title, value)| (title, value, false)))
+}
+
+fn provenance(p: &Provenance) -> String {
+    let number = |v: Option<u64>| v.map(|v| v.to_string());
+    facts(
+        "Provenance",
+        [
+            ("Program", p.version.clone(), false),
+            ("Build", p.build.clone(), false),
+            ("System", p.os.clone(), false),
+            ("Processor", p.cpu.clone(), false),
+            ("Accelerator", p.gpu.clone(), false),
+            ("Device", p.device.clone(), false),
+            ("Threads", number(p.threads), false),
+            ("Kernels", p.kernel.clone(), false),
+            ("Seed", number(p.seed), false),
+            ("Base", p.base_hash.clone(), true),
+            ("Data", p.data_hash.clone(), true),
+            ("Config", p.config_hash.clone(), true),
+        ],
+    )
+}
+
+/// A list of what is known; hashes in letters of one width.
+fn facts<const N: usize>(title: &str, rows: [(&str, Option<String>, bool); N]) -> String {
+    let mut out = String::new();
+    for (name, value, hash) in rows {
+        let Some(value) = value else { continue };
+        let class = if hash { " class=\"hash\"" } else { "" };
+        let _ = writeln!(out, "<div{class}><dt>{name}</dt><dd>{}</dd></div>", esc(&value));
+    }
+    if out.is_empty() {
+        return out;
+    }
+    format!("<section>\n<h2>{title}</h2>\n<dl class=\"facts\">\n{out}</dl>\n</section>\n")
+}

@@ -1,0 +1,39 @@
+//! `report.json`: written whole or not at all, read back with a bound on its size.
+
+use super::{Error, Report};
+use crate::error::Result;
+use crate::fs;
+use std::io::Read;
+use std::path::Path;
+
+/// No report is larger: samples are short and steps are in files of their own.
+pub const MAX_BYTES: u64 = 64 << 20;
+
+/// The file's text: indented, every digit, a line break at the end.
+pub fn to_text(report: &Report) -> Result<String> {
+    let mut text = serde_json::to_string_pretty(report).map_err(Error::Unwritable)?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// Writes the report durably.
+pub fn write(path: &Path, report: &Report) -> Result<()> {
+    fs::write_durable(path, to_text(report)?.as_bytes())
+}
+
+/// Reads a report.
+///
+/// # Errors
+/// A file that is missing, larger than 64 MiB or not a report; the place inside it is named.
+pub fn read(path: &Path) -> Result<Report> {
+    let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    let size = bytes.len() as u64;
+    if size > MAX_BYTES {
+        return Err(Error::TooLarge { path: path.to_owned(), bytes: size }.into());
+    }
+    Ok(serde_json::from_slice(&bytes)
+        .map_err(|source| Error::NotAReport { path: path.to_owned(), source })?)
+}
