@@ -1,1 +1,177 @@
-//! Not written yet.
+//! The command line: one file a verb, each of them arguments and one call.
+
+mod data;
+mod estimate;
+mod generate;
+mod place;
+mod report;
+mod runs;
+mod train;
+
+use crate::config::MethodFlag;
+use crate::error::{Error, Kind, Result};
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Fine-tunes small language models and tells the truth about what it costs.
+#[derive(Parser)]
+#[command(name = "fttrain", version, arg_required_else_help = true, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    train: TrainArgs,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+/// `fttrain --lora CONFIG`: estimate, train, report.
+#[derive(Args)]
+struct TrainArgs {
+    /// Train a low-rank adapter on a frozen base.
+    #[arg(long, value_name = "CONFIG", group = "method")]
+    lora: Option<PathBuf>,
+    /// Train a low-rank adapter on a 4-bit base.
+    #[arg(long, value_name = "CONFIG", group = "method")]
+    qlora: Option<PathBuf>,
+    /// Train every weight.
+    #[arg(long, value_name = "CONFIG", group = "method")]
+    full: Option<PathBuf>,
+    #[command(flatten)]
+    set: SetArgs,
+    /// Print report.json in place of the table.
+    #[arg(long)]
+    json: bool,
+    /// Move a run that stands in the output folder aside.
+    #[arg(long)]
+    overwrite: bool,
+    #[command(flatten)]
+    accept: AcceptArgs,
+}
+
+/// Overrides of the config.
+#[derive(Args, Default)]
+struct SetArgs {
+    /// Override one key of the config.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// What a resume accepts.
+#[derive(Args, Default)]
+struct AcceptArgs {
+    /// Resume although the data changed.
+    #[arg(long)]
+    accept_data_change: bool,
+    /// Resume although the base model changed.
+    #[arg(long)]
+    accept_base_change: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Predict time, memory and cost of a run without starting it.
+    Estimate(estimate::EstimateArgs),
+    /// Is the data ready: counts, lengths, masks, duplicates, leakage.
+    Data(data::DataArgs),
+    /// Go on with a run from its last checkpoint.
+    Resume {
+        /// A run's id or its folder.
+        run: String,
+        #[command(flatten)]
+        set: SetArgs,
+        /// Print report.json in place of the table.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        accept: AcceptArgs,
+    },
+    /// List every run with what it cost.
+    Runs {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a run's report: predicted against measured.
+    Report {
+        /// A run's id or its folder.
+        run: String,
+        /// Print report.json.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Continue a prompt with a base model or a run's adapter.
+    Generate(generate::GenerateArgs),
+}
+
+/// Runs the command line and gives the process's exit code.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Kind::Usage as u8 } else { 0 });
+        }
+    };
+    let outcome = std::panic::catch_unwind(|| dispatch(cli));
+    match outcome {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(error)) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            ExitCode::from(error.kind as u8)
+        }
+        // The panic has printed its message.
+        Err(_) => ExitCode::from(Kind::Bug as u8),
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<u8> {
+    match cli.verb {
+        Some(Verb::Estimate(args)) => estimate::run(&args),
+        Some(Verb::Data(args)) => data::run(&args),
+        Some(Verb::Resume { run, set, json, accept }) => train::resume(&run, &set, json, &accept),
+        Some(Verb::Runs { json }) => runs::run(json),
+        Some(Verb::Report { run, json }) => report::run(&run, json),
+        Some(Verb::Generate(args)) => generate::run(&args),
+        None => train::start(&cli.train),
+    }
+}
+
+impl SetArgs {
+    fn pairs(&self) -> Result<Vec<(String, String)>> {
+        let pair = |text: &String| {
+            text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| {
+                Error::new(Kind::Usage, format!("--set {text}: expected KEY=VALUE"))
+                    .hint("for example --set learning_rate=1e-4")
+            })
+        };
+        self.set.iter().map(pair).collect()
+    }
+}
+
+impl TrainArgs {
+    fn config(&self) -> Result<(MethodFlag, &PathBuf)> {
+        let flags = [
+            (MethodFlag::Lora, &self.lora),
+            (MethodFlag::Qlora, &self.qlora),
+            (MethodFlag::Full, &self.full),
+        ];
+        flags.into_iter().find_map(|(flag, path)| Some((flag, path.as_ref()?))).ok_or_else(|| {
+            Error::new(Kind::Usage, "no config was given")
+                .hint("fttrain --lora CONFIG; `fttrain --help` lists the verbs")
+        })
+    }
+}
+
+/// Prints a result; a reader that went away is no error.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
+
+/// Says something beside the result.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,1 +1,25 @@
-//! Not written yet.
+//! From a checked config to a trained adapter: what can be refused is refused in [`plan`], then the loop in
+//! [`run()`] takes one optimizer step after the other and commits what it has.
+
+pub mod artifacts;
+pub mod checkpoint;
+mod error;
+pub mod evaluate;
+pub mod folder;
+mod history;
+pub mod metrics;
+pub mod optimizer;
+pub mod plan;
+pub mod progress;
+pub mod run;
+pub mod samples;
+pub mod schedule;
+pub mod screen;
+pub mod session;
+pub mod step;
+pub mod stop;
+
+pub use error::Error;
+pub use plan::{Options, Plan};
+pub use run::{Outcome, run};
+pub use session::Session;

@@ -1,0 +1,368 @@
+//! `fttrain --lora CONFIG` and `fttrain resume RUN`: estimate, train, report.
+
+use super::{AcceptArgs, SetArgs, TrainArgs, place, say};
+use crate::config::Resolved;
+use crate::data::Summary;
+use crate::error::{Error, Kind, Result};
+use crate::estimate::{self, Prediction, verdict};
+use crate::ledger::{self, CostKind, CostLine, Final, Ledger, Record, RunRow, Status as LedgerStatus};
+use crate::meter::{Measured, Meter, ProcessProbe};
+use crate::report::{self, DataSummary, Interval, Parameters, Price, SamplePair, Status, estimate_table};
+use crate::train::plan::Ground;
+use crate::train::screen::Screen;
+use crate::train::stop::Stop;
+use crate::train::{Options, Outcome, Plan, Session, folder, samples, session};
+use std::time::Duration;
+
+pub(super) fn start(args: &TrainArgs) -> Result<u8> {
+    let (flag, path) = args.config()?;
+    let resolved = crate::config::load(path, Some(flag), &args.set.pairs()?)?;
+    let options = Options {
+        overwrite: args.overwrite,
+        resume: false,
+        accept_data_change: args.accept.accept_data_change,
+        accept_base_change: args.accept.accept_base_change,
+    };
+    train(resolved, &options, args.json)
+}
+
+pub(super) fn resume(run: &str, set: &SetArgs, json: bool, accept: &AcceptArgs) -> Result<u8> {
+    let out = place::folder_of(run)?;
+    let mut resolved = crate::config::load(&out.join(folder::CONFIG), None, &set.pairs()?)?;
+    // The folder may have been moved since; `{run}` was replaced when the run started.
+    resolved.config.output.dir = out;
+    let options = Options {
+        overwrite: false,
+        resume: true,
+        accept_data_change: accept.accept_data_change,
+        accept_base_change: accept.accept_base_change,
+    };
+    train(resolved, &options, json)
+}
+
+fn train(resolved: Resolved, options: &Options, json: bool) -> Result<u8> {
+    let stop = Stop::install()?;
+    let interval = Duration::from_millis(resolved.config.meter.interval_ms);
+    let meter = Meter::start(Box::new(ProcessProbe::new()), interval);
+    let warnings = resolved.warnings.clone();
+    let mut plan = Plan::make(resolved, options, &meter)?;
+    if plan.is_done() {
+        say(&format!("{}: every step of this run was taken before; nothing to do", plan.out.display()));
+        return Ok(0);
+    }
+    plan.notes.extend(warnings);
+    plan.notes.extend(repeat(&plan)?);
+    let mut table = plan_of(&plan.ground, &plan.prediction, Some(&plan.summary));
+    table.warnings.extend(plan.notes.clone());
+    let verdict = verdict(&plan.ground, &plan.prediction).and_then(|more| {
+        verdict::refuse_disk(&plan.prediction, &plan.out, crate::fs::free_bytes(&plan.out)?).map(|()| more)
+    });
+    if let Ok(more) = &verdict {
+        table.warnings.extend(more.iter().cloned());
+    }
+    say(&estimate_table(&table, Screen::stderr()));
+    verdict?;
+
+    let mut session = Session::start(&plan, options)?;
+    let mut result = Training::default();
+    let outcome = go(&mut session, &mut plan, &meter, &stop, &mut result);
+    let measured = meter.finish();
+    let status = status_of(&outcome);
+    let reason = match &outcome {
+        Ok(Outcome::Capped(error)) | Err(error) => Some(facts(error)),
+        Ok(_) => None,
+    };
+    let report = report::build(inputs(&session, &plan, &measured, status, reason, &result)?);
+    let page = page(&plan, &report);
+    enter(&mut session, &report, &measured, status);
+    // Last of all: with it the run counts as finished, and a kill before it leaves something to resume.
+    let written = page.and(report::json::write(&plan.out.join(folder::REPORT), &report));
+    let shown =
+        if json { report::json::to_text(&report)? } else { report::terminal(&report, Screen::stdout()) };
+    super::print(&shown);
+    if let (Err(error), false) = (&written, status == Status::Done) {
+        say(&format!("warning: {error}"));
+    }
+    match outcome? {
+        Outcome::Done => written.map(|()| 0),
+        Outcome::Stopped(signal) => {
+            say(&format!("stopped; go on with: fttrain resume {}", plan.out.display()));
+            Ok(signal.exit_code())
+        }
+        Outcome::Capped(error) => Err(error),
+    }
+}
+
+/// What an error says, without its hints.
+fn facts(error: &Error) -> String {
+    error.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// A run that would only repeat an earlier one: a warning, or refused where the budget says so.
+fn repeat(plan: &Plan) -> Result<Option<String>> {
+    let look = || -> Result<Vec<RunRow>> {
+        Ledger::open(&crate::fs::home()?)?.repeats_of(
+            &plan.settings_hash(),
+            &plan.summary.sha256,
+            &plan.base_hash,
+        )
+    };
+    // A ledger that cannot be read is said where the run enters itself.
+    let done = look().unwrap_or_default().into_iter().find(|run| run.status == LedgerStatus::Done);
+    let Some(run) = done.filter(|_| plan.resume.is_none()) else { return Ok(None) };
+    let error = Error::from(crate::train::Error::Repeat {
+        run: run.run_id,
+        started_at: run.started_at,
+        folder: run.output_dir,
+    });
+    if plan.config().budget.refuse_repeats { Err(error) } else { Ok(Some(facts(&error))) }
+}
+
+/// What the samples said.
+#[derive(Default)]
+struct Training {
+    before: Vec<Option<String>>,
+    after: Vec<String>,
+}
+
+fn go(
+    session: &mut Session,
+    plan: &mut Plan,
+    meter: &Meter,
+    stop: &Stop,
+    result: &mut Training,
+) -> Result<Outcome> {
+    let longest = session::longest(plan).min(plan.ground.arch.max_position);
+    let answers = |session: &Session, plan: &Plan| {
+        samples::answers(&session.decoder, &plan.tokenizer, &plan.ground.resolved.config, longest)
+    };
+    if plan.first_step() == 0 {
+        meter.enter(crate::meter::Phase::Evaluate);
+        samples::keep(&plan.out, &plan.config().output.samples, &answers(session, plan)?)?;
+    }
+    result.before = samples::kept(&plan.out, &plan.config().output.samples);
+    let outcome = crate::train::run(session, plan, meter, stop)?;
+    if outcome == Outcome::Done {
+        meter.enter(crate::meter::Phase::Evaluate);
+        result.after = answers(session, plan)?;
+    }
+    Ok(outcome)
+}
+
+fn status_of(outcome: &Result<Outcome>) -> Status {
+    match outcome {
+        Ok(Outcome::Done) => Status::Done,
+        Ok(Outcome::Stopped(_) | Outcome::Capped(_)) => Status::Stopped,
+        Err(error) if error.kind == Kind::Diverged => Status::Diverged,
+        Err(_) => Status::Failed,
+    }
+}
+
+/// Judges a prediction by memory and budget.
+pub(super) fn verdict(ground: &Ground, prediction: &Prediction) -> Result<Vec<String>> {
+    estimate::refuse(prediction, &ground.limits, &ground.resolved.config.budget)
+}
+
+/// The table that is shown before the first step.
+pub(super) fn plan_of(ground: &Ground, prediction: &Prediction, data: Option<&Summary>) -> report::Plan {
+    let counts = &prediction.counts;
+    report::Plan {
+        base: ground.source.name().into(),
+        method: session::method_name(&ground.resolved.config.method).into(),
+        machine: prediction.machine.clone(),
+        parameters: parameters(prediction),
+        data: data.map(|s| data_summary(s, ground.resolved.config.data.sequence_len)).unwrap_or_default(),
+        steps: Some(counts.steps),
+        epochs: None,
+        memory_parts: prediction.memory_parts.iter().map(|p| (p.name.clone(), p.bytes)).collect(),
+        memory_available: Some(ground.limits.memory_bytes),
+        predicted: prediction.predicted,
+        interval: intervals(prediction),
+        flops_per_step: Some(prediction.flops_per_step),
+        price: price(ground),
+        warnings: prediction
+            .warnings
+            .iter()
+            .chain(data.into_iter().flat_map(|s| &s.warnings))
+            .cloned()
+            .collect(),
+    }
+}
+
+fn parameters(prediction: &Prediction) -> Parameters {
+    Parameters { total: Some(prediction.parameters), trainable: Some(prediction.trainable) }
+}
+
+fn intervals(prediction: &Prediction) -> std::collections::BTreeMap<String, Interval> {
+    let one = |(key, i): (&String, &estimate::Interval)| (key.clone(), Interval { low: i.low, high: i.high });
+    prediction.interval.iter().map(one).collect()
+}
+
+fn price(ground: &Ground) -> Price {
+    Price {
+        usd_per_hour: ground.price.usd_per_hour,
+        source: ground.price.usd_per_hour.map(|_| ground.price.source.clone()),
+        as_of: ground.price.as_of.clone(),
+    }
+}
+
+fn data_summary(summary: &Summary, sequence_len: usize) -> DataSummary {
+    DataSummary {
+        rows: Some(summary.rows),
+        dropped_rows: Some(summary.skipped.values().map(|s| s.rows).sum()),
+        truncated_rows: Some(summary.truncated),
+        train_samples: Some(summary.train_samples),
+        eval_samples: Some(summary.eval_samples),
+        tokens: Some(summary.tokens),
+        loss_tokens: Some(summary.loss_tokens),
+        longest_tokens: Some(summary.longest_tokens),
+        sequence_len: Some(sequence_len as u64),
+        packs: None,
+    }
+}
+
+fn inputs(
+    session: &Session,
+    plan: &Plan,
+    measured: &Measured,
+    status: Status,
+    reason: Option<String>,
+    result: &Training,
+) -> Result<report::Inputs> {
+    let ground = &plan.ground;
+    let wall_s = session.earlier_s + measured.wall_s;
+    let mut phases: Vec<report::PhaseInput> = measured
+        .phases
+        .iter()
+        .map(|p| report::PhaseInput { name: p.name.clone(), wall_s: p.wall_s, cost_usd: None })
+        .collect();
+    let earlier =
+        [("before the resume", session.earlier_s - session.lost_s), ("lost to a kill", session.lost_s)];
+    let earlier = earlier.into_iter().filter(|(_, wall_s)| *wall_s > 0.0);
+    let earlier =
+        earlier.map(|(name, wall_s)| report::PhaseInput { name: name.into(), wall_s, cost_usd: None });
+    phases.splice(0..0, earlier);
+    let measured_parts: std::collections::BTreeMap<&str, u64> = crate::meter::tag::process()
+        .at_peak()
+        .into_iter()
+        .map(|(part, bytes)| (part.name(), bytes))
+        .collect();
+    let part = |p: &estimate::MemoryPart| report::PartInput {
+        name: p.name.clone(),
+        predicted_bytes: Some(p.bytes),
+        measured_bytes: measured_parts.get(p.name.as_str()).copied().filter(|b| *b > 0),
+    };
+    let prompts = ground.resolved.config.output.samples.iter().enumerate();
+    Ok(report::Inputs {
+        run_id: session.run_id.clone(),
+        status,
+        reason,
+        method: Some(session::method_name(&ground.resolved.config.method).into()),
+        started_at: Some(session.started_at.clone()),
+        predicted: plan.prediction.predicted,
+        measured: estimate::Quantities {
+            wall_s: Some(wall_s),
+            peak_memory_bytes: measured.peak_rss_bytes,
+            energy_j: measured.energy_j.filter(|_| !measured.energy_partial),
+            cost_usd: ground.price.bill(wall_s).map(|bill| bill.cost_usd),
+            ..estimate::Quantities::default()
+        },
+        modelled: estimate::Quantities {
+            energy_j: plan.prediction.modelled.get("energy_j").copied(),
+            ..estimate::Quantities::default()
+        },
+        interval: intervals(&plan.prediction),
+        phases,
+        memory_parts: plan.prediction.memory_parts.iter().map(part).collect(),
+        price: price(ground),
+        provenance: provenance(plan),
+        parameters: parameters(&plan.prediction),
+        planned_steps: Some(plan.epochs.total_steps()),
+        steps: crate::train::metrics::read(&plan.out.join("metrics.jsonl"))?,
+        evals: crate::train::metrics::read(&plan.out.join("eval.jsonl"))?,
+        flops_per_step: Some(plan.prediction.flops_per_step),
+        peak_flops_per_s: plan.machine.matmul.iter().map(|m| m.flops_per_s).reduce(f64::max),
+        peak_source: Some("the fastest product that was measured on this machine".into()),
+        data: data_summary(&plan.summary, ground.resolved.config.data.sequence_len),
+        samples: prompts
+            .map(|(i, prompt)| SamplePair {
+                prompt: prompt.clone(),
+                reference: None,
+                before: result.before.get(i).cloned().flatten(),
+                after: result.after.get(i).cloned(),
+            })
+            .collect(),
+        warnings: [&plan.prediction.warnings, &plan.summary.warnings, &plan.notes]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect(),
+    })
+}
+
+fn provenance(plan: &Plan) -> report::Provenance {
+    let ground = &plan.ground;
+    report::Provenance {
+        version: Some(env!("CARGO_PKG_VERSION").into()),
+        build: Some(session::build_name()),
+        os: Some(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+        cpu: Some(plan.machine.name.clone()),
+        gpu: None,
+        device: Some("cpu".into()),
+        threads: Some(ground.threads as u64),
+        kernel: Some(fttrain_kernels::cpu::path().name().into()),
+        base: Some(ground.source.name().into()),
+        base_hash: Some(plan.base_hash.clone()),
+        data_hash: Some(plan.summary.sha256.clone()),
+        config_hash: Some(crate::fs::sha256_bytes(ground.resolved.toml.as_bytes())),
+        seed: Some(ground.resolved.config.train.seed),
+    }
+}
+
+fn page(plan: &Plan, report: &report::Report) -> Result<()> {
+    let steps = crate::train::metrics::read(&plan.out.join("metrics.jsonl"))?;
+    let evals = crate::train::metrics::read(&plan.out.join("eval.jsonl"))?;
+    report::html::write(&plan.out.join("report.html"), report, &steps, &evals)
+}
+
+/// Closes the run in the ledger; what fails there is said and changes nothing.
+fn enter(session: &mut Session, report: &report::Report, measured: &Measured, status: Status) {
+    let run_id = session.run_id.clone();
+    let end = Final {
+        finished_at: ledger::now(),
+        step: report.training.steps,
+        wall_s: session.earlier_s + measured.wall_s,
+        cost_usd: report.measured.cost_usd,
+        loss: report.training.loss_last,
+        report_json: report::json::to_text(report).ok(),
+    };
+    let status = match status {
+        Status::Done => LedgerStatus::Done,
+        Status::Stopped => LedgerStatus::Stopped,
+        Status::Failed => LedgerStatus::Failed,
+        Status::Diverged => LedgerStatus::Diverged,
+    };
+    let cost = CostLine {
+        category: "compute".into(),
+        kind: if end.cost_usd.is_some() { CostKind::Measured } else { CostKind::Unknown },
+        amount_usd: end.cost_usd,
+        period: "run".into(),
+    };
+    let costs = &report.phases;
+    let phases = measured.phases.iter().map(|p| ledger::Phase {
+        name: p.name.clone(),
+        wall_s: p.wall_s,
+        cpu_s: p.cpu_s,
+        peak_rss_bytes: p.peak_rss_bytes,
+        cost_usd: costs.iter().find(|c| c.name == p.name).and_then(|c| c.cost_usd),
+    });
+    let phases: Vec<_> = phases.collect();
+    let book = session.book();
+    let mut outcomes: Vec<Result<()>> = phases.iter().map(|phase| book.phase(&run_id, phase)).collect();
+    outcomes.push(book.cost_line(&run_id, &cost));
+    outcomes.push(book.finish_run(&run_id, status, &end));
+    outcomes.push(book.settle());
+    for error in outcomes.into_iter().filter_map(Result::err) {
+        say(&format!("warning: {error}"));
+    }
+}

@@ -1,0 +1,200 @@
+//! What can go wrong between a valid config and a finished run.
+
+use crate::error::{Fault, Kind};
+use std::path::PathBuf;
+
+/// Why a run cannot start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The output folder holds a finished run.
+    #[error("{}: holds a finished run", .0.display())]
+    Finished(PathBuf),
+    /// The output folder holds a run that did not finish.
+    #[error("{}: holds a run that did not finish", .0.display())]
+    Interrupted(PathBuf),
+    /// There is no run to resume.
+    #[error("{}: holds no run to resume", .0.display())]
+    NoRun(PathBuf),
+    /// The run was made with other settings.
+    #[error("{}: made with {key} = {old}, now {new}", run.display())]
+    ConfigChanged {
+        /// The run's folder.
+        run: PathBuf,
+        /// The setting.
+        key: String,
+        /// Then.
+        old: String,
+        /// Now.
+        new: String,
+    },
+    /// The run was made from other data.
+    #[error("{}: its data has changed since the checkpoint was made", .0.display())]
+    DataChanged(PathBuf),
+    /// The run was made from other weights.
+    #[error("{}: its base model has changed since the checkpoint was made", .0.display())]
+    BaseChanged(PathBuf),
+    /// This build cannot do what is asked.
+    #[error("{0} is not available in this version")]
+    NotAvailable(&'static str),
+    /// No CUDA in this build.
+    #[error("`device = \"cuda\"`: this build has no CUDA")]
+    NoCuda,
+    /// The kernels that the environment asks for cannot be used.
+    #[error("FTTRAIN_KERNEL: {0}")]
+    Kernel(String),
+    /// The loss stopped being finite.
+    #[error("the loss is {0}")]
+    Loss(f64),
+    /// A gradient stopped being finite.
+    #[error("the gradient of `{0}` is not finite")]
+    Gradient(String),
+    /// The loss on held-out rows is not finite.
+    #[error("step {step}: the evaluation loss is {loss}")]
+    EvalLoss {
+        /// Steps taken.
+        step: u64,
+        /// NaN or infinite.
+        loss: f64,
+        /// The last checkpoint, where there is one.
+        last: Option<PathBuf>,
+    },
+    /// A trained tensor stopped being finite.
+    #[error("step {step}: the update left values in `{name}` that are not finite; they are not saved")]
+    Weights {
+        /// Steps taken.
+        step: u64,
+        /// The first such tensor in name order.
+        name: String,
+        /// The last checkpoint, where there is one.
+        last: Option<PathBuf>,
+    },
+    /// The result cannot be used.
+    #[error("the trained weights give logits that are not finite; they are not saved")]
+    Logits,
+    /// The step at which loss or gradient stopped being finite.
+    #[error(
+        "step {step}: {what}, at learning rate {lr:e}, on samples {samples:?}; no weight was changed by it"
+    )]
+    Diverged {
+        /// From 1.
+        step: u64,
+        /// The fact.
+        what: String,
+        /// Of that step.
+        lr: f64,
+        /// The step's samples by index, the first few.
+        samples: Vec<u32>,
+        /// The last checkpoint, where there is one.
+        last: Option<PathBuf>,
+    },
+    /// The result would be written over what the run learns from.
+    #[error("`output_dir` and `{key}` are one folder: {}", folder.display())]
+    OutputIsInput {
+        /// The key of the input.
+        key: &'static str,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A run with the same settings, data and base was done before.
+    #[error(
+        "this run was done before: {run} ({started_at}) in {folder}, with the same settings, data and base"
+    )]
+    Repeat {
+        /// The earlier run's id.
+        run: String,
+        /// When.
+        started_at: String,
+        /// Where.
+        folder: String,
+    },
+    /// A file of saved state does not hold what it should.
+    #[error("saved state: {0}")]
+    State(String),
+    /// What was saved does not give the logits that training ended with.
+    #[error("{}: reopened, it gives other logits (largest difference {difference:e})", path.display())]
+    SavedDiffers {
+        /// The file.
+        path: PathBuf,
+        /// max |a − b|.
+        difference: f32,
+    },
+    /// A cap of the budget is about to be crossed.
+    #[error("the run would cross `budget.{key}` = {cap}: {spent} so far")]
+    BudgetReached {
+        /// The cap's key.
+        key: &'static str,
+        /// The cap.
+        cap: String,
+        /// Spent.
+        spent: String,
+        /// The run's folder.
+        run: PathBuf,
+    },
+}
+
+impl Fault for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Finished(_) | Self::Interrupted(_) => Kind::Busy,
+            Self::NoRun(_)
+            | Self::ConfigChanged { .. }
+            | Self::NotAvailable(_)
+            | Self::OutputIsInput { .. }
+            | Self::Kernel(_) => Kind::Usage,
+            Self::DataChanged(_) => Kind::Data,
+            Self::BaseChanged(_) | Self::State(_) => Kind::Model,
+            Self::NoCuda => Kind::Device,
+            Self::Loss(_)
+            | Self::Gradient(_)
+            | Self::EvalLoss { .. }
+            | Self::Weights { .. }
+            | Self::Logits
+            | Self::Diverged { .. } => Kind::Diverged,
+            Self::SavedDiffers { .. } | Self::BudgetReached { .. } | Self::Repeat { .. } => Kind::Resource,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Finished(run) => format!(
+                "`--overwrite` moves it aside; to go on with it, raise `max_steps` or `num_epochs` and run `fttrain resume {}`",
+                run.display()
+            ),
+            Self::Interrupted(run) => {
+                format!("go on with `fttrain resume {}`, or move it aside with `--overwrite`", run.display())
+            }
+            Self::NoRun(_) => "give a run id (`fttrain runs` lists them) or a run's folder".into(),
+            Self::ConfigChanged { key, .. } => {
+                format!("leave `{key}` as it was, or start a new run in another `output_dir`")
+            }
+            Self::DataChanged(_) => "put the data back, or accept it with `--accept-data-change`".into(),
+            Self::BaseChanged(_) => "put the base back, or accept it with `--accept-base-change`".into(),
+            Self::NotAvailable(_) => "use `--lora` or `--full`".into(),
+            Self::NoCuda => "use `device = \"cpu\"` or \"auto\"".into(),
+            Self::Kernel(_) => "unset it: the best path of this CPU is chosen on its own".into(),
+            Self::EvalLoss { step: 0, .. } => {
+                "nothing is trained yet: the base model, or a held-out row, is at fault".into()
+            }
+            Self::OutputIsInput { .. } => "give the run a folder of its own".into(),
+            Self::Repeat { .. } => "use its result, or allow it with `budget.repeats = \"warn\"`".into(),
+            Self::Logits => "lower `learning_rate`, or lengthen the warm-up".into(),
+            Self::Diverged { last, .. } | Self::EvalLoss { last, .. } | Self::Weights { last, .. } => {
+                match last {
+                    Some(last) => format!(
+                        "lower `learning_rate`, lengthen the warm-up, or look at these samples; the last checkpoint is {}",
+                        last.display()
+                    ),
+                    None => "lower `learning_rate`, lengthen the warm-up, or look at these samples".into(),
+                }
+            }
+            Self::BudgetReached { run, .. } => {
+                format!(
+                    "what was done is committed; raise the cap and run `fttrain resume {}`",
+                    run.display()
+                )
+            }
+            Self::SavedDiffers { .. } => "the disk may be failing: resume from the last checkpoint".into(),
+            Self::Loss(_) | Self::Gradient(_) | Self::State(_) => return None,
+        })
+    }
+}

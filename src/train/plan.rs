@@ -1,0 +1,403 @@
+//! Everything that is known, and refused, before the first expensive act: shapes, data, packs, the prediction.
+
+use super::checkpoint::{Checkpoints, Manifest};
+use super::folder::{self, Holds};
+use super::{Error, history, session};
+use crate::arch::source::Source;
+use crate::arch::{Arch, Linear};
+use crate::config::{Config, Device, Method, Resolved};
+use crate::data::packing::{self, Epochs, Length, Order};
+use crate::data::tokenizer::Tokenizer;
+use crate::data::{self, Batch, Summary};
+use crate::error::Result;
+use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
+use crate::meter::{Meter, Phase};
+use crate::model::adapter::Adapter;
+use crate::ops::head;
+use crate::{calibrate, fs, ledger};
+use std::path::{Path, PathBuf};
+
+/// What the command line says beside the config.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// A run in the output folder is moved aside.
+    pub overwrite: bool,
+    /// A run in the output folder is gone on with.
+    pub resume: bool,
+    /// Resume although the data changed.
+    pub accept_data_change: bool,
+    /// Resume although the base changed.
+    pub accept_base_change: bool,
+}
+
+/// What is known of a run without its data.
+pub struct Ground {
+    /// The config with its text.
+    pub resolved: Resolved,
+    /// The base's files.
+    pub source: Source,
+    /// The base's shapes.
+    pub arch: Arch,
+    /// `None` in full fine-tuning.
+    pub adapter: Option<Adapter>,
+    /// Linears that get an adapter.
+    pub adapted: Vec<Linear>,
+    /// Worker threads.
+    pub threads: usize,
+    /// What this process may use.
+    pub limits: Limits,
+    /// What an hour costs.
+    pub price: PriceUsed,
+}
+
+/// A run that may start.
+pub struct Plan {
+    /// Config, base and method.
+    pub ground: Ground,
+    /// Of the ledger.
+    pub run_id: String,
+    /// The run's folder.
+    pub out: PathBuf,
+    /// What stands in it.
+    pub holds: Holds,
+    /// The base's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Training samples in their order.
+    pub epochs: Epochs,
+    /// Evaluation micro-batches; empty = no evaluation.
+    pub eval: Vec<Batch>,
+    /// What the data turned out to be.
+    pub summary: Summary,
+    /// The machine's measured rates.
+    pub machine: Machine,
+    /// What the run will take.
+    pub prediction: Prediction,
+    /// The checkpoint to go on from.
+    pub resume: Option<(PathBuf, Manifest)>,
+    /// SHA-256 of the base's weights.
+    pub base_hash: String,
+    /// What the user should be told.
+    pub notes: Vec<String>,
+}
+
+impl Ground {
+    /// Reads the base's shapes and resolves the adapter, the price and the limits.
+    ///
+    /// # Errors
+    /// The base cannot be found or read, the adapter does not fit it, the price is unknown.
+    pub fn lay(resolved: Resolved) -> Result<Self> {
+        let config = &resolved.config;
+        let threads = start_threads(config)?;
+        let source = Source::locate(&config.base)?;
+        let arch = source.arch()?;
+        let adapter = match &config.method {
+            Method::Full => None,
+            Method::Lora(lora) | Method::Qlora { lora, .. } => {
+                Some(Adapter::resolve(&arch, lora, config.train.loraplus_lr_ratio, config.train.seed)?)
+            }
+        };
+        let adapts = |l: &Linear| adapter.as_ref().is_some_and(|a| a.adapts(&l.name));
+        Ok(Self {
+            adapted: arch.linears().filter(adapts).collect(),
+            limits: crate::meter::machine::limits(),
+            price: estimate::price_used(&config.cost, jiff::Zoned::now().date())?,
+            resolved,
+            source,
+            arch,
+            adapter,
+            threads,
+        })
+    }
+
+    /// This machine's rates at the shapes of a run with these counts; measured where they are not known yet. The second
+    /// value is a warning.
+    ///
+    /// # Errors
+    /// A fault of an op.
+    pub fn machine(&self, counts: &Counts) -> Result<(Machine, Option<String>)> {
+        let batch_tokens = usize::try_from(counts.max_batch_tokens).unwrap_or(usize::MAX);
+        calibrate::machine(&self.arch, &self.resolved.config, batch_tokens, self.threads, &fs::home()?)
+    }
+
+    /// Predicts a run; `taken` are the phases that are over by the clock.
+    pub fn predict(&self, counts: &Counts, machine: &Machine, taken: &[(String, f64)]) -> Prediction {
+        let mut config = self.resolved.config.clone();
+        if let (Method::Lora(lora), Some(adapter)) = (&mut config.method, &self.adapter) {
+            // A continued adapter brings its own.
+            lora.r = Some(adapter.spec.r);
+            lora.modules_to_save = adapter.modules_to_save.iter().cloned().collect();
+        }
+        estimate::predict(&estimate::Inputs {
+            arch: &self.arch,
+            config: &config,
+            adapted: &self.adapted,
+            counts,
+            machine,
+            limits: &self.limits,
+            price: &self.price,
+            history: &history::of(&self.arch, machine),
+            taken,
+            logits_rows: head::chunk_rows(self.arch.vocab_size) as u64,
+            file_bytes: None,
+            keeps_file_types: false,
+        })
+    }
+}
+
+impl Plan {
+    /// Reads shapes, tokenizer and data, measures the machine where it is not known yet, and predicts. Writes nothing
+    /// into the output folder.
+    ///
+    /// # Errors
+    /// Whatever can be refused before training.
+    pub fn make(resolved: Resolved, options: &Options, meter: &Meter) -> Result<Self> {
+        if let Some(error) = unavailable(&resolved.config) {
+            return Err(error.into());
+        }
+        let run_id = ledger::new_run_id();
+        let out = PathBuf::from(resolved.config.output.dir.to_string_lossy().replace("{run}", &run_id));
+        let holds = folder::look(&out);
+        let resume = (options.resume || resolved.config.output.auto_resume) && !options.overwrite;
+        folder::permit(&out, holds, &Options { resume, ..options.clone() })?;
+        refuse_own_inputs(&resolved.config, &out)?;
+        let mut notes = Vec::new();
+        let resume = match holds {
+            Holds::Nothing => None,
+            _ if !resume => None,
+            _ => find_checkpoint(&out, &resolved, &mut notes)?,
+        };
+        let ground = Ground::lay(resolved)?;
+
+        meter.enter(Phase::Tokenise);
+        let Material { tokenizer, epochs, eval, summary } = Material::gather(&ground)?;
+
+        meter.enter(Phase::Calibrate);
+        let counts = counts(&ground.resolved.config, &epochs, &eval);
+        let (machine, warning) = ground.machine(&counts)?;
+
+        meter.enter(Phase::Load);
+        let taken: Vec<_> =
+            meter.phases().into_iter().map(|(phase, s)| (phase.name().to_owned(), s)).collect();
+        let prediction = ground.predict(&counts, &machine, &taken);
+        notes.extend(warning);
+        let base_hash = ground.source.fingerprint()?;
+        if let Some((_, manifest)) = &resume {
+            if manifest.data_hash != summary.sha256 && !options.accept_data_change {
+                return Err(Error::DataChanged(out).into());
+            }
+            if manifest.base_hash != base_hash && !options.accept_base_change {
+                return Err(Error::BaseChanged(out).into());
+            }
+        }
+        let mut plan = Self {
+            ground,
+            run_id,
+            out,
+            holds,
+            tokenizer,
+            epochs,
+            eval,
+            summary,
+            machine,
+            prediction,
+            resume,
+            base_hash,
+            notes,
+        };
+        plan.notes.extend(plan.inexact());
+        Ok(plan)
+    }
+
+    /// Why a resume will not be bit for bit what an unbroken run would have been.
+    fn inexact(&self) -> Option<String> {
+        let (_, then) = self.resume.as_ref()?;
+        let now = [session::build_name(), session::DEVICE.to_owned(), session::dtype_name(self).to_owned()];
+        let then = [then.build.clone(), then.device.clone(), then.dtype.clone()];
+        (then != now).then(|| {
+            let [then, now] = [then, now].map(|all| all.join(", "));
+            format!("not bit-exact: the checkpoint was made by {then}, this is {now}")
+        })
+    }
+
+    /// SHA-256 of the settings that decide the result, wherever they come from and whatever watches the run.
+    pub fn settings_hash(&self) -> String {
+        let beside = ["cost.", "budget.", "meter."];
+        let settings = self.ground.resolved.settings.iter();
+        let lines = settings
+            .filter(|(key, _)| {
+                !BESIDE_THE_RESULT.contains(&key.as_str()) && !beside.iter().any(|b| key.starts_with(b))
+            })
+            .map(|(key, value)| format!("{key} = {value}\n"));
+        fs::sha256_bytes(lines.collect::<String>().as_bytes())
+    }
+
+    /// The checked config.
+    pub fn config(&self) -> &Config {
+        &self.ground.resolved.config
+    }
+
+    /// Bytes of the tokenised samples, training and evaluation.
+    pub fn data_bytes(&self) -> u64 {
+        let train = self.epochs.samples().iter().map(|s| 4 * (s.ids.len() + s.labels.len()));
+        let eval = self.eval.iter().map(|b| 8 * (b.ids.len() + b.targets.len()));
+        (train.sum::<usize>() + eval.sum::<usize>()) as u64
+    }
+
+    /// Step from which the run goes on.
+    pub fn first_step(&self) -> u64 {
+        self.resume.as_ref().map_or(0, |(_, manifest)| manifest.step)
+    }
+
+    /// Everything was done before: the run is finished, and is not to take more steps than it was then.
+    pub fn is_done(&self) -> bool {
+        let total = self.epochs.total_steps();
+        // A run that stopped early is finished before its last step.
+        let done = folder::planned_steps(&self.out).unwrap_or_else(|| self.first_step());
+        self.holds == Holds::Finished && self.resume.is_some() && done >= total
+    }
+}
+
+/// Settings that place, watch or keep a run and do not decide what comes out.
+const BESIDE_THE_RESULT: [&str; 11] = [
+    "auto_resume_from_checkpoints",
+    "logging_steps",
+    "mlflow_experiment_name",
+    "mlflow_tracking_uri",
+    "output_dir",
+    "purpose",
+    "report_to",
+    "sample_prompts",
+    "save_steps",
+    "save_total_limit",
+    "threads",
+];
+
+/// What a run learns from.
+struct Material {
+    tokenizer: Tokenizer,
+    epochs: Epochs,
+    eval: Vec<Batch>,
+    summary: Summary,
+}
+
+impl Material {
+    fn gather(ground: &Ground) -> Result<Self> {
+        let config = &ground.resolved.config;
+        let template = config.data.chat_template.as_deref();
+        let tokenizer = Tokenizer::open(&ground.source.tokenizer()?, &ground.arch, template)?;
+        let prepared = data::prepare(config, &tokenizer, Some(&fs::home()?.join("tokenised")))?;
+        Ok(Self {
+            eval: packing::eval_batches(&prepared.eval, eval_tokens(config)),
+            epochs: Epochs::new(prepared.train, Order::from(config)),
+            summary: prepared.summary,
+            tokenizer,
+        })
+    }
+}
+
+/// The counts of the config's own data, packed.
+///
+/// # Errors
+/// Tokenizer or data cannot be used.
+pub fn counted(ground: &Ground) -> Result<(Counts, Summary)> {
+    let material = Material::gather(ground)?;
+    Ok((counts(&ground.resolved.config, &material.epochs, &material.eval), material.summary))
+}
+
+/// The result never takes the place of what it was made from.
+fn refuse_own_inputs(config: &Config, out: &Path) -> Result<()> {
+    let adapter = match &config.method {
+        Method::Full => None,
+        Method::Lora(lora) | Method::Qlora { lora, .. } => lora.model_dir.as_deref(),
+    };
+    let inputs = [("base_model", Some(Path::new(&config.base.model))), ("lora_model_dir", adapter)];
+    let Ok(folder) = out.canonicalize() else { return Ok(()) };
+    for (key, input) in inputs {
+        if input.and_then(|input| input.canonicalize().ok()).as_ref() == Some(&folder) {
+            return Err(Error::OutputIsInput { key, folder }.into());
+        }
+    }
+    Ok(())
+}
+
+/// What the config may say and this version does not do.
+pub fn unavailable(config: &Config) -> Option<Error> {
+    let is_cuda = config.train.device == Device::Cuda;
+    let is_qlora = matches!(config.method, Method::Qlora { .. });
+    is_qlora.then_some(Error::NotAvailable("QLoRA")).or(is_cuda.then_some(Error::NoCuda))
+}
+
+/// Sizes the one pool of workers, once a process, and chooses the kernels.
+fn start_threads(config: &Config) -> Result<usize> {
+    let threads = config.train.threads.unwrap_or_else(|| crate::meter::machine::limits().cores);
+    // A second run in one process keeps the pool of the first.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    if let Ok(name) = std::env::var("FTTRAIN_KERNEL") {
+        fttrain_kernels::cpu::force(&name).map_err(Error::Kernel)?;
+    }
+    Ok(threads)
+}
+
+/// Tokens of an evaluation micro-batch: as large as a training one.
+fn eval_tokens(config: &Config) -> usize {
+    config.data.sequence_len.saturating_mul(config.train.micro_batch_size)
+}
+
+/// What the estimate needs to know of the packed data.
+fn counts(config: &Config, epochs: &Epochs, eval: &[Batch]) -> Counts {
+    let plan = epochs.plan().counts();
+    let mut counts = Counts {
+        steps: plan.steps,
+        micro_batches: plan.batches,
+        tokens: plan.tokens,
+        loss_tokens: plan.loss_tokens,
+        segment_squares: plan.segment_squares as f64,
+        max_batch_tokens: plan.max_batch_tokens,
+        max_batch_targets: plan.max_batch_targets,
+        max_segment: plan.longest_segment,
+        rows: epochs.samples().len() as u64,
+        data_tokens: epochs.samples().iter().map(|s| u64::from(Length::from(s).tokens)).sum(),
+        assumed: !plan.exact,
+        ..Counts::default()
+    };
+    for batch in eval {
+        counts.add_eval_batch(batch);
+        counts.data_tokens += batch.tokens() as u64;
+    }
+    if !eval.is_empty() {
+        counts.eval.passes = estimate::counts::eval_passes(counts.steps, config.schedule.eval_steps);
+    }
+    counts
+}
+
+/// The newest checkpoint that verifies, made with the same settings.
+fn find_checkpoint(
+    out: &Path,
+    resolved: &Resolved,
+    notes: &mut Vec<String>,
+) -> Result<Option<(PathBuf, Manifest)>> {
+    let old = crate::config::load(&out.join(folder::CONFIG), None, &[])?;
+    let changed = crate::config::resume_conflicts(&old, resolved).into_iter().map(|difference| {
+        let run = out.to_owned();
+        crate::error::Error::from(Error::ConfigChanged {
+            run,
+            key: difference.key,
+            old: difference.old,
+            new: difference.new,
+        })
+    });
+    if let Some(error) = changed.reduce(|mut all, one| {
+        all.problems.extend(one.problems);
+        all
+    }) {
+        return Err(error);
+    }
+    let found = Checkpoints::look(out).latest_or_refuse()?;
+    for (path, why) in &found.skipped {
+        notes.push(format!("skipped {}: {why}", path.display()));
+    }
+    if let Some((path, manifest)) = &found.taken {
+        notes.push(format!("going on from {} (step {})", path.display(), manifest.step));
+    }
+    Ok(found.taken)
+}

@@ -1,0 +1,262 @@
+//! The loop: one optimizer step after the other, judged, recorded and committed.
+
+use super::evaluate::evaluate;
+use super::metrics::{EvalRecord, StepRecord};
+use super::plan::Plan;
+use super::progress::{Progress, Projection};
+use super::session::Session;
+use super::stop::{Signal, Stop};
+use super::{Error, artifacts, step};
+use crate::data::packing::Step;
+use crate::error::{self, Kind, Result};
+use crate::estimate::running::Correction;
+use crate::meter::{Meter, Phase};
+use std::time::{Duration, Instant};
+
+/// The ledger hears from a run this often at most.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How a run ended, where no error ended it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its last step was taken, or nothing was gained any more.
+    Done,
+    /// It was asked to end, and committed.
+    Stopped(Signal),
+    /// Another step would cross a cap of the budget; what was done is committed.
+    Capped(error::Error),
+}
+
+/// Trains from the plan's first step to its last, then saves the result.
+///
+/// # Errors
+/// Diverged (7), a disk that fails (5). What was committed stays.
+pub fn run(session: &mut Session, plan: &mut Plan, meter: &Meter, stop: &Stop) -> Result<Outcome> {
+    let (first, total) = (plan.first_step(), plan.epochs.total_steps());
+    let mut course = Course::new(session, plan, meter);
+    if first == 0 {
+        course.judge(0, 0.0)?;
+    }
+    for k in first..total {
+        let (record, step) = course.take_step(k)?;
+        let done = record.step;
+        let schedule = &course.plan.config().schedule;
+        let save_due = schedule.save_steps.is_some_and(|n| done.is_multiple_of(n));
+        let eval_due = done == total || schedule.eval_steps.is_some_and(|n| done.is_multiple_of(n));
+        let is_best = if eval_due { course.judge(done, step.epoch_fraction)? } else { false };
+        let keep_best = is_best && course.plan.config().schedule.load_best_model_at_end;
+        let is_last = done == total || (eval_due && course.is_stuck());
+        let end = if is_last { None } else { course.asked_to_end(record.step_s, stop) };
+        if save_due || keep_best || is_last || end.is_some() {
+            course.commit(done, step.epoch_fraction)?;
+        }
+        if let Some(end) = end {
+            course.finish();
+            return Ok(end);
+        }
+        if is_last && done < total {
+            course.progress.note("the evaluation loss no longer falls: stopping early");
+            break;
+        }
+    }
+    course.finish();
+    meter.enter(Phase::Save);
+    if plan.config().schedule.load_best_model_at_end {
+        session.restore_best(plan)?;
+    }
+    artifacts::save(session, plan)?;
+    Ok(Outcome::Done)
+}
+
+/// A run on its way.
+struct Course<'a> {
+    session: &'a mut Session,
+    plan: &'a mut Plan,
+    meter: &'a Meter,
+    progress: Progress,
+    correction: Correction,
+    last_beat: Instant,
+}
+
+impl<'a> Course<'a> {
+    fn new(session: &'a mut Session, plan: &'a mut Plan, meter: &'a Meter) -> Self {
+        let total = plan.epochs.total_steps();
+        // `max_steps` may have been lowered since the checkpoint was made.
+        let left = total.saturating_sub(plan.first_step()) as f64 / total.max(1) as f64;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A share of the tokens.
+        let tokens_left = (plan.prediction.counts.tokens as f64 * left) as u64;
+        let predicted_other: f64 =
+            plan.prediction.phases.iter().filter(|p| p.name != Phase::Train.name()).map(|p| p.wall_s).sum();
+        let progress = Progress::new(
+            total,
+            plan.first_step(),
+            plan.ground.price.usd_per_hour,
+            plan.config().schedule.logging_steps,
+        );
+        Self {
+            correction: Correction::new(tokens_left, predicted_other + session.earlier_s),
+            progress,
+            session,
+            plan,
+            meter,
+            last_beat: Instant::now(),
+        }
+    }
+
+    /// Update `k`, from 0: gradients, clipping, AdamW; nothing that is not finite reaches a weight.
+    fn take_step(&mut self, k: u64) -> Result<(StepRecord, Step)> {
+        self.meter.enter(Phase::Train);
+        let begun = Instant::now();
+        let step = self.plan.epochs.step(k)?;
+        let lr = self.session.schedule.lr_at(k);
+        let (loss, grad_norm) = self.update(k, &step, lr)?;
+        let tokens =
+            |f: fn(&crate::data::Batch) -> usize| step.batches.iter().map(|b| f(b) as u64).sum::<u64>();
+        let step_s = begun.elapsed().as_secs_f64();
+        let reading = self.meter.latest();
+        let record = StepRecord {
+            step: k + 1,
+            epoch: step.epoch_fraction,
+            loss,
+            grad_norm,
+            learning_rate: lr,
+            tokens: tokens(crate::data::Batch::tokens),
+            padded_tokens: 0, // Rows lie end to end: there is no padding to count.
+            loss_tokens: tokens(|b| b.targets.len()),
+            step_s,
+            rss_bytes: crate::meter::process::resident().0,
+            device_bytes: reading.device_bytes,
+        };
+        self.session.record_step(&record)?;
+        self.show(&record);
+        Ok((record, step))
+    }
+
+    fn update(&mut self, k: u64, step: &Step, lr: f64) -> Result<(f64, f64)> {
+        let session = &mut *self.session;
+        let seed = self.plan.config().train.seed;
+        let recompute = self.plan.prediction.recompute;
+        let outcome = step::accumulate(&session.decoder, &session.params, step, k, seed, recompute)
+            .and_then(|done| session.optimizer.norm(&done.grads).map(|norm| (done, norm)));
+        let (done, norm) = outcome.map_err(|error| match error.kind {
+            Kind::Diverged => Error::Diverged {
+                step: k + 1,
+                what: error.problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; "),
+                lr,
+                samples: step.samples.iter().copied().take(8).collect(),
+                last: session.last_checkpoint.clone(),
+            }
+            .into(),
+            _ => error,
+        })?;
+        session.held.activations.resize(done.memory.activations);
+        session.held.logits.resize(done.memory.logits);
+        session.held.gradients.resize(done.grads.bytes());
+        session.optimizer.apply(&session.params, &done.grads, norm, lr)?;
+        Ok((done.loss, norm))
+    }
+
+    /// Evaluates after `step` steps; `true` when it is the best so far.
+    fn judge(&mut self, step: u64, epoch: f64) -> Result<bool> {
+        self.meter.enter(Phase::Evaluate);
+        let begun = Instant::now();
+        let Some((loss, loss_tokens)) = evaluate(&self.session.decoder, &self.plan.eval)? else {
+            return Ok(false);
+        };
+        if !loss.is_finite() {
+            return Err(Error::EvalLoss { step, loss, last: self.session.last_checkpoint.clone() }.into());
+        }
+        let wall_s = begun.elapsed().as_secs_f64();
+        self.session.record_eval(&EvalRecord { step, epoch, loss, loss_tokens, wall_s })?;
+        self.progress.note(&format!("step {step}: evaluation loss {loss:.4} over {loss_tokens} tokens"));
+        if step == 0 {
+            return Ok(false);
+        }
+        let is_best = self.session.best.is_none_or(|(_, best)| loss < best);
+        if is_best {
+            self.session.best = Some((step, loss));
+            self.session.bad_evals = 0;
+        } else {
+            self.session.bad_evals += 1;
+        }
+        Ok(is_best)
+    }
+
+    fn commit(&mut self, step: u64, epoch: f64) -> Result<()> {
+        self.meter.enter(Phase::Save);
+        if let Some(name) = self.session.not_finite()? {
+            return Err(Error::Weights { step, name, last: self.session.last_checkpoint.clone() }.into());
+        }
+        let wall_s = self.wall_s();
+        self.session.commit(self.plan, step, epoch, wall_s)
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.plan.config().schedule.early_stopping_patience.is_some_and(|n| self.session.bad_evals >= n)
+    }
+
+    /// Why the run ends here although steps are left: a signal, or the budget for another step of `step_s` seconds.
+    fn asked_to_end(&self, step_s: f64, stop: &Stop) -> Option<Outcome> {
+        let over = || self.over_budget(step_s).map(|error| Outcome::Capped(error.into()));
+        stop.requested().map(Outcome::Stopped).or_else(over)
+    }
+
+    /// The cap that another step of `step_s` seconds would cross.
+    fn over_budget(&self, step_s: f64) -> Option<Error> {
+        let budget = &self.plan.config().budget;
+        let next_s = self.wall_s() + step_s;
+        let over = |key, cap: String, spent: String| Error::BudgetReached {
+            key,
+            cap,
+            spent,
+            run: self.plan.out.clone(),
+        };
+        if let Some(hours) = budget.max_hours.filter(|h| next_s > h * 3600.0) {
+            return Some(over(
+                "max_hours",
+                format!("{hours} h"),
+                crate::units::Seconds(self.wall_s()).to_string(),
+            ));
+        }
+        let bill = |wall_s| self.plan.ground.price.bill(wall_s).map(|bill| bill.cost_usd);
+        let next = bill(next_s)?;
+        let cap = budget.max_usd.filter(|cap| next > *cap)?;
+        let spent = bill(self.wall_s())?;
+        Some(over("max_usd", crate::units::Usd(cap).to_string(), crate::units::Usd(spent).to_string()))
+    }
+
+    /// Seconds of the whole run so far, earlier processes included.
+    fn wall_s(&self) -> f64 {
+        self.session.earlier_s + self.meter.elapsed().0
+    }
+
+    fn show(&mut self, record: &StepRecord) {
+        self.correction.observe(record.tokens, record.step_s);
+        let projected = self.correction.projection();
+        let projection = Projection {
+            wall_s: projected.map(|p| p.wall_s),
+            cost_usd: projected
+                .and_then(|p| p.cost_usd(&self.plan.ground.price))
+                .map(|[_, expected, _]| expected),
+        };
+        let wall_s = self.wall_s();
+        self.progress.step(record, wall_s, projection);
+        if self.last_beat.elapsed() >= HEARTBEAT || record.step == 1 {
+            let cost = self.plan.ground.price.bill(wall_s).map(|bill| bill.cost_usd);
+            self.session.heartbeat(record.step, wall_s, cost, record.loss);
+            self.last_beat = Instant::now();
+        }
+        self.warn();
+    }
+
+    fn warn(&mut self) {
+        for warning in std::mem::take(&mut self.session.warnings) {
+            self.progress.note(&format!("warning: {warning}"));
+        }
+    }
+
+    fn finish(mut self) {
+        self.warn();
+        self.progress.finish();
+    }
+}

@@ -1,0 +1,343 @@
+//! What a run holds while it trains: the locked folder, the model with its trained tensors and optimizer, and the
+//! files and ledger that it writes to.
+
+use super::artifacts;
+use super::checkpoint::{Checkpoints, Manifest, SCHEMA};
+use super::folder::{self, Holds};
+use super::metrics::{self, EvalRecord, StepRecord};
+use super::optimizer::AdamW;
+use super::plan::{Options, Plan};
+use super::schedule::Schedule;
+use crate::config::{Config, Method};
+use crate::error::Result;
+use crate::estimate::parts::Part;
+use crate::fs::{self, Appender, RunLock};
+use crate::ledger::{self, Book, Final, NewRun, Record, RunRow, Status};
+use crate::meter::tag::Tagged;
+use crate::model::adapter::peft;
+use crate::model::build::{self, Trained};
+use crate::model::weights::Loader;
+use crate::model::{Decoder, Params};
+use crate::ops::host;
+use candle_core::DType;
+use std::path::{Path, PathBuf};
+
+/// A run that has started.
+pub struct Session {
+    /// The model.
+    pub decoder: Decoder,
+    /// Its trained tensors.
+    pub params: Params,
+    /// Their optimizer.
+    pub optimizer: AdamW,
+    /// Learning rates.
+    pub schedule: Schedule,
+    /// Of the ledger; a resumed run keeps its first.
+    pub run_id: String,
+    /// When its first process began, RFC 3339.
+    pub started_at: String,
+    /// Seconds that earlier processes of this run took, as far as the ledger heard of them.
+    pub earlier_s: f64,
+    /// Of these, seconds whose steps a kill took back.
+    pub lost_s: f64,
+    /// Step and loss of the best evaluation.
+    pub best: Option<(u64, f64)>,
+    /// Evaluations since.
+    pub bad_evals: u64,
+    /// The newest checkpoint of this run.
+    pub last_checkpoint: Option<PathBuf>,
+    /// What went wrong beside the run.
+    pub warnings: Vec<String>,
+    pub(super) held: Held,
+    checkpoints: Checkpoints,
+    metrics: Appender,
+    evals: Appender,
+    book: Book,
+    lock: RunLock,
+}
+
+/// Tagged memory of what stands through the run and of what passes took.
+pub(super) struct Held {
+    _base: Tagged,
+    _trained: Tagged,
+    _moments: Tagged,
+    _data: Tagged,
+    pub(super) gradients: Tagged,
+    pub(super) activations: Tagged,
+    pub(super) logits: Tagged,
+}
+
+impl Session {
+    /// Takes the folder, enters the run into the ledger, loads the model, and goes on from the plan's checkpoint.
+    ///
+    /// # Errors
+    /// The folder is in use (8); weights or checkpoint are broken (4); the disk fails (5).
+    pub fn start(plan: &Plan, options: &Options) -> Result<Self> {
+        let resuming = plan.resume.is_some();
+        if plan.holds != Holds::Nothing && !resuming && options.overwrite {
+            folder::move_aside(&plan.out)?;
+        }
+        fs::create_folders(&plan.out)?;
+        let lock = RunLock::acquire(&plan.out)?;
+        let mut warnings: Vec<String> = lock.warning().into_iter().collect();
+        // First of all: with it, whatever follows can be resumed.
+        fs::write_durable(&plan.out.join(folder::CONFIG), plan.ground.resolved.toml.as_bytes())?;
+        let checkpoints = Checkpoints::open(&plan.out)?;
+        if resuming && plan.holds == Holds::Finished {
+            // It goes on: until it is finished again, nothing says that it is.
+            fs::remove_file(&plan.out.join(folder::REPORT))?;
+        }
+        let estimate = serde_json::to_string_pretty(&plan.prediction).unwrap_or_default();
+        fs::write_durable(&plan.out.join("estimate.json"), estimate.as_bytes())?;
+        let (mut book, warning) = Book::open(&fs::home()?, &plan.out);
+        warnings.extend(warning.map(|w| w.to_string()));
+        let (run_id, earlier) = enter(plan, &mut book, estimate, &mut warnings);
+        let started_at = earlier.as_ref().map_or_else(ledger::now, |run| run.started_at.clone());
+        let made = load(plan, &mut warnings)
+            .and_then(|(decoder, params)| Ok((AdamW::new(&params, &plan.config().train)?, decoder, params)));
+        let (optimizer, decoder, params) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                // What earlier processes of the run did and cost stays.
+                let earlier = earlier.as_ref();
+                let end = Final {
+                    finished_at: ledger::now(),
+                    step: earlier.map_or(0, |run| run.step),
+                    wall_s: earlier.and_then(|run| run.wall_s).unwrap_or(0.0),
+                    cost_usd: earlier.and_then(|run| run.cost_usd),
+                    loss: earlier.and_then(|run| run.loss),
+                    report_json: None,
+                };
+                // The error that is returned says more than a ledger that cannot be written.
+                let _ = book.finish_run(&run_id, Status::Failed, &end);
+                return Err(error);
+            }
+        };
+        let held = Held {
+            _base: Tagged::new(Part::BaseWeights, decoder.frozen_bytes()),
+            _trained: Tagged::new(Part::Adapter, 4 * params.count()),
+            _moments: Tagged::new(Part::Moments, optimizer.bytes()),
+            _data: Tagged::new(Part::Data, plan.data_bytes()),
+            gradients: Tagged::new(Part::Gradients, 0),
+            activations: Tagged::new(Part::Activations, 0),
+            logits: Tagged::new(Part::Logits, 0),
+        };
+        let kept = plan.resume.as_ref().map(|(_, manifest)| manifest.step);
+        let kept_s = plan.resume.as_ref().map_or(0.0, |(_, manifest)| manifest.wall_s);
+        let earlier_s = earlier.as_ref().and_then(|run| run.wall_s).unwrap_or(0.0).max(kept_s);
+        let is_killed = earlier.is_some_and(|run| run.status == Status::Killed);
+        let mut session = Self {
+            decoder,
+            params,
+            optimizer,
+            schedule: Schedule::new(&plan.config().train, plan.epochs.total_steps()),
+            run_id,
+            started_at,
+            earlier_s,
+            lost_s: if is_killed { earlier_s - kept_s } else { 0.0 },
+            best: None,
+            bad_evals: 0,
+            last_checkpoint: None,
+            warnings,
+            held,
+            checkpoints,
+            metrics: records::<StepRecord>(&plan.out.join("metrics.jsonl"), kept)?,
+            evals: records::<EvalRecord>(&plan.out.join("eval.jsonl"), kept)?,
+            book,
+            lock,
+        };
+        if let Some((path, manifest)) = &plan.resume {
+            session.restore(plan, path, manifest)?;
+        }
+        Ok(session)
+    }
+
+    fn restore(&mut self, plan: &Plan, path: &Path, manifest: &Manifest) -> Result<()> {
+        let read = |name: &str| Checkpoints::read(path, manifest, name);
+        artifacts::restore(&self.params, &read(artifacts::weights_name(plan))?)?;
+        self.optimizer.restore(&read("optimizer.safetensors")?, manifest.step)?;
+        self.best = manifest.best;
+        self.bad_evals = manifest.bad_evals;
+        self.last_checkpoint = Some(path.to_owned());
+        Ok(())
+    }
+
+    /// Puts the trained tensors of the best evaluation back, where a checkpoint of it stands.
+    pub fn restore_best(&mut self, plan: &Plan) -> Result<()> {
+        let Some((step, _)) = self.best else { return Ok(()) };
+        let Some((path, manifest)) = self.checkpoints.of_step(step)? else { return Ok(()) };
+        let bytes = Checkpoints::read(&path, &manifest, artifacts::weights_name(plan))?;
+        artifacts::restore(&self.params, &bytes)
+    }
+
+    /// The first trained tensor in name order that holds a value that is not finite.
+    pub fn not_finite(&self) -> Result<Option<String>> {
+        for (_, param) in self.params.sorted() {
+            if host::read(&param.value)?.iter().any(|value| !value.is_finite()) {
+                return Ok(Some(param.name.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Commits a checkpoint after `step` steps, enters it into the ledger, and prunes older ones.
+    pub fn commit(&mut self, plan: &Plan, step: u64, epoch: f64, wall_s: f64) -> Result<()> {
+        let manifest = Manifest {
+            schema: SCHEMA,
+            step,
+            epoch,
+            wall_s,
+            cost_usd: plan.ground.price.bill(wall_s).map(|bill| bill.cost_usd),
+            best: self.best,
+            bad_evals: self.bad_evals,
+            config_hash: fs::sha256_bytes(plan.ground.resolved.toml.as_bytes()),
+            data_hash: plan.summary.sha256.clone(),
+            base_hash: plan.base_hash.clone(),
+            build: build_name(),
+            device: DEVICE.into(),
+            dtype: dtype_name(plan).into(),
+            files: Vec::new(),
+        };
+        // The records of these steps must not be younger than the checkpoint that a resume begins with.
+        self.metrics.sync()?;
+        self.evals.sync()?;
+        let (name, text) = artifacts::description(plan)?;
+        let (params, optimizer) = (&self.params, &self.optimizer);
+        let path = self.checkpoints.commit(
+            manifest,
+            &mut [
+                (artifacts::weights_name(plan), &mut |out| peft::write_tensors(params, out)),
+                (name, &mut |out| out.write_all(text.as_bytes())),
+                ("optimizer.safetensors", &mut |out| optimizer.write(out)),
+            ],
+        )?;
+        let entered = self.book.checkpoint(&self.run_id, step, &path);
+        self.warn(entered);
+        let limit = plan.config().schedule.save_total_limit;
+        self.checkpoints.prune(limit, self.best.map(|(step, _)| step))?;
+        self.last_checkpoint = Some(path);
+        Ok(())
+    }
+
+    /// Appends a line of `metrics.jsonl`.
+    pub fn record_step(&mut self, record: &StepRecord) -> Result<()> {
+        self.metrics.line(&metrics::line(record)?)
+    }
+
+    /// Appends a line of `eval.jsonl`.
+    pub fn record_eval(&mut self, record: &EvalRecord) -> Result<()> {
+        self.evals.line(&metrics::line(record)?)
+    }
+
+    /// Tells the ledger that the run lives.
+    pub fn heartbeat(&mut self, step: u64, wall_s: f64, cost_usd: Option<f64>, loss: f64) {
+        self.lock.beat();
+        let entered = self.book.heartbeat(&self.run_id, step, wall_s, cost_usd, Some(loss));
+        self.warn(entered);
+    }
+
+    /// The run's records, for what is entered at its end.
+    pub fn book(&mut self) -> &mut Book {
+        &mut self.book
+    }
+
+    fn warn(&mut self, outcome: Result<()>) {
+        self.warnings.extend(outcome.err().map(|e| e.to_string()));
+    }
+}
+
+/// Where this version computes.
+pub const DEVICE: &str = "cpu";
+
+/// Version, kernel path, and the instruction set that matrix products find for themselves: a resume on other ones is
+/// not bit-exact.
+pub fn build_name() -> String {
+    let (chosen, found) = (fttrain_kernels::cpu::path(), fttrain_kernels::cpu::Path::detect());
+    format!("{} {} on {}", env!("CARGO_PKG_VERSION"), chosen.name(), found.name())
+}
+
+/// How frozen weights are kept on a machine that prefers bf16, or does not.
+pub fn frozen_dtype(config: &Config, prefers_bf16: bool) -> DType {
+    let bf16 = config.base.bf16.unwrap_or(prefers_bf16);
+    if bf16 && config.method != Method::Full { DType::BF16 } else { DType::F32 }
+}
+
+fn dtype(plan: &Plan) -> DType {
+    frozen_dtype(plan.config(), plan.machine.bf16_base)
+}
+
+pub(super) fn dtype_name(plan: &Plan) -> &'static str {
+    if dtype(plan) == DType::BF16 { "bf16" } else { "f32" }
+}
+
+fn load(plan: &Plan, warnings: &mut Vec<String>) -> Result<(Decoder, Params)> {
+    let seed = plan.config().train.seed;
+    let loader =
+        Loader::open(&plan.ground.source.weights()?, &plan.ground.arch, seed, plan.ground.source.name())?;
+    warnings.extend(loader.notes().iter().cloned());
+    let trained = plan.ground.adapter.as_ref().map_or(Trained::Whole, Trained::Adapter);
+    build::decoder(&plan.ground.arch, trained, dtype(plan), longest(plan), &mut |name, dtype| {
+        loader.load(name, dtype)
+    })
+}
+
+/// Positions that the model is made for: what is trained on, and room for the answers to sample prompts.
+pub fn longest(plan: &Plan) -> usize {
+    plan.config().data.sequence_len.max(plan.ground.arch.max_position.min(4096))
+}
+
+/// Enters the run into the ledger; one that goes on, under the id of its first start, with what is known of it.
+fn enter(
+    plan: &Plan,
+    book: &mut Book,
+    estimate: String,
+    warnings: &mut Vec<String>,
+) -> (String, Option<RunRow>) {
+    let id_file = plan.out.join("run_id");
+    let text = fs::read_at_most(&id_file, 64).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let id = text.map(|text| text.trim().to_owned());
+    let row = |id: &str| book.ledger()?.find(id).ok().filter(|row| row.run_id == id);
+    let earlier = id.as_deref().and_then(row);
+    let is_unknown = earlier.is_none() && book.ledger().is_some();
+    if let Some(id) = id.as_ref().filter(|_| !is_unknown) {
+        warnings.extend(book.resume_run(id).err().map(|e| e.to_string()));
+        return (id.clone(), earlier);
+    }
+    let config = plan.config();
+    let run = NewRun {
+        // A ledger that has never heard of the run takes it in under the name that it has.
+        run_id: id.unwrap_or_else(|| plan.run_id.clone()),
+        started_at: ledger::now(),
+        output_dir: plan.out.to_string_lossy().into_owned(),
+        config_toml: plan.ground.resolved.toml.clone(),
+        config_hash: plan.settings_hash(),
+        data_hash: plan.summary.sha256.clone(),
+        base_hash: plan.base_hash.clone(),
+        purpose: config.output.purpose.clone(),
+        method: method_name(&config.method).into(),
+        base: plan.ground.source.name().into(),
+        prediction_json: Some(estimate),
+        usd_per_hour: plan.ground.price.usd_per_hour,
+    };
+    warnings.extend(book.start_run(&run).err().map(|e| e.to_string()));
+    warnings.extend(
+        fs::write_durable(&id_file, format!("{}\n", run.run_id).as_bytes()).err().map(|e| e.to_string()),
+    );
+    (run.run_id, None)
+}
+
+/// The method's name in ledger and reports.
+pub fn method_name(method: &Method) -> &'static str {
+    match method {
+        Method::Full => "full",
+        Method::Lora(_) => "lora",
+        Method::Qlora { .. } => "qlora",
+    }
+}
+
+/// Opens a file of records and keeps those up to step `kept`; none where the run begins.
+fn records<R: metrics::Record>(path: &Path, kept: Option<u64>) -> Result<Appender> {
+    Appender::open_while(path, |line| {
+        serde_json::from_slice::<R>(line).is_ok_and(|record| kept.is_some_and(|kept| record.step() <= kept))
+    })
+}
