@@ -74,6 +74,11 @@ impl Type {
         SUPPORTED.into_iter().find(|row| row.0 == self).map_or(("?", 1, 1), |row| (row.2, row.3, row.4))
     }
 
+    /// Its number in the file.
+    pub(super) fn number(self) -> u32 {
+        SUPPORTED.into_iter().find(|row| row.0 == self).map_or(0, |row| row.1)
+    }
+
     /// As ggml writes it.
     pub fn name(self) -> &'static str {
         self.row().0
@@ -103,6 +108,7 @@ mod tests {
     fn every_type_has_its_own_row_and_number() {
         for (kind, number, name, block, bytes) in SUPPORTED {
             assert_eq!(Type::of(number), Ok(kind));
+            assert_eq!(kind.number(), number);
             assert_eq!((kind.name(), kind.block(), kind.block_bytes()), (name, block, bytes));
         }
         assert_eq!(Type::of(20), Err(Some("IQ4_NL")));

@@ -1,14 +1,16 @@
 //! A strict reader of GGUF headers (versions 2 and 3, little endian): metadata, tensor table, where each tensor lies.
-//! It reads no weights and believes no count that the file is too short for.
+//! It reads no weights and believes no count that the file is too short for. The writer keeps the same rules.
 
 mod fault;
 mod kinds;
 mod parse;
 mod shapes;
+mod write;
 
 pub use fault::Malformed;
 pub use kinds::Type;
 pub use parse::parse;
+pub use write::{Data, NewTensor, write};
 
 use super::file::{self, Stamp};
 use super::{Arch, Error};

@@ -281,7 +281,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// The dimensions as sizes, and the bytes; `None` where a dimension is 0 or the bytes do not fit.
-fn extent(dims: &[u64], kind: Type) -> Option<(Vec<usize>, u64)> {
+pub(super) fn extent(dims: &[u64], kind: Type) -> Option<(Vec<usize>, u64)> {
     let sizes =
         dims.iter().map(|&n| usize::try_from(n).ok().filter(|&n| n > 0)).collect::<Option<Vec<_>>>()?;
     let values = dims.iter().try_fold(1_u64, |all, &n| all.checked_mul(n))?;

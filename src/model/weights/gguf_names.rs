@@ -1,4 +1,4 @@
-//! GGUF's names, dimensions and row order in Hugging Face's terms.
+//! GGUF's names, dimensions and row order in Hugging Face's terms, and back.
 
 use super::{Slot, Stored};
 use crate::arch::gguf::{Header, TensorEntry};
@@ -34,21 +34,40 @@ pub(super) fn slots(header: &Header, arch: &Arch) -> Vec<(String, Slot)> {
         .collect()
 }
 
-fn slot(tensor: &TensorEntry, arch: &Arch) -> Slot {
-    let part = tensor.name.split('.').nth(2).unwrap_or_default();
+/// Heads by which the rows of a tensor (GGUF's name) are interleaved in the file, if they are.
+pub fn interleaved_heads(name: &str, arch: &Arch) -> Option<usize> {
     // llama.cpp ropes pairs (i, i+1) for llama only; the other families' files keep halves.
-    let interleaved = match (arch.family, part) {
+    match (arch.family, name.split('.').nth(2).unwrap_or_default()) {
         (Family::Llama, "attn_q") => Some(arch.heads),
         (Family::Llama, "attn_k") => Some(arch.kv_heads),
         _ => None,
+    }
+}
+
+/// GGUF's name of a tensor or a module (`model.layers.3.self_attn.q_proj`), by Hugging Face's.
+pub fn gguf_name(name: &str) -> Option<String> {
+    const WHOLE: [(&str, &str); 3] =
+        [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
+    let (module, kind) = match name.rsplit_once('.') {
+        Some((module, "weight" | "bias")) => (module, name.get(module.len()..).unwrap_or_default()),
+        _ => (name, ""),
     };
+    if let Some((_, gguf)) = WHOLE.into_iter().find(|(hf, _)| *hf == module) {
+        return Some(format!("{gguf}{kind}"));
+    }
+    let (layer, part) = module.strip_prefix("model.layers.")?.split_once('.')?;
+    let (gguf, _) = BLOCK.into_iter().find(|(_, hf)| *hf == part)?;
+    Some(format!("blk.{layer}.{gguf}{kind}"))
+}
+
+fn slot(tensor: &TensorEntry, arch: &Arch) -> Slot {
     Slot {
         file: 0,
         offset: tensor.offset,
         len: tensor.len,
         shape: tensor.dims.iter().rev().copied().collect(),
         stored: Stored::Ggml(tensor.kind),
-        interleaved,
+        interleaved: interleaved_heads(&tensor.name, arch),
     }
 }
 
@@ -85,6 +104,11 @@ mod tests {
             ("blk.0.attn_q", None),
         ] {
             assert_eq!(hf_name(gguf).as_deref(), hf);
+            if let Some(hf) = hf {
+                assert_eq!(gguf_name(hf).as_deref(), Some(gguf));
+            }
         }
+        assert_eq!(gguf_name("model.layers.7.mlp.down_proj").as_deref(), Some("blk.7.ffn_down"));
+        assert_eq!(gguf_name("model.layers.7.mlp.router.weight"), None);
     }
 }

@@ -9,6 +9,8 @@ mod init;
 mod read;
 
 pub use fault::{Error, Mismatch};
+pub use gguf_names::{gguf_name, interleaved_heads};
+pub use read::interleave;
 
 use crate::arch::source::WeightFiles;
 use crate::arch::{Arch, gguf, safetensors};
@@ -140,7 +142,7 @@ impl Loader {
         let file = self.files.get(slot.file).ok_or(Error::NoSuchTensor { tensor: String::new() })?;
         let bytes = file.read(slot.offset, slot.len)?;
         Ok(match slot.interleaved {
-            Some(heads) => read::halves(&bytes, &slot.shape, heads),
+            Some(heads) => read::halves(&bytes, slot.shape.first().copied().unwrap_or(0), heads),
             None => bytes,
         })
     }

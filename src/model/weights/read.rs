@@ -79,18 +79,24 @@ fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
 
 /// Rows in pairs (0, 1), (2, 3), … of each head back into its two halves, as Hugging Face keeps them. Blocks run along
 /// rows, so whole rows of bytes move, whatever they hold.
-pub(super) fn halves(bytes: &[u8], shape: &[usize], heads: usize) -> Vec<u8> {
-    let rows = shape.first().copied().unwrap_or(0);
-    let pairs = rows / heads / 2;
+pub(super) fn halves(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    reorder(bytes, rows, heads, |pairs, at| 2 * (at % pairs) + at / pairs)
+}
+
+/// The two halves of each head as pairs of rows (0, 1), (2, 3), …, as GGUF's llama keeps them: undone by reading.
+pub fn interleave(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    reorder(bytes, rows, heads, |pairs, at| at % 2 * pairs + at / 2)
+}
+
+/// Row `at` of each head is taken from its row `from(pairs of rows in a head, at)`.
+fn reorder(bytes: &[u8], rows: usize, heads: usize, from: impl Fn(usize, usize) -> usize) -> Vec<u8> {
+    let size = rows / heads.max(1);
     let row_bytes = bytes.len() / rows.max(1);
-    let row = |at: usize| bytes.get(at * row_bytes..(at + 1) * row_bytes);
     let mut out = Vec::with_capacity(bytes.len());
     for head in 0..heads {
-        for half in 0..2 {
-            for pair in 0..pairs {
-                let from = head * 2 * pairs + 2 * pair + half;
-                out.extend_from_slice(row(from).unwrap_or_default());
-            }
+        for at in 0..size {
+            let row = head * size + from((size / 2).max(1), at);
+            out.extend_from_slice(bytes.get(row * row_bytes..(row + 1) * row_bytes).unwrap_or_default());
         }
     }
     out
@@ -167,10 +173,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interleaved_rows_of_each_head_become_halves() {
+    fn interleaved_rows_of_each_head_become_halves_and_back() {
         // Two heads of four rows of two bytes; rows are numbered as Hugging Face keeps them.
         let gguf = [0, 0, 2, 2, 1, 1, 3, 3, 4, 4, 6, 6, 5, 5, 7, 7];
         let hf = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7];
-        assert_eq!(halves(&gguf, &[8, 2], 2), hf);
+        assert_eq!(halves(&gguf, 8, 2), hf);
+        assert_eq!(interleave(&hf, 8, 2), gguf);
     }
 }
