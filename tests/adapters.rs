@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor};
 use fttrain::data::Batch;
 use fttrain::data::packing::{Epochs, Order};
 use fttrain::model::Decoder;
-use fttrain::ops::Weight;
+use fttrain::model::block::Block;
 use fttrain::train::optimizer::AdamW;
 use fttrain::train::step::accumulate;
 use std::path::Path;
@@ -84,10 +84,12 @@ fn every_tensor_of_a_full_or_saved_module_learns_at_once() {
 
 /// The values of what is frozen, widened.
 fn frozen(decoder: &Decoder) -> Vec<Vec<f32>> {
-    let outside = [&decoder.embedding, &decoder.head, &decoder.norm.weight];
-    let all = decoder.blocks.iter().flat_map(|block| block.weights()).chain(outside);
-    let frozen = all.filter(|weight: &&Weight| weight.param.is_none());
-    frozen.map(|weight| values(&weight.value.to_dtype(DType::F32).unwrap().copy().unwrap())).collect()
+    let linears = decoder.blocks.iter().flat_map(Block::linears).map(|linear| &linear.weight);
+    let matrices = linears.chain([&decoder.embedding, &decoder.head]).filter(|w| w.param.is_none());
+    let vectors = decoder.blocks.iter().flat_map(Block::vectors).chain([&decoder.norm.weight]);
+    let vectors = vectors.filter(|w| w.param.is_none()).map(|w| w.value.to_dtype(DType::F32).unwrap());
+    let all = matrices.map(|w| w.value.to_f32().unwrap()).chain(vectors.map(|v| v.copy().unwrap()));
+    all.map(|value| values(&value)).collect()
 }
 
 #[test]

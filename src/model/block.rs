@@ -169,11 +169,11 @@ impl Block {
             || norms.into_iter().flatten().any(|norm| norm.weight.param.is_some())
     }
 
-    /// All its weights but the adapters'.
-    pub fn weights(&self) -> Vec<&Weight> {
-        let linears = self.linears().into_iter().flat_map(|l| [Some(&l.weight), l.bias.as_ref()]);
+    /// Its biases and the weights of its norms.
+    pub fn vectors(&self) -> Vec<&Weight> {
+        let biases = self.linears().into_iter().filter_map(|l| l.bias.as_ref());
         let norms = [Some(&self.attn_norm), Some(&self.mlp_norm), self.q_norm.as_ref(), self.k_norm.as_ref()];
-        linears.flatten().chain(norms.into_iter().flatten().map(|norm| &norm.weight)).collect()
+        biases.chain(norms.into_iter().flatten().map(|norm| &norm.weight)).collect()
     }
 
     /// Its linears, in the order of `Proj::ALL`.

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::ops::linear::{Linear, Lora};
 use crate::ops::norm::Norm;
 use crate::ops::rope::Table;
-use crate::ops::{Weight, attention, host};
+use crate::ops::{Matrix, Weight, attention, host};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
@@ -40,15 +40,15 @@ pub fn decoder(
     let mut builder = Builder { arch, trained, dtype, load, params: Params::default() };
     let tables: Vec<Arc<Table>> =
         arch.ropes.iter().map(|rope| Arc::new(Table::new(rope, arch.head_dim, longest))).collect();
-    let embedding = builder.weight("model.embed_tokens", "weight")?;
+    let embedding = builder.matrix("model.embed_tokens")?;
     let blocks =
         (0..arch.layers.len()).map(|layer| builder.block(layer, &tables)).collect::<Result<Vec<_>>>()?;
     let norm = builder.norm("model.norm")?;
     let head = match (arch.tie_word_embeddings, trained) {
-        (false, _) => builder.weight("lm_head", "weight")?,
+        (false, _) => builder.matrix("lm_head")?,
         // PEFT copies a tied head that is to be trained, which unties it.
         (true, Trained::Adapter(adapter)) if adapter.trains_whole("lm_head") => {
-            builder.saved_module("lm_head", "weight", &embedding.value)?
+            builder.saved_module("lm_head", "weight", &embedding.value.to_f32()?)?.into()
         }
         (true, Trained::Adapter(adapter)) if adapter.trains_whole("model.embed_tokens") => {
             Weight::frozen((builder.load)("model.embed_tokens.weight", dtype)?)
@@ -84,6 +84,11 @@ impl Builder<'_, '_> {
         }
     }
 
+    /// The matrix `module.weight`, trained or frozen.
+    fn matrix(&mut self, module: &str) -> Result<Weight<Matrix>> {
+        Ok(self.weight(module, "weight")?.into())
+    }
+
     /// A module trained whole beside the adapter: from the adapter that the run starts from, or a copy of the base's.
     fn saved_module(&mut self, module: &str, kind: &str, base: &Tensor) -> Result<Weight> {
         let name = format!("base_model.model.{module}.{kind}");
@@ -106,7 +111,7 @@ impl Builder<'_, '_> {
 
     fn linear(&mut self, layer: usize, proj: Proj) -> Result<Linear> {
         let shape = self.arch.linear(layer, proj);
-        let weight = self.weight(&shape.name, "weight")?;
+        let weight = self.matrix(&shape.name)?;
         let bias = if shape.bias { Some(self.weight(&shape.name, "bias")?) } else { None };
         let lora = match self.trained {
             Trained::Adapter(adapter) if adapter.adapts(&shape.name) => Some(self.lora(adapter, &shape)?),

@@ -6,20 +6,20 @@ use crate::error::Result;
 use crate::ops::attention::Span;
 use crate::ops::dropout::Noise;
 use crate::ops::norm::Norm;
-use crate::ops::{Grads, Weight, embedding, head, host, matmul};
+use crate::ops::{Grads, Matrix, Weight, embedding, head, host, matmul};
 use candle_core::{Device, Tensor};
 
 /// A decoder, frozen or trained in part or whole.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     /// `[V, D]`
-    pub embedding: Weight,
+    pub embedding: Weight<Matrix>,
     /// In order.
     pub blocks: Vec<Block>,
     /// Before the head.
     pub norm: Norm,
     /// `[V, D]`; the embedding's own where tied.
-    pub head: Weight,
+    pub head: Weight<Matrix>,
 }
 
 /// How a training pass is done.
@@ -81,11 +81,10 @@ impl Decoder {
             kept.push(if how.recompute { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
             x = y;
         }
-        let rows = head::chunk_rows(self.head.value.dim(0)?).min(batch.targets.len());
-        let mut memory = Memory {
-            activations: Self::kept_bytes(&kept),
-            logits: 4 * rows as u64 * self.head.value.dim(0)? as u64,
-        };
+        let vocabulary = self.head.value.shape()?.0;
+        let rows = head::chunk_rows(vocabulary).min(batch.targets.len());
+        let mut memory =
+            Memory { activations: Self::kept_bytes(&kept), logits: 4 * rows as u64 * vocabulary as u64 };
         let (sum, dx) = self.head_backward(&x, batch, how.scale, grads)?;
         drop(x);
         let mut dx = Some(dx);
@@ -178,14 +177,13 @@ impl Decoder {
 
     /// Bytes of the weights that are not trained; a tied head counts once.
     pub fn frozen_bytes(&self) -> u64 {
-        let blocks = self.blocks.iter().flat_map(Block::weights);
-        let head = Some(&self.head).filter(|head| head.value.id() != self.embedding.value.id());
-        blocks
-            .chain([&self.embedding, &self.norm.weight])
-            .chain(head)
-            .filter(|weight| weight.param.is_none())
-            .map(|weight| (weight.value.elem_count() * weight.value.dtype().size_in_bytes()) as u64)
-            .sum()
+        let head = Some(&self.head).filter(|head| !head.value.is(&self.embedding.value));
+        let matrices = self.blocks.iter().flat_map(Block::linears).map(|linear| &linear.weight);
+        let matrices = matrices.chain([&self.embedding]).chain(head).filter(|w| w.param.is_none());
+        let vectors = self.blocks.iter().flat_map(Block::vectors).chain([&self.norm.weight]);
+        let vectors = vectors.filter(|w| w.param.is_none()).map(|w| &w.value);
+        matrices.map(|w| w.value.bytes()).sum::<u64>()
+            + vectors.map(|v| (v.elem_count() * v.dtype().size_in_bytes()) as u64).sum::<u64>()
     }
 
     /// What stands when the forward pass is over.

@@ -1,31 +1,30 @@
 //! Token embedding: rows gathered forward, added back by token.
 
-use super::{Grads, Weight, host};
+use super::{Grads, Matrix, Weight, host};
 use crate::error::{Error, Kind, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
 /// Rows of the weight `[V, D]` for N ids → `[N, D]` in f32.
 ///
 /// # Errors
 /// An id is V or above: the data room checks ids, so this is a fault of the program.
-pub fn forward(weight: &Weight, ids: &[u32]) -> Result<Tensor> {
-    let rows = weight.value.dim(0)?;
+pub fn forward(weight: &Weight<Matrix>, ids: &[u32]) -> Result<Tensor> {
+    let (rows, _) = weight.value.shape()?;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
         return Err(Error::new(Kind::Bug, format!("token {id} in an embedding of {rows} rows")));
     }
-    let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
-    Ok(weight.value.index_select(&ids, 0)?.to_dtype(DType::F32)?)
+    weight.value.rows(ids)
 }
 
 /// dy `[N, D]` into the gradient of a trained weight, row after row.
-pub fn backward(weight: &Weight, ids: &[u32], dy: &Tensor, grads: &mut Grads) -> Result<()> {
+pub fn backward(weight: &Weight<Matrix>, ids: &[u32], dy: &Tensor, grads: &mut Grads) -> Result<()> {
     let Some(id) = weight.param else {
         return Ok(());
     };
     let width = dy.dim(1)?;
     let sum = match grads.slot(id) {
         Some(sum) => sum,
-        empty => empty.insert(host::zeros(weight.value.shape())?),
+        empty => empty.insert(host::zeros(weight.value.shape()?)?),
     };
     let dy = host::read(dy)?;
     host::edit(sum, |sum| {

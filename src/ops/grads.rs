@@ -1,24 +1,31 @@
 //! Where gradients of trainable parameters are gathered: stored the first time, added after.
 
+use super::Matrix;
 use candle_core::Tensor;
 
 /// Number of a trainable parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParamId(pub usize);
 
-/// A weight, with its number where it is trained.
+/// A weight, with its number where it is trained: a norm's or a bias's [`Tensor`], or a [`Matrix`].
 #[derive(Debug, Clone)]
-pub struct Weight {
-    /// Trained: f32. Frozen: f32 or bf16.
-    pub value: Tensor,
+pub struct Weight<V = Tensor> {
+    /// Trained: f32. Frozen: f32, bf16 or, of a matrix, quantised.
+    pub value: V,
     /// `None` = frozen: never gets a gradient.
     pub param: Option<ParamId>,
 }
 
-impl Weight {
+impl<V> Weight<V> {
     /// A weight that is not trained.
-    pub fn frozen(value: Tensor) -> Self {
-        Self { value, param: None }
+    pub fn frozen(value: impl Into<V>) -> Self {
+        Self { value: value.into(), param: None }
+    }
+}
+
+impl From<Weight> for Weight<Matrix> {
+    fn from(weight: Weight) -> Self {
+        Self { value: weight.value.into(), param: weight.param }
     }
 }
 

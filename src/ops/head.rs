@@ -1,7 +1,7 @@
 //! The last projection and the cross-entropy as one op, in chunks over the counted tokens: logits are never whole,
 //! and the gradient of the hidden state is made in the forward pass.
 
-use super::{Grads, Weight, host, matmul};
+use super::{Grads, Matrix, Weight, host, matmul};
 use crate::error::Result;
 use candle_core::Tensor;
 use fttrain_kernels::cpu::cross_entropy_rows;
@@ -15,7 +15,7 @@ pub fn chunk_rows(v: usize) -> usize {
 }
 
 /// hidden `[C, D]` of the counted tokens, weight `[V, D]` → Σ of the token losses, in f64.
-pub fn loss(hidden: &Tensor, weight: &Weight, targets: &[u32]) -> Result<f64> {
+pub fn loss(hidden: &Tensor, weight: &Weight<Matrix>, targets: &[u32]) -> Result<f64> {
     let mut sum = 0.0;
     for (rows, targets) in chunks(hidden, weight, targets)? {
         let logits = matmul::nt(&rows, &weight.value)?;
@@ -27,7 +27,7 @@ pub fn loss(hidden: &Tensor, weight: &Weight, targets: &[u32]) -> Result<f64> {
 /// Σ of the token losses and the gradient of `scale·Σ` with respect to hidden `[C, D]`; a trained weight's too.
 pub fn loss_and_backward(
     hidden: &Tensor,
-    weight: &Weight,
+    weight: &Weight<Matrix>,
     targets: &[u32],
     scale: f32,
     grads: &mut Grads,
@@ -50,8 +50,12 @@ pub fn loss_and_backward(
     Ok((sum, d_hidden))
 }
 
-fn chunks<'a>(hidden: &Tensor, weight: &Weight, targets: &'a [u32]) -> Result<Vec<(Tensor, &'a [u32])>> {
-    let rows = chunk_rows(weight.value.dim(0)?);
+fn chunks<'a>(
+    hidden: &Tensor,
+    weight: &Weight<Matrix>,
+    targets: &'a [u32],
+) -> Result<Vec<(Tensor, &'a [u32])>> {
+    let rows = chunk_rows(weight.value.shape()?.0);
     targets
         .chunks(rows)
         .enumerate()
@@ -59,8 +63,8 @@ fn chunks<'a>(hidden: &Tensor, weight: &Weight, targets: &'a [u32]) -> Result<Ve
         .collect()
 }
 
-fn sum_losses(logits: &Tensor, weight: &Weight, targets: &[u32], scale: Option<f32>) -> Result<f64> {
-    let vocabulary = weight.value.dim(0)?;
+fn sum_losses(logits: &Tensor, weight: &Weight<Matrix>, targets: &[u32], scale: Option<f32>) -> Result<f64> {
+    let vocabulary = weight.value.shape()?.0;
     let losses = host::edit(logits, |logits| cross_entropy_rows(logits, vocabulary, targets, scale))?;
     Ok(losses.into_iter().map(f64::from).sum())
 }

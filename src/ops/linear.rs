@@ -4,7 +4,7 @@
 //! a frozen W gets no gradient, a trained one `dW = dyᵀ·x`.
 
 use super::dropout::{self, Noise};
-use super::{Grads, Weight, host, matmul};
+use super::{Grads, Matrix, Weight, host, matmul};
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -12,7 +12,7 @@ use candle_core::Tensor;
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// W `[out, in]`.
-    pub weight: Weight,
+    pub weight: Weight<Matrix>,
     /// `[out]`.
     pub bias: Option<Weight>,
     /// The adapter.
@@ -92,7 +92,7 @@ impl Linear {
     /// Whether anything in it is trained.
     pub fn is_trained(&self) -> bool {
         let trained = |w: &Weight| w.param.is_some();
-        trained(&self.weight)
+        self.weight.param.is_some()
             || self.bias.as_ref().is_some_and(trained)
             || self.lora.as_ref().is_some_and(|l| trained(&l.a) || trained(&l.b))
     }

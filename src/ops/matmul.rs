@@ -1,17 +1,23 @@
-//! The three products of a linear layer. A bf16 weight is widened panel by panel: no f32 copy of it is ever whole.
+//! The three products of a linear layer. A bf16 or quantised weight is widened panel by panel: no f32 copy of it is
+//! ever whole.
 
+use super::Operand;
 use super::host::{self, read};
 use crate::error::Result;
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use fttrain_kernels::cpu::{MatRef, matmul, matmul_new, widen_bf16};
+use rayon::prelude::*;
 
 /// Values of a widened panel: 4 MiB of f32, which the last level of cache holds.
 const PANEL: usize = 1 << 20;
 
 /// `x·Wᵀ`: x `[N, in]`, W `[out, in]` → `[N, out]`.
-pub fn nt(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let ((n, inputs), outputs) = (x.dims2()?, w.dim(0)?);
-    if w.dtype() == DType::F32 {
+pub fn nt<'w>(x: &Tensor, w: impl Into<Operand<'w>>) -> Result<Tensor> {
+    let w = w.into();
+    let ((n, inputs), outputs) = (x.dims2()?, w.shape()?.0);
+    if let Operand::Dense(w) = w
+        && w.dtype() == DType::F32
+    {
         let (x, w) = (read(x)?, read(w)?);
         let y = matmul_new((n, outputs, inputs), MatRef::rows(&x, inputs), MatRef::rows(&w, inputs).t());
         return host::tensor(y, (n, outputs));
@@ -22,13 +28,13 @@ pub fn nt(x: &Tensor, w: &Tensor) -> Result<Tensor> {
 }
 
 /// `y += scale·x·Wᵀ`.
-pub fn nt_add(y: &Tensor, x: &Tensor, w: &Tensor, scale: f32) -> Result<()> {
-    nt_into(y, x, w, scale, true)
+pub fn nt_add<'w>(y: &Tensor, x: &Tensor, w: impl Into<Operand<'w>>, scale: f32) -> Result<()> {
+    nt_into(y, x, w.into(), scale, true)
 }
 
-fn nt_into(y: &Tensor, x: &Tensor, w: &Tensor, scale: f32, accumulate: bool) -> Result<()> {
+fn nt_into(y: &Tensor, x: &Tensor, w: Operand, scale: f32, accumulate: bool) -> Result<()> {
     let (n, inputs) = x.dims2()?;
-    let outputs = w.dim(0)?;
+    let outputs = w.shape()?.0;
     let x = read(x)?;
     host::edit(y, |y| {
         panels(w, |first, rows, panel| {
@@ -40,9 +46,12 @@ fn nt_into(y: &Tensor, x: &Tensor, w: &Tensor, scale: f32, accumulate: bool) -> 
 }
 
 /// `dy·W`: dy `[N, out]`, W `[out, in]` → `[N, in]`.
-pub fn nn(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let ((n, outputs), inputs) = (dy.dims2()?, w.dim(1)?);
-    if w.dtype() == DType::F32 {
+pub fn nn<'w>(dy: &Tensor, w: impl Into<Operand<'w>>) -> Result<Tensor> {
+    let w = w.into();
+    let ((n, outputs), inputs) = (dy.dims2()?, w.shape()?.1);
+    if let Operand::Dense(w) = w
+        && w.dtype() == DType::F32
+    {
         let (dy, w) = (read(dy)?, read(w)?);
         let dx = matmul_new((n, inputs, outputs), MatRef::rows(&dy, outputs), MatRef::rows(&w, inputs));
         return host::tensor(dx, (n, inputs));
@@ -53,8 +62,9 @@ pub fn nn(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
 }
 
 /// `dx += scale·dy·W`.
-pub fn nn_add(dx: &Tensor, dy: &Tensor, w: &Tensor, scale: f32) -> Result<()> {
-    let ((n, outputs), inputs) = (dy.dims2()?, w.dim(1)?);
+pub fn nn_add<'w>(dx: &Tensor, dy: &Tensor, w: impl Into<Operand<'w>>, scale: f32) -> Result<()> {
+    let w = w.into();
+    let ((n, outputs), inputs) = (dy.dims2()?, w.shape()?.1);
     let dy = read(dy)?;
     host::edit(dx, |dx| {
         panels(w, |first, rows, panel| {
@@ -80,9 +90,25 @@ pub fn tn(sum: &mut Option<Tensor>, a: &Tensor, b: &Tensor, scale: f32) -> Resul
     })
 }
 
-/// Hands the rows of `w` to `work` as f32: `(first row, rows, values)`; an f32 weight whole, a bf16 one in panels.
-fn panels(w: &Tensor, mut work: impl FnMut(usize, usize, &[f32])) -> Result<()> {
-    let (rows, width) = w.dims2()?;
+/// Hands the rows of `w` to `work` as f32: `(first row, rows, values)`; an f32 weight whole, another in panels.
+fn panels(w: Operand, mut work: impl FnMut(usize, usize, &[f32])) -> Result<()> {
+    let (rows, width) = w.shape()?;
+    let step = (PANEL / width.max(1)).max(1);
+    let w = match w {
+        Operand::Dense(w) => w,
+        Operand::Quantised(blocks) => {
+            let mut panel = vec![0f32; step.min(rows) * width];
+            for first in (0..rows).step_by(step) {
+                let count = step.min(rows - first);
+                let panel = &mut panel[..count * width];
+                panel.par_chunks_mut(width.max(1)).enumerate().for_each(|(row, out)| {
+                    blocks.dequantise(first + row, 0..width, out);
+                });
+                work(first, count, panel);
+            }
+            return Ok(());
+        }
+    };
     if w.dtype() == DType::F32 {
         work(0, rows, &read(w)?);
         return Ok(());
@@ -93,7 +119,6 @@ fn panels(w: &Tensor, mut work: impl FnMut(usize, usize, &[f32])) -> Result<()> 
     else {
         return read(w).map(drop);
     };
-    let step = (PANEL / width.max(1)).max(1);
     let mut panel = vec![0f32; step.min(rows) * width];
     for (i, from) in values[start..end].chunks(step * width).enumerate() {
         let panel = &mut panel[..from.len()];
@@ -139,7 +164,7 @@ mod tests {
         let w = random(outputs, inputs).to_dtype(DType::BF16).unwrap();
         let wide = w.to_dtype(DType::F32).unwrap();
         assert!(distance(&nt(&x, &w).unwrap(), &nt(&x, &wide).unwrap()) < 1e-4);
-        let sum = |w| {
+        let sum = |w: &Tensor| {
             let dx = x.affine(1.0, 0.0).unwrap();
             nn_add(&dx, &dy, w, 0.5).unwrap();
             dx

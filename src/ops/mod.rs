@@ -13,8 +13,10 @@ pub mod head;
 pub mod host;
 pub mod linear;
 pub mod matmul;
+pub mod matrix;
 pub mod norm;
 pub mod optimizer;
 pub mod rope;
 
 pub use grads::{Grads, ParamId, Weight};
+pub use matrix::{Matrix, Operand};

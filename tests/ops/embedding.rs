@@ -7,7 +7,7 @@ use fttrain::ops::{Grads, ParamId, Weight, embedding, host};
 
 fn check(rows: usize, width: usize, ids: &[u32]) {
     let w = Input::random("w", &[rows, width]);
-    let weight = Weight { value: w.tensor(), param: Some(ParamId(0)) };
+    let weight = Weight { value: w.tensor().into(), param: Some(ParamId(0)) };
     let y = embedding::forward(&weight, ids).unwrap();
     let dy = random("dy", ids.len() * width, 1.0);
     let mut grads = Grads::new(1);
@@ -33,7 +33,7 @@ fn an_embedding_agrees_with_both_references_when_tokens_repeat() {
 
 #[test]
 fn a_second_backward_adds() {
-    let weight = Weight { value: Input::random("w", &[4, 3]).tensor(), param: Some(ParamId(0)) };
+    let weight = Weight { value: Input::random("w", &[4, 3]).tensor().into(), param: Some(ParamId(0)) };
     let dy = host::tensor(vec![1.0, 2.0, 3.0], (1, 3)).unwrap();
     let mut grads = Grads::new(1);
     for _ in 0..2 {

@@ -17,7 +17,7 @@ fn check(shape: (usize, usize, usize), largest: f64) {
     let hidden = Input { values: random("hidden", c * d, largest), shape: vec![c, d] };
     let w = Input::random("w", &[v, d]);
     let targets = targets(c, v);
-    let weight = Weight { value: w.tensor(), param: Some(ParamId(0)) };
+    let weight = Weight { value: w.tensor().into(), param: Some(ParamId(0)) };
     let scale = 1.0 / c as f32;
     let mut grads = Grads::new(1);
     let (sum, dx) = head::loss_and_backward(&hidden.tensor(), &weight, &targets, scale, &mut grads).unwrap();
@@ -65,7 +65,7 @@ fn large_logits_neither_overflow_nor_lose_the_loss() {
 
 #[test]
 fn nothing_counted_costs_nothing() {
-    let weight = Weight { value: Input::random("w", &[7, 3]).tensor(), param: Some(ParamId(0)) };
+    let weight = Weight { value: Input::random("w", &[7, 3]).tensor().into(), param: Some(ParamId(0)) };
     let none = host::zeros((0, 3)).unwrap();
     let mut grads = Grads::new(1);
     let (sum, dx) = head::loss_and_backward(&none, &weight, &[], 1.0, &mut grads).unwrap();

@@ -46,7 +46,7 @@ fn make(parts: Parts, (n, inputs, outputs): (usize, usize, usize)) -> Made {
     };
     let layer = Linear {
         weight: Weight {
-            value: w.tensor().to_dtype(kind).unwrap(),
+            value: w.tensor().to_dtype(kind).unwrap().into(),
             param: parts.train_weight.then_some(ParamId(1)),
         },
         bias: parts.bias.map(|trained| weight(&bias, 2, trained == Trained::Yes)),

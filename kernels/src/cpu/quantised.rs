@@ -1,11 +1,15 @@
 //! What a product needs to know of a weight that lies in memory in fewer bits: pieces of its rows as f32.
 
+use std::fmt::Debug;
 use std::ops::Range;
 
 /// A frozen matrix `[rows, width]` whose rows are made of blocks of [`block`](Self::block) values.
-pub trait Quantised: Send + Sync {
+pub trait Quantised: Debug + Send + Sync {
     /// Number of rows and values of a row.
     fn shape(&self) -> (usize, usize);
+
+    /// Bytes that it takes in memory.
+    fn bytes(&self) -> u64;
 
     /// Values that share a scale; pieces of a row begin at its multiples.
     fn block(&self) -> usize;
