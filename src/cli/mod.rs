@@ -43,6 +43,9 @@ struct TrainArgs {
     /// Print report.json in place of the table.
     #[arg(long)]
     json: bool,
+    /// Show where the steps' time went, op by op, and leave a trace in the run's folder (profile.json).
+    #[arg(long)]
+    profile: bool,
     /// Move a run that stands in the output folder aside.
     #[arg(long)]
     overwrite: bool,
@@ -84,6 +87,9 @@ enum Verb {
         /// Print report.json in place of the table.
         #[arg(long)]
         json: bool,
+        /// Show where the steps' time went, op by op, and leave a trace in the run's folder (profile.json).
+        #[arg(long)]
+        profile: bool,
         #[command(flatten)]
         accept: AcceptArgs,
     },
@@ -130,7 +136,9 @@ fn dispatch(cli: Cli) -> Result<u8> {
     match cli.verb {
         Some(Verb::Estimate(args)) => estimate::run(&args),
         Some(Verb::Data(args)) => data::run(&args),
-        Some(Verb::Resume { run, set, json, accept }) => train::resume(&run, &set, json, &accept),
+        Some(Verb::Resume { run, set, json, profile, accept }) => {
+            train::resume(&run, &set, train::Shown { json, profile }, &accept)
+        }
         Some(Verb::Runs { json }) => runs::run(json),
         Some(Verb::Report { run, json }) => report::run(&run, json),
         Some(Verb::Generate(args)) => generate::run(&args),

@@ -4,15 +4,27 @@ use super::{AcceptArgs, SetArgs, TrainArgs, place, say};
 use crate::config::Resolved;
 use crate::data::Summary;
 use crate::error::{Error, Kind, Result};
+use crate::estimate::work::Volume;
 use crate::estimate::{self, Prediction, verdict};
 use crate::ledger::{self, CostKind, CostLine, Final, Ledger, Record, RunRow, Status as LedgerStatus};
 use crate::meter::{Measured, Meter, ProcessProbe};
+use crate::ops::profile::{self, Profile};
+use crate::report::profile::Peak;
 use crate::report::{self, DataSummary, Interval, Parameters, Price, SamplePair, Status, estimate_table};
 use crate::train::plan::Ground;
 use crate::train::screen::Screen;
 use crate::train::stop::Stop;
 use crate::train::{Options, Outcome, Plan, Session, folder, samples, session};
 use std::time::Duration;
+
+/// What is shown beside the estimate and the progress.
+#[derive(Clone, Copy)]
+pub(super) struct Shown {
+    /// report.json in place of the table.
+    pub(super) json: bool,
+    /// Where the time went.
+    pub(super) profile: bool,
+}
 
 pub(super) fn start(args: &TrainArgs) -> Result<u8> {
     let (flag, path) = args.config()?;
@@ -23,10 +35,10 @@ pub(super) fn start(args: &TrainArgs) -> Result<u8> {
         accept_data_change: args.accept.accept_data_change,
         accept_base_change: args.accept.accept_base_change,
     };
-    train(resolved, &options, args.json)
+    train(resolved, &options, Shown { json: args.json, profile: args.profile })
 }
 
-pub(super) fn resume(run: &str, set: &SetArgs, json: bool, accept: &AcceptArgs) -> Result<u8> {
+pub(super) fn resume(run: &str, set: &SetArgs, shown: Shown, accept: &AcceptArgs) -> Result<u8> {
     let out = place::folder_of(run)?;
     let mut resolved = crate::config::load(&out.join(folder::CONFIG), None, &set.pairs()?)?;
     // The folder may have been moved since; `{run}` was replaced when the run started.
@@ -37,10 +49,10 @@ pub(super) fn resume(run: &str, set: &SetArgs, json: bool, accept: &AcceptArgs) 
         accept_data_change: accept.accept_data_change,
         accept_base_change: accept.accept_base_change,
     };
-    train(resolved, &options, json)
+    train(resolved, &options, shown)
 }
 
-fn train(resolved: Resolved, options: &Options, json: bool) -> Result<u8> {
+fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
     let stop = Stop::install()?;
     let interval = Duration::from_millis(resolved.config.meter.interval_ms);
     let meter = Meter::start(Box::new(ProcessProbe::new()), interval);
@@ -65,8 +77,12 @@ fn train(resolved: Resolved, options: &Options, json: bool) -> Result<u8> {
 
     let mut session = Session::start(&plan, options)?;
     let mut result = Training::default();
+    if shown.profile {
+        profile::start();
+    }
     let outcome = go(&mut session, &mut plan, &meter, &stop, &mut result);
     let measured = meter.finish();
+    let profiled = profile::finish().map(|profile| show_profile(&plan, &profile));
     let status = status_of(&outcome);
     let reason = match &outcome {
         Ok(Outcome::Capped(error)) | Err(error) => Some(facts(error)),
@@ -77,9 +93,13 @@ fn train(resolved: Resolved, options: &Options, json: bool) -> Result<u8> {
     enter(&mut session, &report, &measured, status);
     // Last of all: with it the run counts as finished, and a kill before it leaves something to resume.
     let written = page.and(report::json::write(&plan.out.join(folder::REPORT), &report));
-    let shown =
-        if json { report::json::to_text(&report)? } else { report::terminal(&report, Screen::stdout()) };
-    super::print(&shown);
+    let text = if shown.json {
+        report::json::to_text(&report)?
+    } else {
+        report::terminal(&report, Screen::stdout())
+    };
+    super::print(&text);
+    profiled.transpose()?;
     if let (Err(error), false) = (&written, status == Status::Done) {
         say(&format!("warning: {error}"));
     }
@@ -281,7 +301,7 @@ fn inputs(
         steps: crate::train::metrics::read(&plan.out.join("metrics.jsonl"))?,
         evals: crate::train::metrics::read(&plan.out.join("eval.jsonl"))?,
         flops_per_step: Some(plan.prediction.flops_per_step),
-        peak_flops_per_s: plan.machine.matmul.iter().map(|m| m.flops_per_s).reduce(f64::max),
+        peak_flops_per_s: peak(plan).flops_per_s,
         peak_source: Some("the fastest product that was measured on this machine".into()),
         data: data_summary(&plan.summary, ground.resolved.config.data.sequence_len),
         samples: prompts
@@ -298,6 +318,33 @@ fn inputs(
             .cloned()
             .collect(),
     })
+}
+
+/// What this machine was measured to reach.
+fn peak(plan: &Plan) -> Peak {
+    Peak {
+        flops_per_s: plan.machine.matmul.iter().map(|m| m.flops_per_s).reduce(f64::max),
+        bytes_per_s: Some(plan.machine.copy_bytes_per_s),
+    }
+}
+
+/// The table of ops to stderr, and with all spans into the run's folder.
+fn show_profile(plan: &Plan, profile: &Profile) -> Result<()> {
+    let counts = &plan.prediction.counts;
+    let planned = Volume {
+        tokens: counts.tokens as f64,
+        targets: counts.loss_tokens as f64,
+        squares: counts.segment_squares,
+        calls: counts.micro_batches as f64,
+    };
+    let rows = report::profile::rows(profile, &plan.prediction.work, &planned, counts.steps, peak(plan));
+    say(&report::profile::table(&rows, peak(plan), Screen::stderr()));
+    let table = serde_json::to_value(&rows).unwrap_or_default();
+    let path = plan.out.join("profile.json");
+    crate::fs::write_durable_with(&path, &mut |out| {
+        profile::write_trace(profile, &[("table", table.clone())], out)
+    })?;
+    Ok(())
 }
 
 fn provenance(plan: &Plan) -> report::Provenance {

@@ -56,6 +56,9 @@ pub struct Prediction {
     pub flops_per_step: f64,
     /// FLOPs of training by op class.
     pub flops: BTreeMap<String, f64>,
+    /// All that training computes, op by op.
+    #[serde(skip)]
+    pub work: Vec<Op>,
     /// The six quantities, corrected by past runs.
     pub predicted: Quantities,
     /// As they follow from counts and rates alone; what past runs are compared with.
@@ -130,6 +133,7 @@ pub fn predict(inputs: &Inputs<'_>) -> Prediction {
         trainable: parameters.trainable,
         flops_per_step: flops / counts.steps.max(1) as f64,
         flops: by_class(&training),
+        work: training,
         predicted,
         uncorrected: quantities(inputs, &plain, memory.uncorrected),
         interval: basis::intervals(inputs, &predicted, &learned),

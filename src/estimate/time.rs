@@ -51,14 +51,15 @@ const SHA256_BYTES_PER_S: f64 = 1e9;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::work::Class;
+    use crate::estimate::work::{Class, Pass, Site};
 
     #[test]
     fn products_take_flops_over_rate_and_the_rest_bytes_over_bandwidth() {
         let mut machine = Machine::assumed("test", 1);
         machine.class_rates.insert(Class::Linear, 100.0);
         machine.elementwise_bytes_per_s = 10.0;
-        let op = |class, flops, bytes| Op { class, m: 1.0, n: 1.0, k: 1.0, flops, bytes };
+        let (site, pass) = (Site::Down, Pass::Forward);
+        let op = |class, flops, bytes| Op { class, site, pass, m: 1.0, n: 1.0, k: 1.0, flops, bytes };
         let ops = [op(Class::Linear, 500.0, 0.0), op(Class::Elementwise, 0.0, 20.0)];
         assert!((seconds(&ops, &machine) - 7.0).abs() < 1e-9);
     }

@@ -41,11 +41,100 @@ impl Class {
     }
 }
 
+/// Where in the model an op stands: what a profile tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Site {
+    /// Rows of the embedding, gathered or added back.
+    Embedding,
+    /// `RMSNorm`s.
+    Norm,
+    /// The projections into attention, adapters included.
+    Qkv,
+    /// Rotary positions.
+    Rope,
+    /// Scores and values.
+    Attention,
+    /// The projection out of attention, adapter included.
+    Output,
+    /// The projections into the MLP, adapters included.
+    GateUp,
+    /// The gated activation.
+    Gate,
+    /// The projection out of the MLP, adapter included.
+    Down,
+    /// Residual sums.
+    Residual,
+    /// The last projection with the loss and the hidden gradient.
+    Head,
+    /// The gradient norm and the optimizer.
+    Update,
+}
+
+impl Site {
+    /// The name in tables and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::Norm => "norm",
+            Self::Qkv => "q k v",
+            Self::Rope => "rope",
+            Self::Attention => "attention",
+            Self::Output => "o",
+            Self::GateUp => "gate up",
+            Self::Gate => "activation",
+            Self::Down => "down",
+            Self::Residual => "residual",
+            Self::Head => "head and loss",
+            Self::Update => "update",
+        }
+    }
+
+    fn of(proj: Proj) -> Self {
+        match proj {
+            Proj::Q | Proj::K | Proj::V => Self::Qkv,
+            Proj::O => Self::Output,
+            Proj::Gate | Proj::Up => Self::GateUp,
+            Proj::Down => Self::Down,
+        }
+    }
+}
+
+/// Which way through the model an op runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pass {
+    /// The loss; the head makes its gradient on the way.
+    Forward,
+    /// A block once more, for what it did not keep.
+    Recompute,
+    /// Gradients.
+    Backward,
+    /// New weights.
+    Update,
+}
+
+impl Pass {
+    /// The name in tables and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Recompute => "recompute",
+            Self::Backward => "backward",
+            Self::Update => "update",
+        }
+    }
+}
+
 /// All calls of one op over a phase, with the shape of one call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Op {
     /// Its class.
     pub class: Class,
+    /// Its place in the model.
+    pub site: Site,
+    /// Its way through it.
+    pub pass: Pass,
     /// Rows of a call: tokens of a mean micro-batch.
     pub m: f64,
     /// Output features.
@@ -99,12 +188,12 @@ fn f(n: usize) -> f64 {
     n as f64
 }
 
-fn matmul(class: Class, m: f64, n: f64, k: f64, rows: f64) -> Op {
-    Op { class, m, n, k, flops: 2.0 * rows * n * k, bytes: 0.0 }
+fn matmul(class: Class, at: (Site, Pass), m: f64, n: f64, k: f64, rows: f64) -> Op {
+    Op { class, site: at.0, pass: at.1, m, n, k, flops: 2.0 * rows * n * k, bytes: 0.0 }
 }
 
-fn traffic(class: Class, bytes: f64) -> Op {
-    Op { class, m: 1.0, n: 1.0, k: 1.0, flops: 0.0, bytes }
+fn traffic(class: Class, at: (Site, Pass), bytes: f64) -> Op {
+    Op { class, site: at.0, pass: at.1, m: 1.0, n: 1.0, k: 1.0, flops: 0.0, bytes }
 }
 
 impl Model<'_> {
@@ -147,35 +236,38 @@ impl Model<'_> {
     }
 
     /// Floats that one layer's element-wise ops read and write for a token, forward.
-    fn elementwise_floats(&self) -> f64 {
+    fn elementwise_floats(&self) -> [(Site, f64); 4] {
         let a = self.arch;
         let heads = f(a.heads + a.kv_heads) * f(a.head_dim);
-        let norms = 4.0 * f(a.hidden_size);
-        let residuals = 6.0 * f(a.hidden_size);
-        let rope = 2.0 * heads;
         let qk_norm = if a.qk_norm { 2.0 * heads } else { 0.0 };
-        norms + residuals + rope + qk_norm + 3.0 * f(a.intermediate_size)
+        [
+            (Site::Norm, 4.0 * f(a.hidden_size) + qk_norm),
+            (Site::Residual, 6.0 * f(a.hidden_size)),
+            (Site::Rope, 2.0 * heads),
+            (Site::Gate, 3.0 * f(a.intermediate_size)),
+        ]
     }
 
-    /// The topmost `layers` blocks forward; all adapters lie in them.
-    fn blocks_forward(&self, v: &Volume, layers: f64, ops: &mut Vec<Op>) {
+    /// The topmost `layers` blocks forward, for the first time or once more; all adapters lie in them.
+    fn blocks_forward(&self, pass: Pass, v: &Volume, layers: f64, ops: &mut Vec<Op>) {
         let m = v.tokens / v.calls.max(1.0);
         let share = if self.layers() > 0.0 { layers / self.layers() } else { 0.0 };
         for proj in Proj::ALL {
             let l = self.arch.linear(0, proj);
             let rows = v.tokens * layers;
-            ops.push(matmul(Class::Linear, m, f(l.outputs), f(l.inputs), rows));
+            ops.push(matmul(Class::Linear, (Site::of(proj), pass), m, f(l.outputs), f(l.inputs), rows));
         }
         for l in self.adapted {
-            let r = self.rank();
-            ops.push(matmul(Class::Lora, m, r, f(l.inputs), v.tokens));
-            ops.push(matmul(Class::Lora, m, f(l.outputs), r, v.tokens));
+            let (r, at) = (self.rank(), (Site::of(l.proj), pass));
+            ops.push(matmul(Class::Lora, at, m, r, f(l.inputs), v.tokens));
+            ops.push(matmul(Class::Lora, at, m, f(l.outputs), r, v.tokens));
         }
         let width = f(self.arch.heads) * f(self.arch.head_dim);
-        ops.push(self.attention(v, 4.0 * width * self.pairs(v) * share));
-        let floats = self.elementwise_floats() * v.tokens * layers;
-        ops.push(traffic(Class::Elementwise, F32 * floats));
-        self.widen_blocks(v, layers, ops);
+        ops.push(self.attention(pass, v, 4.0 * width * self.pairs(v) * share));
+        for (site, floats) in self.elementwise_floats() {
+            ops.push(traffic(Class::Elementwise, (site, pass), F32 * floats * v.tokens * layers));
+        }
+        self.widen_blocks(pass, v, layers, ops);
     }
 
     fn blocks_backward(&self, v: &Volume, ops: &mut Vec<Op>) {
@@ -184,80 +276,86 @@ impl Model<'_> {
         for proj in Proj::ALL {
             let l = self.arch.linear(0, proj);
             let (n, k, rows) = (f(l.outputs), f(l.inputs), v.tokens * layers);
-            ops.push(matmul(Class::Linear, m, k, n, rows));
+            let at = (Site::of(proj), Pass::Backward);
+            ops.push(matmul(Class::Linear, at, m, k, n, rows));
             if matches!(self.method, Method::Full) {
                 // dW = dyᵀ·x: the tokens are the inner dimension.
-                let mut dw = matmul(Class::Linear, m, n, k, rows);
+                let mut dw = matmul(Class::Linear, at, m, n, k, rows);
                 (dw.m, dw.k) = (dw.k, dw.m);
                 ops.push(dw);
             }
         }
         for l in self.adapted {
             let (r, n, k) = (self.rank(), f(l.outputs), f(l.inputs));
+            let at = (Site::of(l.proj), Pass::Backward);
             // dy·B and (dy·B)·A, then dB and dA of the same sizes.
             for _ in 0..2 {
-                ops.push(matmul(Class::Lora, m, r, n, v.tokens));
-                ops.push(matmul(Class::Lora, m, k, r, v.tokens));
+                ops.push(matmul(Class::Lora, at, m, r, n, v.tokens));
+                ops.push(matmul(Class::Lora, at, m, k, r, v.tokens));
             }
         }
         let width = f(self.arch.heads) * f(self.arch.head_dim);
         let forward = 4.0 * width * self.pairs(v) * share;
-        ops.push(self.attention(v, ATTENTION_BACKWARD * forward));
-        let floats = self.elementwise_floats() * v.tokens * layers;
-        ops.push(traffic(Class::Elementwise, ELEMENTWISE_BACKWARD * F32 * floats));
-        self.widen_blocks(v, layers, ops);
+        ops.push(self.attention(Pass::Backward, v, ATTENTION_BACKWARD * forward));
+        for (site, floats) in self.elementwise_floats() {
+            let bytes = ELEMENTWISE_BACKWARD * F32 * floats * v.tokens * layers;
+            ops.push(traffic(Class::Elementwise, (site, Pass::Backward), bytes));
+        }
+        self.widen_blocks(Pass::Backward, v, layers, ops);
     }
 
-    fn attention(&self, v: &Volume, flops: f64) -> Op {
+    fn attention(&self, pass: Pass, v: &Volume, flops: f64) -> Op {
         // One call is one head of one segment of the mean length, weighted by its work.
         let length = (v.squares / v.tokens.max(1.0)).max(1.0);
-        Op { class: Class::Attention, m: length, n: length, k: f(self.arch.head_dim), flops, bytes: 0.0 }
+        let (m, n, k) = (length, length, f(self.arch.head_dim));
+        Op { class: Class::Attention, site: Site::Attention, pass, m, n, k, flops, bytes: 0.0 }
     }
 
-    fn widen_blocks(&self, v: &Volume, layers: f64, ops: &mut Vec<Op>) {
-        if self.narrow_base {
-            let weights = parameters::block_linears(self.arch) as f64 * layers;
-            ops.push(traffic(Class::Elementwise, WIDENING_BYTES * weights * v.calls));
+    fn widen_blocks(&self, pass: Pass, v: &Volume, layers: f64, ops: &mut Vec<Op>) {
+        for proj in Proj::ALL.into_iter().filter(|_| self.narrow_base) {
+            let l = self.arch.linear(0, proj);
+            let weights = f(l.inputs) * f(l.outputs) * layers;
+            ops.push(traffic(Class::Elementwise, (Site::of(proj), pass), WIDENING_BYTES * weights * v.calls));
         }
     }
 
     /// The projection of counted tokens and the loss, with the hidden gradient in the same pass when training.
     fn head(&self, v: &Volume, training: bool, ops: &mut Vec<Op>) {
         let (d, vocab) = (f(self.arch.hidden_size), f(self.arch.vocab_size));
-        let m = v.targets / v.calls.max(1.0);
-        ops.push(matmul(Class::Head, m, vocab, d, v.targets));
+        let (m, at) = (v.targets / v.calls.max(1.0), (Site::Head, Pass::Forward));
+        ops.push(matmul(Class::Head, at, m, vocab, d, v.targets));
         if training {
-            ops.push(matmul(Class::Head, m, d, vocab, v.targets));
+            ops.push(matmul(Class::Head, at, m, d, vocab, v.targets));
             if parameters::trains_head(self.method) {
-                ops.push(Op { m: vocab, k: m, ..matmul(Class::Head, m, d, vocab, v.targets) });
+                ops.push(Op { m: vocab, k: m, ..matmul(Class::Head, at, m, d, vocab, v.targets) });
             }
         }
         // Logits are written, read for the maximum, for the sum, and turned into their gradient in place.
         let passes = if training { 5.0 } else { 3.0 };
-        ops.push(traffic(Class::Elementwise, passes * F32 * v.targets * vocab));
+        ops.push(traffic(Class::Elementwise, at, passes * F32 * v.targets * vocab));
         if self.narrow_base {
-            ops.push(traffic(Class::Elementwise, WIDENING_BYTES * d * vocab * v.calls));
+            ops.push(traffic(Class::Elementwise, at, WIDENING_BYTES * d * vocab * v.calls));
         }
     }
 
     /// Everything that training computes, updates included.
     pub fn training(&self, v: &Volume, steps: f64, counted: &Parameters, recompute: bool) -> Vec<Op> {
         let mut ops = Vec::new();
-        self.blocks_forward(v, self.layers(), &mut ops);
+        self.blocks_forward(Pass::Forward, v, self.layers(), &mut ops);
         self.head(v, true, &mut ops);
         if recompute {
-            self.blocks_forward(v, self.layers_backward(), &mut ops);
+            self.blocks_forward(Pass::Recompute, v, self.layers_backward(), &mut ops);
         }
         self.blocks_backward(v, &mut ops);
         let floats = counted.trainable as f64 * OPTIMIZER_PASSES;
-        ops.push(traffic(Class::Optimizer, F32 * floats * steps));
+        ops.push(traffic(Class::Optimizer, (Site::Update, Pass::Update), F32 * floats * steps));
         ops
     }
 
     /// Everything that one evaluation computes.
     pub fn evaluation(&self, v: &Volume) -> Vec<Op> {
         let mut ops = Vec::new();
-        self.blocks_forward(v, self.layers(), &mut ops);
+        self.blocks_forward(Pass::Forward, v, self.layers(), &mut ops);
         self.head(v, false, &mut ops);
         ops
     }
@@ -304,6 +402,23 @@ mod tests {
         let ratio = flops(&again, Class::Linear) / flops(&kept, Class::Linear);
         assert!((ratio - 1.5).abs() < 1e-9);
         assert!((flops(&again, Class::Head) - flops(&kept, Class::Head)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn every_pass_holds_its_own_share_of_the_work() {
+        let method = Method::Lora(lora(16));
+        let all: Vec<Linear> = smollm2().linears().collect();
+        let ops = training(&method, &all, &ONE_TOKEN, true);
+        let at = |site, pass| -> f64 {
+            ops.iter().filter(|o| (o.site, o.pass) == (site, pass)).map(|o| o.flops).sum()
+        };
+        // Down: 1536 → 576 with rank 16, 30 times; backward frozen dx, and four thin products for two.
+        let (base, thin) = (30.0 * 2.0 * 1536.0 * 576.0, 30.0 * 2.0 * 16.0 * (1536.0 + 576.0));
+        assert!((at(Site::Down, Pass::Forward) - base - thin).abs() < 1.0);
+        assert!((at(Site::Down, Pass::Recompute) - base - thin).abs() < 1.0);
+        assert!((at(Site::Down, Pass::Backward) - base - 2.0 * thin).abs() < 1.0);
+        assert!((at(Site::Head, Pass::Forward) - 4.0 * 49_152.0 * 576.0).abs() < 1.0);
+        assert!(ops.iter().any(|o| o.pass == Pass::Update && o.bytes > 0.0));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::ops::attention::{self, Shape, Span};
 use crate::ops::dropout::Noise;
 use crate::ops::linear::{self, Linear};
 use crate::ops::norm::{self, Norm};
+use crate::ops::profile::{self, Site};
 use crate::ops::rope::Table;
 use crate::ops::{Grads, Weight, gate, host};
 use candle_core::Tensor;
@@ -79,9 +80,11 @@ impl Block {
     /// x `[N, D]` → `[N, D]`. With a cache, k and v are appended to it and queries see all of it.
     pub fn forward(&self, x: &Tensor, pass: Pass, cache: Option<&mut Cache>) -> Result<(Tensor, Saved)> {
         let (h, attn_norm) = self.attn_norm.forward(x)?;
+        let span = profile::op(Site::Qkv);
         let (q, saved_q) = self.q.forward(&h, pass.noise)?; // [N, H·d]
         let (k, saved_k) = self.k.forward(&h, pass.noise)?; // [N, K·d]
         let (v, saved_v) = self.v.forward(&h, pass.noise)?; // [N, K·d]
+        drop(span);
         let (q, saved_q_norm) = norm_heads(self.q_norm.as_ref(), q)?;
         let (k, saved_k_norm) = norm_heads(self.k_norm.as_ref(), k)?;
         self.rope.forward(&q, pass.positions)?;
@@ -91,13 +94,19 @@ impl Block {
             None => (k, v),
         };
         let (attended, saved_attention) = attention::forward(&self.attention, pass.spans, &q, &k, &v)?;
+        let span = profile::op(Site::Output);
         let (middle, saved_o) = self.o.forward(&attended, pass.noise)?;
+        drop(span);
         add_in_place(&middle, x)?;
         let (g, mlp_norm) = self.mlp_norm.forward(&middle)?;
+        let span = profile::op(Site::GateUp);
         let (gate_out, saved_gate) = self.gate.forward(&g, pass.noise)?; // [N, F]
         let (up_out, saved_up) = self.up.forward(&g, pass.noise)?; // [N, F]
+        drop(span);
         let act = gate::forward(&gate_out, &up_out)?;
+        let span = profile::op(Site::Down);
         let (y, down) = self.down.forward(&act, pass.noise)?;
+        drop(span);
         add_in_place(&y, &middle)?;
         let saved = Saved {
             attn_norm,
@@ -125,8 +134,10 @@ impl Block {
         grads: &mut Grads,
     ) -> Result<Option<Tensor>> {
         let d_middle = self.mlp_backward(saved, dy, pass, grads)?;
+        let span = profile::op(Site::Output);
         let d_attended =
             self.o.backward(&saved.attended, &saved.o, &d_middle, None, true, pass.noise, grads)?;
+        drop(span);
         let Some(d_attended) = d_attended else {
             return Ok(None);
         };
@@ -137,9 +148,11 @@ impl Block {
         let dk = unnorm_heads(self.k_norm.as_ref(), saved.head_norms[1].as_ref(), d.k, grads)?;
         let h = self.attn_norm.again(&saved.attn_norm)?;
         let [q, k, v] = &saved.projections;
+        let span = profile::op(Site::Qkv);
         let dh = self.q.backward(&h, q, &dq, None, wanted, pass.noise, grads)?;
         let dh = self.k.backward(&h, k, &dk, dh, wanted, pass.noise, grads)?;
         let dh = self.v.backward(&h, v, &d.v, dh, wanted, pass.noise, grads)?;
+        drop(span);
         match dh {
             Some(dh) => Ok(Some(self.attn_norm.backward(&saved.attn_norm, &dh, Some(d_middle), grads)?)),
             None => Ok(None),
@@ -148,14 +161,18 @@ impl Block {
 
     fn mlp_backward(&self, saved: &Saved, dy: Tensor, pass: Pass, grads: &mut Grads) -> Result<Tensor> {
         let act = gate::forward(&saved.gate_out, &saved.up_out)?;
+        let span = profile::op(Site::Down);
         let d_act = self.down.backward(&act, &saved.down, &dy, None, true, pass.noise, grads)?;
+        drop(span);
         drop(act);
         let Some(d_act) = d_act else { return Ok(dy) };
         let (d_gate, d_up) = gate::backward(&saved.gate_out, &saved.up_out, &d_act)?;
         let g = self.mlp_norm.again(&saved.mlp_norm)?;
         let [gate, up] = &saved.gated;
+        let span = profile::op(Site::GateUp);
         let dg = self.gate.backward(&g, gate, &d_gate, None, true, pass.noise, grads)?;
         let dg = self.up.backward(&g, up, &d_up, dg, true, pass.noise, grads)?;
+        drop(span);
         match dg {
             Some(dg) => self.mlp_norm.backward(&saved.mlp_norm, &dg, Some(dy), grads),
             None => Ok(dy),
@@ -237,6 +254,7 @@ fn unnorm_heads(
 
 /// to += x.
 fn add_in_place(to: &Tensor, x: &Tensor) -> Result<()> {
+    let _span = profile::op(Site::Residual);
     let x = host::read(x)?;
     host::edit(to, |to| {
         for (sum, x) in to.iter_mut().zip(x.iter()) {

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::ops::attention::Span;
 use crate::ops::dropout::Noise;
 use crate::ops::norm::Norm;
+use crate::ops::profile;
 use crate::ops::{Grads, Matrix, Weight, embedding, head, host, matmul};
 use candle_core::{Device, Tensor};
 
@@ -71,12 +72,15 @@ impl Decoder {
         if batch.targets.is_empty() {
             return Ok(PassResult::default());
         }
+        profile::count(batch);
+        let forward = profile::pass(profile::Pass::Forward);
         let spans = spans(batch);
         let noise = Noise { first_token: batch.first_token, ..how.noise };
         let pass = Pass { positions: &batch.positions, spans: &spans, noise: Some(noise) };
         let mut x = embedding::forward(&self.embedding, &batch.ids)?; // [N, D]
         let mut kept = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
+        for (i, block) in self.blocks.iter().enumerate() {
+            let _span = profile::block(profile::Pass::Forward, i);
             let (y, saved) = block.forward(&x, pass, None)?;
             kept.push(if how.recompute { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
             x = y;
@@ -86,14 +90,17 @@ impl Decoder {
         let mut memory =
             Memory { activations: Self::kept_bytes(&kept), logits: 4 * rows as u64 * vocabulary as u64 };
         let (sum, dx) = self.head_backward(&x, batch, how.scale, grads)?;
-        drop(x);
+        drop((x, forward));
+        let _backward = profile::pass(profile::Pass::Backward);
         let mut dx = Some(dx);
         let lowest = self.lowest_trained_block();
         for (i, (block, kept)) in self.blocks.iter().zip(kept).enumerate().skip(lowest).rev() {
             let Some(dy) = dx.take() else { break };
+            let _span = profile::block(profile::Pass::Backward, i);
             let saved = match kept {
                 Kept::All(saved) => *saved,
                 Kept::Input(x) => {
+                    let _span = profile::block(profile::Pass::Recompute, i);
                     let saved = block.forward(&x, pass, None)?.1;
                     // Those below still stand, and this one whole on top of them.
                     let standing = (i as u64 + 1) * 4 * x.elem_count() as u64;

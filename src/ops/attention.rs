@@ -1,6 +1,7 @@
 //! Causal self-attention inside segments; scores are never whole and are made again in the backward pass.
 
 use super::host;
+use super::profile::{self, Site};
 use crate::error::Result;
 use candle_core::Tensor;
 use fttrain_kernels::cpu::attention as kernel;
@@ -28,6 +29,7 @@ pub struct InputGrads {
 
 /// q `[N, H·d]`, k and v `[Nk, K·d]` → `[N, H·d]`.
 pub fn forward(shape: &Shape, spans: &[Span], q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Saved)> {
+    let _span = profile::op(Site::Attention);
     let n = q.dim(0)?;
     let mut out = vec![0f32; q.elem_count()];
     let mut lse = vec![0f32; n * shape.heads];
@@ -39,6 +41,7 @@ pub fn forward(shape: &Shape, spans: &[Span], q: &Tensor, k: &Tensor, v: &Tensor
 
 /// `d_out` `[N, H·d]` → gradients of q, k and v.
 pub fn backward(shape: &Shape, spans: &[Span], saved: &Saved, d_out: &Tensor) -> Result<InputGrads> {
+    let _span = profile::op(Site::Attention);
     let (mut dq, mut dk, mut dv) = (
         vec![0f32; saved.q.elem_count()],
         vec![0f32; saved.k.elem_count()],

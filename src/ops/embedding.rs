@@ -1,5 +1,6 @@
 //! Token embedding: rows gathered forward, added back by token.
 
+use super::profile::{self, Site};
 use super::{Grads, Matrix, Weight, host};
 use crate::error::{Error, Kind, Result};
 use candle_core::Tensor;
@@ -9,6 +10,7 @@ use candle_core::Tensor;
 /// # Errors
 /// An id is V or above: the data room checks ids, so this is a fault of the program.
 pub fn forward(weight: &Weight<Matrix>, ids: &[u32]) -> Result<Tensor> {
+    let _span = profile::op(Site::Embedding);
     let (rows, _) = weight.value.shape()?;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
         return Err(Error::new(Kind::Bug, format!("token {id} in an embedding of {rows} rows")));
@@ -21,6 +23,7 @@ pub fn backward(weight: &Weight<Matrix>, ids: &[u32], dy: &Tensor, grads: &mut G
     let Some(id) = weight.param else {
         return Ok(());
     };
+    let _span = profile::op(Site::Embedding);
     let width = dy.dim(1)?;
     let sum = match grads.slot(id) {
         Some(sum) => sum,

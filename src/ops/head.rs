@@ -1,6 +1,7 @@
 //! The last projection and the cross-entropy as one op, in chunks over the counted tokens: logits are never whole,
 //! and the gradient of the hidden state is made in the forward pass.
 
+use super::profile::{self, Site};
 use super::{Grads, Matrix, Weight, host, matmul};
 use crate::error::Result;
 use candle_core::Tensor;
@@ -16,6 +17,7 @@ pub fn chunk_rows(v: usize) -> usize {
 
 /// hidden `[C, D]` of the counted tokens, weight `[V, D]` → Σ of the token losses, in f64.
 pub fn loss(hidden: &Tensor, weight: &Weight<Matrix>, targets: &[u32]) -> Result<f64> {
+    let _span = profile::op(Site::Head);
     let mut sum = 0.0;
     for (rows, targets) in chunks(hidden, weight, targets)? {
         let logits = matmul::nt(&rows, &weight.value)?;
@@ -32,6 +34,7 @@ pub fn loss_and_backward(
     scale: f32,
     grads: &mut Grads,
 ) -> Result<(f64, Tensor)> {
+    let _span = profile::op(Site::Head);
     let mut sum = 0.0;
     let mut parts = Vec::new();
     for (rows, targets) in chunks(hidden, weight, targets)? {

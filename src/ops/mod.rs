@@ -16,6 +16,7 @@ pub mod matmul;
 pub mod matrix;
 pub mod norm;
 pub mod optimizer;
+pub mod profile;
 pub mod rope;
 
 pub use grads::{Grads, ParamId, Weight};

@@ -1,5 +1,6 @@
 //! `RMSNorm`, of whole rows or of each head of a row.
 
+use super::profile::{self, Site};
 use super::{Grads, Weight, host};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
@@ -23,6 +24,7 @@ pub struct Saved {
 impl Norm {
     /// x `[N, m·D]` → the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, Saved)> {
+        let _span = profile::op(Site::Norm);
         let w = self.weight.value.to_dtype(DType::F32)?;
         let (w, values) = (host::read(&w)?, host::read(x)?);
         let mut y = vec![0f32; values.len()];
@@ -45,6 +47,7 @@ impl Norm {
         dx: Option<Tensor>,
         grads: &mut Grads,
     ) -> Result<Tensor> {
+        let _span = profile::op(Site::Norm);
         let accumulate = dx.is_some();
         let dx = dx.map_or_else(|| host::zeros(saved.x.shape()), Ok)?;
         let w = self.weight.value.to_dtype(DType::F32)?;

@@ -1,6 +1,7 @@
 //! Rotary position embedding: tables once a model, rotation in place, the inverse rotation as backward.
 
 use super::host;
+use super::profile::{self, Site};
 use crate::arch::{Rope, RopeScaling};
 use crate::error::Result;
 use candle_core::Tensor;
@@ -38,6 +39,7 @@ impl Table {
     }
 
     fn turn(&self, x: &Tensor, positions: &[u32], inverse: bool) -> Result<()> {
+        let _span = profile::op(Site::Rope);
         let width = x.dim(1)?;
         host::edit(x, |x| {
             fttrain_kernels::cpu::rope(x, width, self.head_dim, positions, &self.cos, &self.sin, inverse);

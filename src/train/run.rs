@@ -11,6 +11,7 @@ use crate::data::packing::Step;
 use crate::error::{self, Kind, Result};
 use crate::estimate::running::Correction;
 use crate::meter::{Meter, Phase};
+use crate::ops::profile;
 use std::time::{Duration, Instant};
 
 /// The ledger hears from a run this often at most.
@@ -107,11 +108,13 @@ impl<'a> Course<'a> {
     fn take_step(&mut self, k: u64) -> Result<(StepRecord, Step)> {
         self.meter.enter(Phase::Train);
         let begun = Instant::now();
+        let span = profile::step();
         let step = self.plan.epochs.step(k)?;
         let lr = self.session.schedule.lr_at(k);
         let (loss, grad_norm) = self.update(k, &step, lr)?;
         let tokens =
             |f: fn(&crate::data::Batch) -> usize| step.batches.iter().map(|b| f(b) as u64).sum::<u64>();
+        drop(span);
         let step_s = begun.elapsed().as_secs_f64();
         let reading = self.meter.latest();
         let record = StepRecord {
@@ -136,8 +139,11 @@ impl<'a> Course<'a> {
         let session = &mut *self.session;
         let seed = self.plan.config().train.seed;
         let recompute = self.plan.prediction.recompute;
-        let outcome = step::accumulate(&session.decoder, &session.params, step, k, seed, recompute)
-            .and_then(|done| session.optimizer.norm(&done.grads).map(|norm| (done, norm)));
+        let outcome =
+            step::accumulate(&session.decoder, &session.params, step, k, seed, recompute).and_then(|done| {
+                let _span = profile::update();
+                session.optimizer.norm(&done.grads).map(|norm| (done, norm))
+            });
         let (done, norm) = outcome.map_err(|error| match error.kind {
             Kind::Diverged => Error::Diverged {
                 step: k + 1,
@@ -152,6 +158,7 @@ impl<'a> Course<'a> {
         session.held.activations.resize(done.memory.activations);
         session.held.logits.resize(done.memory.logits);
         session.held.gradients.resize(done.grads.bytes());
+        let _span = profile::update();
         session.optimizer.apply(&session.params, &done.grads, norm, lr)?;
         Ok((done.loss, norm))
     }
@@ -159,6 +166,7 @@ impl<'a> Course<'a> {
     /// Evaluates after `step` steps; `true` when it is the best so far.
     fn judge(&mut self, step: u64, epoch: f64) -> Result<bool> {
         self.meter.enter(Phase::Evaluate);
+        let _span = profile::stretch(Phase::Evaluate.name());
         let begun = Instant::now();
         let Some((loss, loss_tokens)) = evaluate(&self.session.decoder, &self.plan.eval)? else {
             return Ok(false);
@@ -184,6 +192,7 @@ impl<'a> Course<'a> {
 
     fn commit(&mut self, step: u64, epoch: f64) -> Result<()> {
         self.meter.enter(Phase::Save);
+        let _span = profile::stretch(Phase::Save.name());
         if let Some(name) = self.session.not_finite()? {
             return Err(Error::Weights { step, name, last: self.session.last_checkpoint.clone() }.into());
         }
