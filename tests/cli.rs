@@ -184,6 +184,28 @@ fn a_run_is_judged_reported_and_kept_in_the_ledger() {
 }
 
 #[test]
+fn a_profile_closes_to_the_steps_time_and_counts_what_the_report_counts() {
+    let place = Place::new();
+    let (path, out) = Config::lora().with("gradient_checkpointing", "true").write(&place, "profiled");
+    let ended = place.run(&["--lora", &path, "--profile"]).expect(0);
+    assert!(ended.stderr.contains("Where the steps' time went"), "{}", ended.stderr);
+    let (profile, report) = (json(&out.join("profile.json")), json(&out.join("report.json")));
+    let rows = profile["table"].as_array().unwrap();
+    let sum = |key: &str| rows.iter().filter_map(|row| row[key].as_f64()).sum::<f64>();
+    let steps: f64 = lines(&out.join("metrics.jsonl")).iter().map(|step| number(&step["step_s"])).sum();
+    assert!((sum("seconds") / steps - 1.0).abs() < 0.02, "{} of {steps} s", sum("seconds"));
+    let flops = number(&report["work"]["flops"]);
+    assert!((sum("flops") / flops - 1.0).abs() < 1e-9, "{} of {flops}", sum("flops"));
+    let has = |op: &str, pass: &str| rows.iter().any(|row| row["op"] == op && row["pass"] == pass);
+    for pass in ["forward", "recompute", "backward"] {
+        assert!(has("attention", pass) && has("down", pass), "{pass}: {rows:?}");
+    }
+    assert!(has("head and loss", "forward") && has("update", "update"), "{rows:?}");
+    let spans = profile["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X");
+    assert_eq!(spans.filter(|event| event["name"] == "step").count() as u64, report["training"]["steps"]);
+}
+
+#[test]
 fn the_resolved_config_says_where_each_value_comes_from_and_runs_again() {
     let place = Place::new();
     let (path, out) = Config::lora().write(&place, "first");

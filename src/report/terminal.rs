@@ -5,7 +5,6 @@ use super::record::{Phase, Report, SamplePair};
 use super::table::{Table, hanging, section, wrap};
 use super::words::{self, NOT_MEASURED, NOTHING_MEASURED, UNKNOWN, or_word};
 use crate::train::screen::{Screen, visible};
-use std::fmt::Write;
 
 /// A sample's text is cut to this many characters; the HTML has the whole.
 const SAMPLE_CHARS: usize = 400;
@@ -166,19 +165,8 @@ fn learned(report: &Report, screen: Screen) -> String {
     if t.non_finite_steps > 0 {
         say(format!("{} steps had no finite loss", t.non_finite_steps));
     }
-    if let Some(speed) = report.work.flops_per_s {
-        let mut text = format!("computed at {}", words::flops_per_s(speed));
-        if let (Some(share), Some(peak)) = (report.work.utilisation, report.work.peak_flops_per_s) {
-            let source = report.work.peak_source.as_deref().unwrap_or("at best");
-            let _ = write!(
-                text,
-                ", {} of {} ({})",
-                words::share(share),
-                words::flops_per_s(peak),
-                visible(source)
-            );
-        }
-        say(text);
+    if let Some(work) = words::work(&report.work) {
+        say(visible(&work));
     }
     section(screen, "Training", &body)
 }

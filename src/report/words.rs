@@ -1,7 +1,7 @@
 //! Numbers as people read them, and the words where there is no number. Shared by terminal and HTML, so that both say
 //! the same.
 
-use super::record::{Interval, Price, Report};
+use super::record::{Interval, Price, Report, Work};
 use crate::units::{Bytes, Joules, Seconds, Usd, group_thousands};
 
 /// In place of a measured number.
@@ -214,6 +214,16 @@ pub fn flops_per_s(v: f64) -> String {
     format!("{}/s", crate::units::Flops(v))
 }
 
+/// What was computed, how fast, and how much of the machine that used; `None` where no step was timed.
+pub fn work(work: &Work) -> Option<String> {
+    let count = |v: Option<f64>| or_word(v, |v| crate::units::Flops(v).to_string(), UNKNOWN);
+    let (all, step) = (count(work.flops), count(work.flops_per_step));
+    let text = format!("computed {all}, {step} a step, at {}", flops_per_s(work.flops_per_s?));
+    let (Some(used), Some(peak)) = (work.utilisation, work.peak_flops_per_s) else { return Some(text) };
+    let source = work.peak_source.as_deref().unwrap_or("at best");
+    Some(format!("{text}, {} of {} ({source})", share(used), flops_per_s(peak)))
+}
+
 /// The value by `show`, or the word.
 pub fn or_word<T>(value: Option<T>, show: impl Fn(T) -> String, word: &str) -> String {
     value.map_or_else(|| word.to_owned(), show)
@@ -274,6 +284,22 @@ mod tests {
         assert_eq!(seconds(12.34), "12.3 s");
         assert_eq!(share(1e-6), "< 0.01 %");
         assert_eq!(share(0.0), "0.00 %");
+    }
+
+    #[test]
+    fn work_says_how_much_how_fast_and_of_what() {
+        let mut done = Work {
+            flops: Some(4e12),
+            flops_per_step: Some(1e12),
+            flops_per_s: Some(5e11),
+            ..Work::default()
+        };
+        assert_eq!(work(&done).unwrap(), "computed 4.00 TFLOP, 1.00 TFLOP a step, at 500.00 GFLOP/s");
+        done.peak_flops_per_s = Some(1e12);
+        done.utilisation = Some(0.5);
+        done.peak_source = Some("measured".into());
+        assert!(work(&done).unwrap().ends_with(", 50.0 % of 1.00 TFLOP/s (measured)"));
+        assert_eq!(work(&Work::default()), None);
     }
 
     #[test]

@@ -37,18 +37,8 @@ fn summary(report: &Report) -> String {
         words::thousands(t.loss_tokens as f64),
         evaluated(report)
     );
-    let work = &report.work;
-    if let (Some(speed), Some(share), Some(peak)) =
-        (work.flops_per_s, work.utilisation, work.peak_flops_per_s)
-    {
-        let _ = write!(
-            text,
-            " Computed at {}, {} of {} ({}).",
-            words::flops_per_s(speed),
-            words::share(share),
-            words::flops_per_s(peak),
-            work.peak_source.as_deref().unwrap_or("at best"),
-        );
+    if let Some(work) = words::work(&report.work) {
+        let _ = write!(text, " {}.", words::capital(&work));
     }
     text
 }
