@@ -112,7 +112,7 @@ fn config(method: Method, micro_batch_size: usize, sequence_len: usize) -> Confi
             purpose: "experiment".into(),
             samples: Vec::new(),
         },
-        cost: Cost { price: Price::PerHour(1.2), billing_granularity_s: Some(60) },
+        cost: Cost { price: Price::PerHour(1.2), billing_granularity_s: Some(60), ..Cost::default() },
         budget: Budget::default(),
     }
 }
@@ -224,7 +224,7 @@ fn the_json_has_the_pinned_names() {
 
 #[test]
 fn what_was_metered_adds_up_to_what_is_billed() {
-    let meter = Meter::start(Box::new(Fake::new(Vec::new())), Duration::from_millis(1));
+    let meter = Meter::start(Box::new(Fake::new(Vec::new())), Duration::from_millis(1), Phase::Idle);
     for phase in [Phase::Load, Phase::Train, Phase::Evaluate, Phase::Train, Phase::Save] {
         meter.enter(phase);
         std::thread::sleep(Duration::from_millis(2));

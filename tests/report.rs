@@ -127,6 +127,7 @@ fn usual() -> Inputs {
             name: name.into(),
             wall_s,
             cost_usd: None,
+            beside: false,
         })
         .into(),
         memory_parts: memory_parts(),

@@ -6,6 +6,7 @@ mod generate;
 mod place;
 mod report;
 mod runs;
+mod settle;
 mod train;
 
 use crate::config::MethodFlag;

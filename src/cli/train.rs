@@ -1,13 +1,14 @@
 //! `fttrain --lora CONFIG` and `fttrain resume RUN`: estimate, train, report.
 
+use super::settle::{self, Settled, settle};
 use super::{AcceptArgs, SetArgs, TrainArgs, place, say};
 use crate::config::Resolved;
 use crate::data::Summary;
 use crate::error::{Error, Kind, Result};
 use crate::estimate::work::Volume;
 use crate::estimate::{self, Prediction, verdict};
-use crate::ledger::{self, CostKind, CostLine, Final, Ledger, Record, RunRow, Status as LedgerStatus};
-use crate::meter::{Measured, Meter, ProcessProbe};
+use crate::ledger::{self, Final, Ledger, Record, RunRow, Status as LedgerStatus};
+use crate::meter::{Measured, Meter, Phase, ProcessProbe};
 use crate::ops::profile::{self, Profile};
 use crate::report::profile::Peak;
 use crate::report::{self, DataSummary, Interval, Parameters, Price, SamplePair, Status, estimate_table};
@@ -55,7 +56,7 @@ pub(super) fn resume(run: &str, set: &SetArgs, shown: Shown, accept: &AcceptArgs
 fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
     let stop = Stop::install()?;
     let interval = Duration::from_millis(resolved.config.meter.interval_ms);
-    let meter = Meter::start(Box::new(ProcessProbe::new()), interval);
+    let meter = Meter::start(Box::new(ProcessProbe::new(interval)), interval, Phase::Idle);
     let warnings = resolved.warnings.clone();
     let mut plan = Plan::make(resolved, options, &meter)?;
     if plan.is_done() {
@@ -83,14 +84,15 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
     let outcome = go(&mut session, &mut plan, &meter, &stop, &mut result);
     let measured = meter.finish();
     let profiled = profile::finish().map(|profile| show_profile(&plan, &profile));
+    let settled = settled(&session, &plan, &measured);
     let status = status_of(&outcome);
     let reason = match &outcome {
         Ok(Outcome::Capped(error)) | Err(error) => Some(facts(error)),
         Ok(_) => None,
     };
-    let report = report::build(inputs(&session, &plan, &measured, status, reason, &result)?);
+    let report = report::build(inputs(&session, &plan, &measured, &settled, status, reason, &result)?);
     let page = page(&plan, &report);
-    enter(&mut session, &report, &measured, status);
+    enter(&mut session, &report, &measured, &settled, status);
     // Last of all: with it the run counts as finished, and a kill before it leaves something to resume.
     let written = page.and(report::json::write(&plan.out.join(folder::REPORT), &report));
     let text = if shown.json {
@@ -157,13 +159,13 @@ fn go(
         samples::answers(&session.decoder, &plan.tokenizer, &plan.ground.resolved.config, longest)
     };
     if plan.first_step() == 0 {
-        meter.enter(crate::meter::Phase::Evaluate);
+        meter.enter(Phase::Evaluate);
         samples::keep(&plan.out, &plan.config().output.samples, &answers(session, plan)?)?;
     }
     result.before = samples::kept(&plan.out, &plan.config().output.samples);
     let outcome = crate::train::run(session, plan, meter, stop)?;
     if outcome == Outcome::Done {
-        meter.enter(crate::meter::Phase::Evaluate);
+        meter.enter(Phase::Evaluate);
         result.after = answers(session, plan)?;
     }
     Ok(outcome)
@@ -241,27 +243,26 @@ fn data_summary(summary: &Summary, sequence_len: usize) -> DataSummary {
     }
 }
 
+/// What the run took, processes before this one included.
+fn settled(session: &Session, plan: &Plan, measured: &Measured) -> Settled {
+    let earlier =
+        [("before the resume", session.earlier_s - session.lost_s), ("lost to a kill", session.lost_s)];
+    let earlier: Vec<(String, f64)> =
+        earlier.into_iter().filter(|(_, s)| *s > 0.0).map(|(name, s)| (name.to_owned(), s)).collect();
+    let ground = &plan.ground;
+    settle(measured, &earlier, &ground.price, ground.grid.as_ref(), &plan.machine.name)
+}
+
 fn inputs(
     session: &Session,
     plan: &Plan,
     measured: &Measured,
+    settled: &Settled,
     status: Status,
     reason: Option<String>,
     result: &Training,
 ) -> Result<report::Inputs> {
     let ground = &plan.ground;
-    let wall_s = session.earlier_s + measured.wall_s;
-    let mut phases: Vec<report::PhaseInput> = measured
-        .phases
-        .iter()
-        .map(|p| report::PhaseInput { name: p.name.clone(), wall_s: p.wall_s, cost_usd: None })
-        .collect();
-    let earlier =
-        [("before the resume", session.earlier_s - session.lost_s), ("lost to a kill", session.lost_s)];
-    let earlier = earlier.into_iter().filter(|(_, wall_s)| *wall_s > 0.0);
-    let earlier =
-        earlier.map(|(name, wall_s)| report::PhaseInput { name: name.into(), wall_s, cost_usd: None });
-    phases.splice(0..0, earlier);
     let measured_parts: std::collections::BTreeMap<&str, u64> = crate::meter::tag::process()
         .at_peak()
         .into_iter()
@@ -280,19 +281,10 @@ fn inputs(
         method: Some(session::method_name(&ground.resolved.config.method).into()),
         started_at: Some(session.started_at.clone()),
         predicted: plan.prediction.predicted,
-        measured: estimate::Quantities {
-            wall_s: Some(wall_s),
-            peak_memory_bytes: measured.peak_rss_bytes,
-            energy_j: measured.energy_j.filter(|_| !measured.energy_partial),
-            cost_usd: ground.price.bill(wall_s).map(|bill| bill.cost_usd),
-            ..estimate::Quantities::default()
-        },
-        modelled: estimate::Quantities {
-            energy_j: plan.prediction.modelled.get("energy_j").copied(),
-            ..estimate::Quantities::default()
-        },
+        measured: settled.measured,
+        modelled: settled.modelled,
         interval: intervals(&plan.prediction),
-        phases,
+        phases: settled.phases.clone(),
         memory_parts: plan.prediction.memory_parts.iter().map(part).collect(),
         price: price(ground),
         provenance: provenance(plan),
@@ -312,7 +304,12 @@ fn inputs(
                 after: result.after.get(i).cloned(),
             })
             .collect(),
-        warnings: [&plan.prediction.warnings, &plan.summary.warnings, &plan.notes]
+        command: Vec::new(),
+        meter: Some(measured.clone()),
+        energy: settled.energy.clone(),
+        carbon: settled.carbon.clone(),
+        costs: settled.costs.clone(),
+        warnings: [&plan.prediction.warnings, &plan.summary.warnings, &plan.notes, &settled.warnings]
             .into_iter()
             .flatten()
             .cloned()
@@ -373,13 +370,19 @@ fn page(plan: &Plan, report: &report::Report) -> Result<()> {
 }
 
 /// Closes the run in the ledger; what fails there is said and changes nothing.
-fn enter(session: &mut Session, report: &report::Report, measured: &Measured, status: Status) {
+fn enter(
+    session: &mut Session,
+    report: &report::Report,
+    measured: &Measured,
+    settled: &Settled,
+    status: Status,
+) {
     let run_id = session.run_id.clone();
     let end = Final {
         finished_at: ledger::now(),
         step: report.training.steps,
         wall_s: session.earlier_s + measured.wall_s,
-        cost_usd: report.measured.cost_usd,
+        cost_usd: report.measured.cost_usd.or(report.modelled.cost_usd),
         loss: report.training.loss_last,
         report_json: report::json::to_text(report).ok(),
     };
@@ -389,24 +392,10 @@ fn enter(session: &mut Session, report: &report::Report, measured: &Measured, st
         Status::Failed => LedgerStatus::Failed,
         Status::Diverged => LedgerStatus::Diverged,
     };
-    let cost = CostLine {
-        category: "compute".into(),
-        kind: if end.cost_usd.is_some() { CostKind::Measured } else { CostKind::Unknown },
-        amount_usd: end.cost_usd,
-        period: "run".into(),
-    };
-    let costs = &report.phases;
-    let phases = measured.phases.iter().map(|p| ledger::Phase {
-        name: p.name.clone(),
-        wall_s: p.wall_s,
-        cpu_s: p.cpu_s,
-        peak_rss_bytes: p.peak_rss_bytes,
-        cost_usd: costs.iter().find(|c| c.name == p.name).and_then(|c| c.cost_usd),
-    });
-    let phases: Vec<_> = phases.collect();
     let book = session.book();
-    let mut outcomes: Vec<Result<()>> = phases.iter().map(|phase| book.phase(&run_id, phase)).collect();
-    outcomes.push(book.cost_line(&run_id, &cost));
+    let mut outcomes: Vec<Result<()>> =
+        settle::entries(measured, settled).iter().map(|phase| book.phase(&run_id, phase)).collect();
+    outcomes.extend(settled.costs.iter().map(|line| book.cost_line(&run_id, line)));
     outcomes.push(book.finish_run(&run_id, status, &end));
     outcomes.push(book.settle());
     for error in outcomes.into_iter().filter_map(Result::err) {

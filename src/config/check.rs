@@ -9,8 +9,8 @@ use super::place::Place;
 use super::raw::{Entry, Value};
 use super::section::Section;
 use super::{
-    Base, Budget, Config, Cost, Data, Device, Error, ExcessLength, LrScheduler, Meter, OnBadRow, Output,
-    Price, Schedule, Train, TrainOnEos, ValSet, Warmup, sources,
+    Base, Budget, Config, Data, Device, Error, ExcessLength, LrScheduler, Meter, OnBadRow, Output, Schedule,
+    Train, TrainOnEos, ValSet, Warmup, cost, sources,
 };
 use std::path::PathBuf;
 
@@ -68,7 +68,7 @@ impl Settled {
             train: train(&mut self.top, problems),
             schedule: schedule(&self.top),
             output: output(&self.top),
-            cost: cost(&mut self.cost, problems),
+            cost: cost::meant(&mut self.cost, problems),
             budget: budget(&self.budget),
             meter: Meter { interval_ms: self.meter.count("interval_ms").unwrap_or_default() },
         }
@@ -278,17 +278,6 @@ fn output(top: &Section) -> Output {
         purpose: top.text("purpose").unwrap_or_default().to_owned(),
         samples: top.texts("sample_prompts").unwrap_or_default(),
     }
-}
-
-fn cost(section: &mut Section, problems: &mut Problems) -> Cost {
-    let why = "each is a price of an hour";
-    section.exclude("machine", "usd_per_hour", why, problems);
-    let price = match (section.text("machine"), section.real("usd_per_hour")) {
-        (Some(machine), _) => Price::Machine(machine.to_owned()),
-        (None, Some(usd)) => Price::PerHour(usd),
-        (None, None) => Price::Unknown,
-    };
-    Cost { price, billing_granularity_s: section.count("billing_granularity_s") }
 }
 
 fn budget(section: &Section) -> Budget {

@@ -4,6 +4,7 @@
 
 mod alias;
 mod check;
+mod cost;
 mod error;
 mod foreign;
 mod judge;
@@ -338,23 +339,57 @@ pub struct Output {
 }
 
 /// `[cost]`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Cost {
     /// What an hour costs.
     pub price: Price,
+    /// A price table of the user's own, whose rows win over the shipped ones.
+    pub price_file: Option<PathBuf>,
+    /// The row's spot price holds.
+    pub is_spot: bool,
+    /// Electricity beside the hour, USD per kWh; `None` = part of the price.
+    pub usd_per_kwh: Option<f64>,
     /// Bills are rounded up to this many seconds; `None` = the price row's, or 1.
     pub billing_granularity_s: Option<u64>,
+    /// Shortest bill, s; `None` = the price row's, or none.
+    pub minimum_s: Option<u64>,
+    /// The machine is paid for since it started, not only the run.
+    pub from_boot: bool,
+    /// Seconds that the machine is kept behind the run, as stated.
+    pub release_after_s: Option<u64>,
+    /// Where the electricity comes from, for carbon.
+    pub grid: Grid,
 }
 
 /// The source of the price.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub enum Price {
     /// Not stated: cost reads "unknown".
+    #[default]
     Unknown,
-    /// A row of the shipped table, `provider/instance`.
+    /// A row of the price table, `provider/instance`.
     Machine(String),
     /// The user's own, USD per hour.
     PerHour(f64),
+    /// A machine of the user's own: its price spread over the hours of its life.
+    Owned {
+        /// USD.
+        hardware_usd: f64,
+        /// Hours of work.
+        life_hours: f64,
+    },
+}
+
+/// Where the electricity comes from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub enum Grid {
+    /// Not stated: no carbon.
+    #[default]
+    Unknown,
+    /// A row of the shipped table.
+    Region(String),
+    /// The user's own figure, g `CO₂e` per kWh.
+    PerKwh(f64),
 }
 
 /// `[budget]`: caps; `None` = no cap.

@@ -190,9 +190,33 @@ pub(super) static KEYS: &[Key] = &[
     row("field_system", Text, Unset("none"), "Field with a system message"),
 
     cost("machine", Text, Unset("cost is \"unknown\""), "Row of the price table: provider/instance"),
+    cost("spot", Flag, Is("false"), "The row's spot price in place of the one on demand"),
+    cost("price_file", Path, Unset("the shipped table alone"),
+        "A price table of one's own, a CSV file with the shipped one's columns; its rows win")
+        .tip("its first line is provider,instance,usd_per_hour_on_demand,source,as_of and what else you have"),
     cost("usd_per_hour", Real(NotNegative), Unset("see `machine`"), "A price of one's own").unit("USD / h")
         .tip("give the price of the whole machine for an hour, in US dollars"),
+    cost("hardware_usd", Real(NotNegative), Unset("see `machine`"),
+        "What a machine of one's own cost; an hour is this over `hardware_life_hours`").unit("USD")
+        .tip("give what the whole machine cost, in US dollars"),
+    cost("hardware_life_hours", Real(Positive), Unset("needed with `hardware_usd`"),
+        "Hours of work in the life of a machine of one's own").unit("h")
+        .tip("three years at half load are 13,000"),
+    cost("usd_per_kwh", Real(NotNegative), Unset("electricity is part of the price"),
+        "Price of electricity on a machine of one's own, paid beside the hour").unit("USD / kWh")
+        .tip("0.1 … 0.4 is usual"),
     cost("billing_granularity_s", SOME, Unset("the price row's, or 1"), "Bills are rounded up to this").unit("s"),
+    cost("minimum_s", SOME, Unset("the price row's, or none"), "Shortest bill").unit("s"),
+    cost("bill_from", Kind::one_of(&["run", "boot"]), Is("\"run\""),
+        "What is paid for: the run, or the machine since it started (set-up, download and idle time as phases of \
+         their own)"),
+    cost("release_after_s", Count { min: 0, max: MANY }, Unset("0"),
+        "Stated: how long the machine is kept, and paid for, behind the run").unit("s"),
+    cost("region", Text, Unset("no carbon is computed"),
+        "Region of the grid, for carbon: a row of the shipped table, such as europe-west3 or Frankfurt"),
+    cost("grid_g_per_kwh", Real(NotNegative), Unset("see `region`"),
+        "Carbon of a kilowatt-hour, for a grid that the table does not have").unit("g CO2e / kWh")
+        .tip("20 … 700 is usual"),
 
     budget("max_usd", Real(Positive), Unset("no cap"), "Most that the run may cost").unit("USD"),
     budget("max_hours", Real(Positive), Unset("no cap"), "Longest that the run may take").unit("h"),

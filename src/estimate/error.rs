@@ -30,9 +30,25 @@ pub enum Error {
         /// As found.
         value: f64,
     },
-    /// A line of a price table that cannot be read.
-    #[error("price table:{line}: {fact}")]
+    /// The row has no spot price.
+    #[error("`cost.spot`: `{name}` has no spot price in the table")]
+    NoSpot {
+        /// The row.
+        name: String,
+    },
+    /// The grid table has no such region.
+    #[error("`cost.region`: the grid table has no region `{name}`")]
+    UnknownRegion {
+        /// As written.
+        name: String,
+        /// Names most like it.
+        nearest: Vec<String>,
+    },
+    /// A line of a table that cannot be read.
+    #[error("{table}:{line}: {fact}")]
     Table {
+        /// Which table.
+        table: &'static str,
         /// Line in the file, from 1.
         line: usize,
         /// What is wrong.
@@ -80,6 +96,8 @@ impl Fault for Error {
             Self::UnknownMachine { .. }
             | Self::BareAccelerator { .. }
             | Self::BadPrice { .. }
+            | Self::NoSpot { .. }
+            | Self::UnknownRegion { .. }
             | Self::Table { .. } => Kind::Usage,
             Self::DoesNotFit { .. } | Self::OverBudget { .. } | Self::Disk { .. } => Kind::Resource,
         }
@@ -94,6 +112,10 @@ impl Fault for Error {
                 format!("choose one of its rows:\n    {}", rows.join("\n    "))
             }
             Self::BadPrice { .. } => "a price is USD per hour, such as 1.5".into(),
+            Self::NoSpot { .. } => "`fttrain prices --spot` lists the rows that have one".into(),
+            Self::UnknownRegion { nearest, .. } => {
+                format!("the nearest are {}; or set `grid_g_per_kwh`", quoted(nearest))
+            }
             Self::Table { .. } => "its columns are those of the shipped table".into(),
             Self::DoesNotFit { levers, .. } if levers.is_empty() => {
                 "no batch or length makes it fit: a smaller base model, or `--qlora`, is needed".into()

@@ -5,7 +5,7 @@ use super::money::PriceUsed;
 use crate::arch::{Arch, Family, Layer, Rope, RopeScaling};
 use crate::config::{
     Base, Budget, Config, Cost, Data, Device, ExcessLength, Lora, LrScheduler, Method, OnBadRow, Output,
-    Price, Schedule, Targets, Train, TrainOnEos, ValSet, Warmup,
+    Schedule, Targets, Train, TrainOnEos, ValSet, Warmup,
 };
 
 pub(crate) fn llama(
@@ -118,7 +118,7 @@ pub(crate) fn config() -> Config {
             purpose: "experiment".into(),
             samples: Vec::new(),
         },
-        cost: Cost { price: Price::Unknown, billing_granularity_s: None },
+        cost: Cost::default(),
         budget: Budget::default(),
     }
 }
@@ -135,12 +135,5 @@ pub(crate) fn machine() -> Machine {
 }
 
 pub(crate) fn price(usd_per_hour: Option<f64>) -> PriceUsed {
-    PriceUsed {
-        usd_per_hour,
-        source: "test".into(),
-        as_of: None,
-        granularity_s: 1,
-        minimum_s: 0,
-        warnings: Vec::new(),
-    }
+    PriceUsed { usd_per_hour, source: "test".into(), ..PriceUsed::default() }
 }

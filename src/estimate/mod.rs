@@ -1,8 +1,12 @@
 //! Predicts a run before it starts, from shapes, counts, a machine profile, a price and past runs, all given as values:
 //! imports neither candle nor the ledger. What could be counted is counted; what is modelled says so.
 
+pub mod amount;
 pub(crate) mod basis;
+pub mod carbon;
 pub mod counts;
+pub(crate) mod csv;
+pub mod energy;
 pub mod error;
 pub mod fit;
 #[cfg(test)]
@@ -16,6 +20,7 @@ pub mod money;
 pub mod parameters;
 pub mod parts;
 pub(crate) mod phases;
+pub mod power;
 pub mod prediction;
 pub mod prices;
 pub mod running;
@@ -23,6 +28,8 @@ pub mod time;
 pub mod verdict;
 pub mod work;
 
+pub use amount::{Amount, CostLine};
+pub use carbon::Carbon;
 pub use counts::Counts;
 pub use error::Error;
 pub use interval::Interval;

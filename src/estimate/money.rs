@@ -1,14 +1,19 @@
-//! Price × billed time: which price holds, and how a provider's rounding turns seconds into a bill.
+//! Price × billed time: which price holds, what is paid for beside the run, and how a provider's rounding turns seconds
+//! into a bill.
 
+use super::amount::{Amount, CostLine, Kind};
 use super::error::Error;
-use super::prices::Table;
+use super::prices::{Row, Table};
 use crate::config::{Cost, Price};
 use crate::error::Result;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
+const JOULES_PER_KWH: f64 = 3.6e6;
+
 /// The price that a run is judged by, with its origin.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PriceUsed {
     /// USD per hour; `None` = unknown, and so is every cost.
     pub usd_per_hour: Option<f64>,
@@ -20,20 +25,50 @@ pub struct PriceUsed {
     pub granularity_s: u64,
     /// Shortest bill, s.
     pub minimum_s: u64,
+    /// Paid for beside the run: the machine before it and behind it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Beside>,
+    /// Paid for beside the hour; `None` = part of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub electricity: Option<Electricity>,
     /// What to say about it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// Time of the machine that is paid for and is not the run's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Beside {
+    /// `set-up`, `idle before`, `until release`.
+    pub name: String,
+    /// s.
+    pub seconds: f64,
+    /// Measured, or stated by the user.
+    pub kind: Kind,
+}
+
+/// What electricity costs on a machine of one's own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Electricity {
+    /// USD of a kWh.
+    pub usd_per_kwh: f64,
+    /// Mean power, W; `None` = not known, and so is every cost.
+    pub power_w: Option<f64>,
+    /// How the power is known.
+    pub kind: Kind,
 }
 
 /// What a run is charged.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bill {
-    /// Seconds after rounding.
+    /// Seconds after rounding, the machine's time beside the run included.
     pub billed_s: f64,
-    /// USD, rounding included.
+    /// USD in all.
     pub cost_usd: f64,
     /// USD of the seconds that rounding added.
     pub rounding_usd: f64,
+    /// USD of electricity, where it is paid beside the hour.
+    pub electricity_usd: Option<f64>,
 }
 
 /// A phase with its share of the bill.
@@ -45,6 +80,9 @@ pub struct PhaseCost {
     pub wall_s: f64,
     /// USD; `None` = no price.
     pub cost_usd: Option<f64>,
+    /// Paid for, and not a part of the run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
 }
 
 /// The price that `[cost]` states, on the day `today`.
@@ -52,82 +90,153 @@ pub struct PhaseCost {
 /// # Errors
 /// Usage: no such row in the table, an accelerator's name alone, or a price that is not one.
 pub fn price_used(cost: &Cost, today: Date) -> Result<PriceUsed> {
-    let mut used = PriceUsed {
-        usd_per_hour: None,
-        source: "not stated".into(),
-        as_of: None,
-        granularity_s: 1,
-        minimum_s: 0,
-        warnings: Vec::new(),
-    };
+    let mut used = PriceUsed::unknown();
     match &cost.price {
         Price::Unknown => {}
-        Price::PerHour(usd) if usd.is_finite() && *usd >= 0.0 => {
-            used.usd_per_hour = Some(*usd);
+        Price::PerHour(usd) => {
+            used.usd_per_hour = Some(sound("cost.usd_per_hour", *usd)?);
             used.source = "usd_per_hour in the config".into();
         }
-        Price::PerHour(usd) => {
-            return Err(Error::BadPrice { key: "cost.usd_per_hour".into(), value: *usd }.into());
+        Price::Owned { hardware_usd, life_hours } => {
+            used.usd_per_hour = Some(sound("cost.hardware_usd", hardware_usd / life_hours)?);
+            used.source = format!("${hardware_usd} over {life_hours} hours, as the config states");
         }
         Price::Machine(name) => {
-            let table = Table::shipped()?;
+            let table = Table::with_own(cost.price_file.as_deref())?;
             let row = table.find(name)?;
-            used.usd_per_hour = Some(row.usd_per_hour);
-            used.source = format!("{}: {}", row.key(), row.source);
-            used.as_of = Some(row.as_of.clone());
-            used.granularity_s = row.billing_granularity_s.unwrap_or(1);
-            used.minimum_s = row.minimum_s.unwrap_or(0);
-            used.warnings.extend(row.age_warning(today));
+            used = PriceUsed::of_row(row, today);
+            if cost.is_spot {
+                used.usd_per_hour =
+                    Some(row.usd_per_hour_spot.ok_or_else(|| Error::NoSpot { name: row.key() })?);
+                used.source = format!("spot, {}", used.source);
+            }
         }
     }
     if let Some(own) = cost.billing_granularity_s {
         used.granularity_s = own.max(1);
     }
+    if let Some(own) = cost.minimum_s {
+        used.minimum_s = own;
+    }
+    used.electricity =
+        cost.usd_per_kwh.map(|usd_per_kwh| Electricity { usd_per_kwh, power_w: None, kind: Kind::Unknown });
     Ok(used)
 }
 
+fn sound(key: &str, usd: f64) -> Result<f64> {
+    if usd.is_finite() && usd >= 0.0 {
+        return Ok(usd);
+    }
+    Err(Error::BadPrice { key: key.into(), value: usd }.into())
+}
+
 impl PriceUsed {
-    /// The bill for `wall_s` seconds; `None` without a price.
+    /// No price.
+    pub fn unknown() -> Self {
+        Self { source: "not stated".into(), granularity_s: 1, ..Self::default() }
+    }
+
+    /// The price of a row on demand, on the day `today`.
+    pub fn of_row(row: &Row, today: Date) -> Self {
+        Self {
+            usd_per_hour: Some(row.usd_per_hour),
+            source: format!("{}: {}", row.key(), row.source),
+            as_of: Some(row.as_of.clone()),
+            granularity_s: row.billing_granularity_s.unwrap_or(1),
+            minimum_s: row.minimum_s.unwrap_or(0),
+            warnings: row.age_warning(today).into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The bill for a run of `wall_s` seconds; `None` where the price, or the power behind the electricity, is not
+    /// known.
     pub fn bill(&self, wall_s: f64) -> Option<Bill> {
         let per_second = self.usd_per_hour? / 3600.0;
         let step = self.granularity_s.max(1) as f64;
-        // A wall time that is a multiple up to rounding errors is not pushed to the next.
-        let rounded_up = (wall_s / step - 1e-9).ceil().max(0.0) * step;
-        let billed_s = rounded_up.max(self.minimum_s as f64).max(wall_s);
+        let paid_s = wall_s + self.beside_s();
+        // A time that is a multiple up to rounding errors is not pushed to the next.
+        let rounded_up = (paid_s / step - 1e-9).ceil().max(0.0) * step;
+        let billed_s = rounded_up.max(self.minimum_s as f64).max(paid_s);
+        let electricity_usd = match &self.electricity {
+            Some(electricity) => Some(electricity.usd(wall_s)?),
+            None => None,
+        };
         Some(Bill {
             billed_s,
-            cost_usd: per_second * billed_s,
-            rounding_usd: per_second * (billed_s - wall_s),
+            cost_usd: per_second * billed_s + electricity_usd.unwrap_or(0.0),
+            rounding_usd: per_second * (billed_s - paid_s),
+            electricity_usd,
         })
     }
 
-    /// Phases with their shares of the bill, and the rounding as a phase of its own without time: both columns sum
-    /// to the whole.
+    /// The mean power that electricity is paid by.
+    pub fn set_power(&mut self, power_w: Option<f64>, kind: Kind) {
+        if let Some(electricity) = &mut self.electricity {
+            electricity.power_w = power_w.filter(|w| w.is_finite() && *w >= 0.0);
+            electricity.kind = electricity.power_w.map_or(Kind::Unknown, |_| kind);
+        }
+    }
+
+    /// The bill as lines of the ledger, for a run whose time was metered.
+    pub fn lines(&self, wall_s: f64) -> Vec<CostLine> {
+        let bill = self.bill(wall_s);
+        let hours = self.usd_per_hour.map(|usd| usd / 3600.0);
+        let beside_usd = hours.map(|per_second| per_second * self.beside_s());
+        let run_usd = hours.map(|per_second| per_second * wall_s);
+        let mut lines = vec![CostLine::of_run("compute", Amount::new(Kind::Measured, run_usd))];
+        if let Some(weakest) = self.beside.iter().map(|b| b.kind).max() {
+            lines.push(CostLine::of_run("machine beside the run", Amount::new(weakest, beside_usd)));
+        }
+        if let Some(rounding) = bill.map(|b| b.rounding_usd).filter(|usd| *usd > 0.0) {
+            lines.push(CostLine::of_run("rounding", Amount::new(Kind::Measured, Some(rounding))));
+        }
+        if let Some(electricity) = &self.electricity {
+            let amount = Amount::new(electricity.kind, electricity.usd(wall_s));
+            lines.push(CostLine::of_run("electricity", amount));
+        }
+        lines
+    }
+
+    /// Phases with their shares of the bill, what is paid for beside the run, electricity, and the rounding as a
+    /// phase of its own without time. The costs sum to the bill, the times of the run's own phases to the run.
     pub fn share(&self, phases: &[(String, f64)]) -> Vec<PhaseCost> {
         let per_second = self.usd_per_hour.map(|usd| usd / 3600.0);
-        let mut shared: Vec<PhaseCost> = phases
-            .iter()
-            .map(|(name, wall_s)| PhaseCost {
-                name: name.clone(),
-                wall_s: *wall_s,
-                cost_usd: per_second.map(|usd| usd * wall_s),
-            })
-            .collect();
-        if let Some(bill) = self.bill(phases.iter().map(|(_, s)| s).sum()) {
-            shared.push(PhaseCost {
-                name: "rounding".into(),
-                wall_s: 0.0,
-                cost_usd: Some(bill.rounding_usd),
-            });
+        let phase = |name: &str, wall_s: f64, beside| PhaseCost {
+            name: name.into(),
+            wall_s,
+            cost_usd: per_second.map(|usd| usd * wall_s),
+            beside,
+        };
+        let (before, behind): (Vec<&Beside>, Vec<&Beside>) =
+            self.beside.iter().partition(|b| b.kind != Kind::Stated);
+        let row = |b: &&Beside| phase(&b.name, b.seconds, true);
+        let mut shared: Vec<PhaseCost> = before.iter().map(row).collect();
+        shared.extend(phases.iter().map(|(name, wall_s)| phase(name, *wall_s, false)));
+        shared.extend(behind.iter().map(row));
+        let wall_s = phases.iter().map(|(_, s)| s).sum();
+        let money = |name: &str, usd| PhaseCost { cost_usd: Some(usd), ..phase(name, 0.0, false) };
+        if let Some(bill) = self.bill(wall_s) {
+            shared.extend(bill.electricity_usd.map(|usd| money("electricity", usd)));
+            shared.push(money("rounding", bill.rounding_usd));
         }
         shared
+    }
+
+    fn beside_s(&self) -> f64 {
+        self.beside.iter().map(|b| b.seconds).sum()
+    }
+}
+
+impl Electricity {
+    fn usd(&self, wall_s: f64) -> Option<f64> {
+        Some(self.usd_per_kwh * self.power_w? * wall_s / JOULES_PER_KWH)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
     use crate::estimate::fixture::price;
 
     fn today() -> Date {
@@ -135,7 +244,7 @@ mod tests {
     }
 
     fn stated(price: Price, billing_granularity_s: Option<u64>) -> Result<PriceUsed> {
-        price_used(&Cost { price, billing_granularity_s }, today())
+        price_used(&Cost { price, billing_granularity_s, ..Cost::default() }, today())
     }
 
     #[test]
@@ -144,7 +253,7 @@ mod tests {
         assert_eq!((own.usd_per_hour, own.granularity_s), (Some(1.5), 60));
         for bad in [f64::NAN, f64::INFINITY, -0.1] {
             let error = stated(Price::PerHour(bad), None).unwrap_err();
-            assert_eq!(error.kind, Kind::Usage);
+            assert_eq!(error.kind, crate::error::Kind::Usage);
         }
     }
 
@@ -184,5 +293,69 @@ mod tests {
         let unknown = price(None).share(&[("load".into(), 10.0)]);
         assert_eq!(unknown.len(), 1);
         assert_eq!(unknown[0].cost_usd, None);
+    }
+
+    #[test]
+    fn the_cost_is_price_times_billed_time() {
+        let mut used = price(Some(2.99));
+        used.granularity_s = 60;
+        for wall_s in [0.1, 59.999, 3600.0, 123_456.789] {
+            let bill = used.bill(wall_s).unwrap();
+            assert!((bill.cost_usd - 2.99 / 3600.0 * bill.billed_s).abs() < 1e-9);
+            let lines: f64 = used.lines(wall_s).iter().filter_map(|l| l.amount.usd()).sum();
+            assert!((lines - bill.cost_usd).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn the_machine_is_paid_for_from_its_start_to_its_release() {
+        let mut used = price(Some(3.6));
+        let beside = |name: &str, seconds, kind| Beside { name: name.into(), seconds, kind };
+        used.beside =
+            vec![beside("set-up", 100.0, Kind::Measured), beside("until release", 50.0, Kind::Stated)];
+        let bill = used.bill(10.0).unwrap();
+        assert!((bill.cost_usd - 0.16).abs() < 1e-12, "{bill:?}");
+        let shares = used.share(&[("train".into(), 10.0)]);
+        let names: Vec<&str> = shares.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["set-up", "train", "until release", "rounding"]);
+        assert_eq!(shares.iter().map(|p| p.beside).collect::<Vec<_>>(), [true, false, true, false]);
+        let cost: f64 = shares.iter().filter_map(|p| p.cost_usd).sum();
+        assert!((cost - bill.cost_usd).abs() < 1e-12);
+        assert_eq!(used.lines(10.0)[1].amount.kind(), Kind::Stated);
+    }
+
+    #[test]
+    fn a_machine_of_ones_own_costs_its_wear_and_its_electricity() {
+        let cost = Cost {
+            price: Price::Owned { hardware_usd: 13_000.0, life_hours: 13_000.0 },
+            usd_per_kwh: Some(0.3),
+            ..Cost::default()
+        };
+        let mut used = price_used(&cost, today()).unwrap();
+        assert_eq!(used.usd_per_hour, Some(1.0));
+        assert_eq!(used.bill(3600.0), None, "without the power the whole is unknown, not too low");
+        assert_eq!(used.lines(3600.0)[1].amount, Amount::Unknown);
+        used.set_power(Some(500.0), Kind::Modelled);
+        let bill = used.bill(3600.0).unwrap();
+        assert!((bill.cost_usd - 1.15).abs() < 1e-12);
+        let lines = used.lines(3600.0);
+        assert_eq!(lines.iter().map(|l| l.amount).sum::<Amount>().kind(), Kind::Modelled);
+        let never = Price::Owned { hardware_usd: 1.0, life_hours: 0.0 };
+        assert!(stated(never, None).is_err());
+    }
+
+    #[test]
+    fn spot_is_the_rows_own_price_or_refused() {
+        let spot = |name: &str| {
+            let price = Price::Machine(name.into());
+            price_used(&Cost { price, is_spot: true, ..Cost::default() }, today())
+        };
+        let table = Table::shipped().unwrap();
+        let row = table.rows().iter().find(|r| r.usd_per_hour_spot.is_some()).unwrap();
+        let used = spot(&row.key()).unwrap();
+        assert_eq!(used.usd_per_hour, row.usd_per_hour_spot);
+        assert!(used.source.starts_with("spot"));
+        let error = spot("lambda/gpu_1x_gh200").unwrap_err().to_string();
+        assert!(error.contains("no spot price"), "{error}");
     }
 }

@@ -1,9 +1,13 @@
 //! The price table that ships with the program: public facts, each row with its source and date. The same accelerator
 //! differs by a factor of five between providers, so a row is named `provider/instance`, never by accelerator alone.
 
+use super::csv;
 use super::error::Error;
 use crate::error::Result;
+use crate::fs;
 use jiff::civil::Date;
+use serde::Serialize;
+use std::path::Path;
 
 /// The shipped table; the columns are named in its first line.
 const SHIPPED: &str = include_str!("prices.csv");
@@ -11,9 +15,11 @@ const SHIPPED: &str = include_str!("prices.csv");
 const MAX_AGE_DAYS: i32 = 180;
 /// Rows named when there is no such row.
 const NEAREST: usize = 3;
+/// No price table is larger.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// One machine's price.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// Who rents it out, with the region where the source has one.
     pub provider: String,
@@ -52,13 +58,22 @@ impl Row {
         unchanged.and_then(date).or_else(|| date(&self.as_of))
     }
 
+    /// Days from the price's day to `today`; `None` where the row has no day.
+    pub fn age_days(&self, today: Date) -> Option<i32> {
+        today.since(self.seen()?).ok().map(|span| span.get_days())
+    }
+
+    /// Too old to be trusted unseen, or of no known age.
+    pub fn is_old(&self, today: Date) -> bool {
+        self.age_days(today).is_none_or(|days| days > MAX_AGE_DAYS)
+    }
+
     /// What to say about the row's age on `today`, if anything.
     pub fn age_warning(&self, today: Date) -> Option<String> {
-        let Some(seen) = self.seen() else {
+        let Some(days) = self.age_days(today) else {
             return Some(format!("the price of `{}` has no date ({}): check it", self.key(), self.as_of));
         };
-        let days = today.since(seen).map_or(0, |span| span.get_days());
-        (days > MAX_AGE_DAYS).then(|| {
+        self.is_old(today).then(|| {
             format!(
                 "the price of `{}` is {days} days old ({}): check it, or set `usd_per_hour`",
                 self.key(),
@@ -83,18 +98,27 @@ impl Table {
         Self::parse(SHIPPED)
     }
 
+    /// The shipped table behind one of the user's own, whose rows win.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not a table (2).
+    pub fn with_own(own: Option<&Path>) -> Result<Self> {
+        let mut table = Self::shipped()?;
+        if let Some(path) = own {
+            let bytes = fs::read_at_most(path, MAX_BYTES)?;
+            let own = Self::parse(&String::from_utf8_lossy(&bytes))
+                .map_err(|error| error.hint(format!("correct {}", path.display())))?;
+            table.rows.splice(0..0, own.rows);
+        }
+        Ok(table)
+    }
+
     /// Reads a table of the shipped one's columns, in any order.
     ///
     /// # Errors
     /// Usage, with the line, where a row is cut or a price is not one.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut lines = text.lines().enumerate();
-        let header = lines.next().map_or_else(Vec::new, |(_, line)| fields(line));
-        let mut rows = Vec::new();
-        for (index, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
-            rows.push(row(&header, &fields(line), index + 1)?);
-        }
-        Ok(Self { rows })
+        Ok(Self { rows: csv::read("price table", text, row)? })
     }
 
     /// All rows.
@@ -124,6 +148,13 @@ impl Table {
         Err(Error::UnknownMachine { name: name.into(), nearest: self.nearest(&wanted) }.into())
     }
 
+    /// The rows that a filter lets through, the cheapest first.
+    pub fn select(&self, filter: &Filter) -> Vec<&Row> {
+        let mut rows: Vec<&Row> = self.rows.iter().filter(|row| filter.lets(row)).collect();
+        rows.sort_by(|a, b| filter.price(a).total_cmp(&filter.price(b)));
+        rows
+    }
+
     fn nearest(&self, wanted: &str) -> Vec<String> {
         let mut scored: Vec<(f64, String)> =
             self.rows.iter().map(|r| (strsim::jaro_winkler(&plain(&r.key()), wanted), r.key())).collect();
@@ -132,8 +163,36 @@ impl Table {
     }
 }
 
+/// Which rows are wanted; `None` = any.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Filter {
+    /// Accelerator: `H100`, or `A100` for both of its sizes.
+    pub gpu: Option<String>,
+    /// A part of the provider's name.
+    pub provider: Option<String>,
+    /// USD per hour at most.
+    pub max_usd: Option<f64>,
+    /// Only rows with a spot price, and that one counts.
+    pub spot: bool,
+}
+
+impl Filter {
+    fn lets(&self, row: &Row) -> bool {
+        let is_gpu = self.gpu.as_ref().is_none_or(|gpu| is_accelerator(row, &gpu.trim().to_lowercase()));
+        let has_name = |p: &String| row.provider.to_lowercase().contains(&p.trim().to_lowercase());
+        is_gpu
+            && self.provider.as_ref().is_none_or(has_name)
+            && (!self.spot || row.usd_per_hour_spot.is_some())
+            && self.max_usd.is_none_or(|most| self.price(row) <= most)
+    }
+
+    fn price(&self, row: &Row) -> f64 {
+        row.usd_per_hour_spot.filter(|_| self.spot).unwrap_or(row.usd_per_hour)
+    }
+}
+
 /// `H100` names H100; `A100` names A100-40GB and A100-80GB.
-fn is_accelerator(row: &Row, wanted: &str) -> bool {
+pub(crate) fn is_accelerator(row: &Row, wanted: &str) -> bool {
     row.accelerator.as_deref().is_some_and(|a| {
         let a = a.to_lowercase();
         a == wanted || a.strip_prefix(wanted).is_some_and(|r| r.starts_with('-'))
@@ -149,68 +208,19 @@ fn plain(name: &str) -> String {
     }
 }
 
-/// Splits a CSV line; quoted fields may hold commas and doubled quotes.
-fn fields(line: &str) -> Vec<String> {
-    let (mut all, mut field, mut quoted) = (Vec::new(), String::new(), false);
-    let mut chars = line.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                field.push('"');
-            }
-            '"' => quoted = !quoted,
-            ',' if !quoted => all.push(std::mem::take(&mut field)),
-            _ => field.push(c),
-        }
-    }
-    all.push(field);
-    all
-}
-
-fn row(header: &[String], fields: &[String], line: usize) -> Result<Row> {
-    let fault = |fact: String| Error::Table { line, fact };
-    if fields.len() != header.len() {
-        return Err(fault(format!("{} fields, the header has {}", fields.len(), header.len())).into());
-    }
-    let text = |column: &str| -> Result<&str> {
-        let at = header.iter().position(|h| h == column);
-        at.and_then(|i| fields.get(i))
-            .map(String::as_str)
-            .ok_or_else(|| fault(format!("no column `{column}`")).into())
-    };
-    let optional = |column: &str| text(column).unwrap_or_default();
-    let number = |column: &str| -> Result<Option<f64>> {
-        match optional(column) {
-            "" => Ok(None),
-            written => match written.parse::<f64>() {
-                Ok(n) if n.is_finite() && n >= 0.0 => Ok(Some(n)),
-                _ => Err(fault(format!("`{column}` is `{written}`, not a number from 0")).into()),
-            },
-        }
-    };
-    let whole = |column: &str| -> Result<Option<u64>> {
-        match optional(column) {
-            "" => Ok(None),
-            written => written
-                .parse()
-                .map(Some)
-                .map_err(|_| fault(format!("`{column}` is `{written}`, not a whole number")).into()),
-        }
-    };
-    let price = number("usd_per_hour_on_demand")?;
+fn row(fields: &csv::Row<'_>) -> Result<Row, Error> {
     Ok(Row {
-        provider: text("provider")?.into(),
-        instance: text("instance")?.into(),
-        accelerator: Some(optional("accelerator")).filter(|a| !a.is_empty()).map(Into::into),
-        count: whole("count")?.unwrap_or(0),
-        vram_gib: number("vram_gib")?,
-        usd_per_hour: price.ok_or_else(|| fault("`usd_per_hour_on_demand` is empty".into()))?,
-        usd_per_hour_spot: number("usd_per_hour_spot")?,
-        source: text("source")?.into(),
-        as_of: text("as_of")?.into(),
-        billing_granularity_s: whole("billing_granularity_s")?,
-        minimum_s: whole("minimum_s")?,
+        provider: fields.text("provider")?.into(),
+        instance: fields.text("instance")?.into(),
+        accelerator: Some(fields.optional("accelerator")).filter(|a| !a.is_empty()).map(Into::into),
+        count: fields.whole("count")?.unwrap_or(0),
+        vram_gib: fields.number("vram_gib")?,
+        usd_per_hour: fields.needed("usd_per_hour_on_demand")?,
+        usd_per_hour_spot: fields.number("usd_per_hour_spot")?,
+        source: fields.text("source")?.into(),
+        as_of: fields.text("as_of")?.into(),
+        billing_granularity_s: fields.whole("billing_granularity_s")?,
+        minimum_s: fields.whole("minimum_s")?,
     })
 }
 
@@ -280,6 +290,32 @@ mod tests {
         assert!(span.age_warning(day("2026-11-21")).is_some(), "its first day counts");
         let fresh = table.find("aws us-east-1/g5.xlarge").unwrap();
         assert_eq!(fresh.age_warning(day("2026-11-21")), None);
+    }
+
+    #[test]
+    fn a_filter_lists_the_cheapest_first() {
+        let table = table();
+        let filter = Filter { gpu: Some("h100".into()), max_usd: Some(5.0), ..Filter::default() };
+        let rows = table.select(&filter);
+        assert!(rows.len() > 3 && rows.iter().all(|r| r.accelerator.as_deref() == Some("H100")));
+        assert!(rows.windows(2).all(|w| w[0].usd_per_hour <= w[1].usd_per_hour));
+        let spot = Filter { provider: Some("AWS".into()), spot: true, ..Filter::default() };
+        assert!(table.select(&spot).iter().all(|r| r.usd_per_hour_spot.is_some()));
+        assert_eq!(table.select(&Filter::default()).len(), 131);
+    }
+
+    #[test]
+    fn a_row_of_ones_own_wins_over_the_shipped_one() {
+        let own = tempfile::NamedTempFile::new().unwrap();
+        let text = "provider,instance,usd_per_hour_on_demand,source,as_of\nlambda,gpu_1x_gh200,1.1,mine,2026-11-01\n";
+        std::fs::write(own.path(), text).unwrap();
+        let table = Table::with_own(Some(own.path())).unwrap();
+        assert_eq!(table.rows().len(), 132);
+        let row = table.find("lambda/gpu_1x_gh200").unwrap();
+        assert_eq!((row.usd_per_hour, row.source.as_str()), (1.1, "mine"));
+        std::fs::write(own.path(), "provider\nx\n").unwrap();
+        let error = Table::with_own(Some(own.path())).unwrap_err().to_string();
+        assert!(error.contains("price table:2") && error.contains("correct /"), "{error}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod store;
 pub use book::Book;
 pub use journal::{Journal, PENDING};
 pub use query::{Outcome, RunRow};
-pub use record::{CostKind, CostLine, Entry, Final, NewRun, Phase, Record, Status};
+pub use record::{Entry, Final, NewRun, Phase, Record, Status};
 pub use store::Ledger;
 
 use crate::error::{Fault, Kind};

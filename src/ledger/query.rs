@@ -117,6 +117,23 @@ impl Ledger {
         })
     }
 
+    /// When the runs on one boot of a machine ended, as far as they were heard of.
+    pub fn ends_on_boot(&self, boot_id: &str) -> Result<Vec<jiff::Timestamp>> {
+        let query = "SELECT started_at, finished_at, wall_s FROM runs WHERE json_extract(owner_json, '$.boot_id') = ?1";
+        let rows = self.all(query, &[&boot_id], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, Option<f64>>(2)?))
+        })?;
+        let end = |(started, finished, wall_s): (String, Option<String>, Option<f64>)| {
+            if let Some(finished) = finished {
+                return finished.parse().ok();
+            }
+            // It runs, or was killed: it was last heard of when its wall time was.
+            let ran = jiff::SignedDuration::try_from_secs_f64(wall_s.unwrap_or(0.0)).ok()?;
+            started.parse::<jiff::Timestamp>().ok()?.checked_add(ran).ok()
+        };
+        Ok(rows.into_iter().filter_map(end).collect())
+    }
+
     /// The resolved config that a run was started with.
     pub fn config_of(&self, run_id: &str) -> Result<Option<String>> {
         let query = "SELECT config_toml FROM runs WHERE run_id = ?1";

@@ -2,6 +2,7 @@
 //! and entering one twice changes nothing.
 
 use crate::error::Result;
+use crate::estimate::CostLine;
 use crate::fs::Owner;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -80,48 +81,6 @@ pub struct Phase {
     pub peak_rss_bytes: Option<u64>,
     /// Its share of the bill.
     pub cost_usd: Option<f64>,
-}
-
-/// Where an amount comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CostKind {
-    /// From a meter.
-    Measured,
-    /// From the estimate.
-    Predicted,
-    /// From a model of something that could not be measured.
-    Modelled,
-    /// The user said so.
-    Stated,
-    /// It exists, and nobody knows how much it is.
-    Unknown,
-}
-
-impl CostKind {
-    /// The word in the ledger.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Measured => "measured",
-            Self::Predicted => "predicted",
-            Self::Modelled => "modelled",
-            Self::Stated => "stated",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// One line of a run's cost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CostLine {
-    /// `compute`, `energy`, `people`, …
-    pub category: String,
-    /// Where the amount comes from.
-    pub kind: CostKind,
-    /// USD; `None` = unknown.
-    pub amount_usd: Option<f64>,
-    /// What it pays for: `run`, `month`, …
-    pub period: String,
 }
 
 /// A run at its end.

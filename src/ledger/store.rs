@@ -209,7 +209,7 @@ fn follow(transaction: &Transaction<'_>, id: &str, entry: &Entry) -> rusqlite::R
             transaction.execute(
                 "INSERT OR REPLACE INTO cost_lines (run_id, category, kind, period, amount_usd)
                  VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![id, line.category, line.kind.as_str(), line.period, line.amount_usd],
+                params![id, line.category, line.amount.kind().as_str(), line.period, line.amount.usd()],
             )?;
         }
         Entry::Finish { status, end, .. } => finish(transaction, id, *status, end)?,

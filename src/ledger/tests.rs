@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Result;
+use crate::estimate::{Amount, CostLine};
 use crate::fs::fault::rehearse;
 use std::path::Path;
 use tempfile::TempDir;
@@ -52,12 +53,7 @@ fn whole_run(to: &mut dyn Record, id: &str, out: &Path) -> Vec<Result<()>> {
         peak_rss_bytes: Some(1 << 33),
         cost_usd: None,
     };
-    let line = CostLine {
-        category: "energy".into(),
-        kind: CostKind::Unknown,
-        amount_usd: None,
-        period: "run".into(),
-    };
+    let line = CostLine::of_run("energy", Amount::Unknown);
     vec![
         to.start_run(&run(id, out)),
         to.heartbeat(id, 10, 6.0, Some(0.1), Some(2.0)),

@@ -2,7 +2,9 @@
 
 pub use crate::estimate::machine::Limits;
 
-use super::process::{kib_field, resident};
+use super::cgroup::{cpu_quota, folders, memory_limit};
+use super::process::resident;
+use super::procfs::kib_field;
 use std::path::{Path, PathBuf};
 
 /// Where the host's and the cgroups' files lie; other roots are for tests.
@@ -32,6 +34,19 @@ pub fn cpu_model() -> String {
     Host::default().cpu_model()
 }
 
+/// Seconds since the machine was started, its sleep included: what a provider bills from.
+#[cfg(target_os = "linux")]
+pub fn since_boot_s() -> Option<f64> {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(|t| std::time::Duration::from(t).as_secs_f64())
+}
+
+/// Seconds since the machine was started; not known here.
+#[cfg(not(target_os = "linux"))]
+pub fn since_boot_s() -> Option<f64> {
+    None
+}
+
 /// Free bytes for this user on the disk that a path lies on; its nearest existing folder counts.
 pub fn free_disk(path: &Path) -> Option<u64> {
     let existing = path
@@ -47,7 +62,7 @@ pub fn free_disk(path: &Path) -> Option<u64> {
 impl Host {
     /// Limits from the files; `threads` is what affinity allows, `own` the process's resident bytes.
     fn limits(&self, threads: usize, own: u64) -> Limits {
-        let groups = self.groups();
+        let groups = folders(&self.proc, &self.cgroup);
         let quota = groups.iter().filter_map(|g| cpu_quota(g)).fold(f64::INFINITY, f64::min);
         let free = self.free_memory().map(|free| free.saturating_add(own));
         let host = free.map(|bytes| (bytes, "free on the host"));
@@ -73,31 +88,6 @@ impl Host {
         kib_field(&text, "MemAvailable:").or_else(|| kib_field(&text, "MemTotal:"))
     }
 
-    /// Folders of this process's cgroups and of all above them, v1 and v2: each may hold a limit.
-    fn groups(&self) -> Vec<PathBuf> {
-        let text = std::fs::read_to_string(self.proc.join("self/cgroup")).unwrap_or_default();
-        let mut folders = vec![self.cgroup.clone(), self.cgroup.join("memory"), self.cgroup.join("cpu")];
-        for line in text.lines() {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
-                continue;
-            };
-            let root = match controllers {
-                "" => self.cgroup.clone(),
-                _ => match controllers.split(',').find(|c| matches!(*c, "memory" | "cpu")) {
-                    Some(controller) => self.cgroup.join(controller),
-                    None => continue,
-                },
-            };
-            let relative = Path::new(path.trim_start_matches('/'));
-            if relative.components().all(|c| matches!(c, std::path::Component::Normal(_))) {
-                folders
-                    .extend(relative.ancestors().filter(|p| !p.as_os_str().is_empty()).map(|p| root.join(p)));
-            }
-        }
-        folders
-    }
-
     fn cpu_model(&self) -> String {
         let text = std::fs::read_to_string(self.proc.join("cpuinfo")).unwrap_or_default();
         text.lines()
@@ -108,31 +98,6 @@ impl Host {
                 |(_, name)| name.trim().to_owned(),
             )
     }
-}
-
-fn read(file: &Path) -> Option<String> {
-    std::fs::read_to_string(file).ok().map(|text| text.trim().to_owned())
-}
-
-/// Bytes that a cgroup may hold; "max" and v1's huge default are no limit.
-fn memory_limit(folder: &Path) -> Option<u64> {
-    let text = read(&folder.join("memory.max")).or_else(|| read(&folder.join("memory.limit_in_bytes")))?;
-    text.parse().ok().filter(|&bytes| bytes < 1 << 60)
-}
-
-/// Cores that a cgroup's quota amounts to.
-fn cpu_quota(folder: &Path) -> Option<f64> {
-    let (quota, period) = match read(&folder.join("cpu.max")) {
-        Some(text) => {
-            let (quota, period) = text.split_once(' ')?;
-            (quota.parse::<f64>().ok()?, period.parse::<f64>().ok()?)
-        }
-        None => (
-            read(&folder.join("cpu.cfs_quota_us"))?.parse().ok()?,
-            read(&folder.join("cpu.cfs_period_us"))?.parse().ok()?,
-        ),
-    };
-    (quota > 0.0 && period > 0.0).then(|| quota / period)
 }
 
 #[cfg(test)]

@@ -21,13 +21,15 @@ pub enum Phase {
     Save,
     /// Reports are written.
     Report,
+    /// Another program runs.
+    Command,
     /// Nothing of the above.
     Idle,
 }
 
 impl Phase {
     /// How many there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
     /// All, in the order of a run.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Load,
@@ -37,6 +39,7 @@ impl Phase {
         Self::Evaluate,
         Self::Save,
         Self::Report,
+        Self::Command,
         Self::Idle,
     ];
 
@@ -50,6 +53,7 @@ impl Phase {
             Self::Evaluate => "evaluate",
             Self::Save => "save",
             Self::Report => "report",
+            Self::Command => "command",
             Self::Idle => "idle",
         }
     }
@@ -71,20 +75,10 @@ pub struct Timeline {
     totals: [AtomicU64; Phase::COUNT],
 }
 
-impl Default for Timeline {
-    fn default() -> Self {
-        Self::start()
-    }
-}
-
 impl Timeline {
-    /// Starts in [`Phase::Idle`].
-    pub fn start() -> Self {
-        Self {
-            started: Instant::now(),
-            current: AtomicU64::new(pack(Phase::Idle, 0)),
-            totals: Default::default(),
-        }
+    /// Starts in a phase.
+    pub fn start(phase: Phase) -> Self {
+        Self { started: Instant::now(), current: AtomicU64::new(pack(phase, 0)), totals: Default::default() }
     }
 
     /// Nanoseconds since the start, by the monotonic clock.
@@ -150,7 +144,7 @@ mod tests {
 
     #[test]
     fn phases_sum_to_the_last_timestamp_exactly() {
-        let line = Timeline::start();
+        let line = Timeline::start(Phase::Idle);
         for (phase, at) in [
             (Phase::Load, 100),
             (Phase::Train, 1_000_003),
@@ -169,7 +163,7 @@ mod tests {
 
     #[test]
     fn totals_grow_while_a_phase_is_open() {
-        let line = Timeline::start();
+        let line = Timeline::start(Phase::Idle);
         line.enter(Phase::Train);
         std::thread::sleep(std::time::Duration::from_millis(5));
         assert!(line.totals_ns()[Phase::Train as usize] >= 5_000_000);
@@ -178,7 +172,7 @@ mod tests {
 
     #[test]
     fn threads_that_enter_at_once_lose_no_time() {
-        let line = Timeline::start();
+        let line = Timeline::start(Phase::Idle);
         std::thread::scope(|scope| {
             for phase in [Phase::Train, Phase::Evaluate] {
                 let line = &line;

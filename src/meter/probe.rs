@@ -1,124 +1,67 @@
 //! The seam between the meter and what it reads: a probe gives cumulative counters and current levels, or `None`.
 
+use super::gpu::DeviceTotal;
 use serde::{Deserialize, Serialize};
 
 /// One look at the machine; `None` = this probe cannot tell.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Reading {
-    /// CPU time of the process so far, all threads, user and system, s.
+    /// CPU time so far, all threads, user and system, s.
     pub cpu_s: Option<f64>,
-    /// Resident memory, bytes.
+    /// Resident memory, bytes; of several processes the sum, shared pages counted once a process.
     pub rss_bytes: Option<u64>,
-    /// Highest resident memory of the process so far, bytes.
+    /// Highest resident memory so far of one process, bytes.
     pub peak_rss_bytes: Option<u64>,
-    /// Memory on the accelerator, bytes.
+    /// Proportional memory of all processes, bytes: shared pages are shared out. Not at every look.
+    pub pss_bytes: Option<u64>,
+    /// Page faults that waited for the disk, so far.
+    pub major_faults: Option<u64>,
+    /// Bytes read from disks so far; what the page cache had is none of it.
+    pub read_bytes: Option<u64>,
+    /// Bytes written to disks so far.
+    pub write_bytes: Option<u64>,
+    /// Memory of the whole cgroup, page cache included, bytes.
+    pub group_bytes: Option<u64>,
+    /// Energy of the CPU packages since some fixed moment, J: only differences mean anything.
+    pub package_j: Option<f64>,
+    /// Memory on the accelerators, bytes.
     pub device_bytes: Option<u64>,
-    /// Energy since some fixed moment, J: only differences mean anything.
-    pub energy_j: Option<f64>,
+    /// Energy of the accelerators since the start, J.
+    pub gpu_j: Option<f64>,
+    /// Power of the accelerators now, W.
+    pub gpu_power_w: Option<f64>,
+    /// Share of the time in which accelerators computed, mean of all, 0 … 1.
+    pub gpu_busy: Option<f64>,
+    /// Clock of the fastest accelerator, MHz.
+    pub gpu_clock_mhz: Option<u64>,
+    /// Temperature of the hottest accelerator, °C.
+    pub gpu_temperature_c: Option<u64>,
+}
+
+/// What a probe has to say at the end, beside its readings.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Closing {
+    /// The accelerators.
+    pub devices: Vec<DeviceTotal>,
+    /// Where the device memory was read.
+    pub device_memory_source: Option<String>,
+    /// Limit of the cgroup's memory, bytes.
+    pub group_limit_bytes: Option<u64>,
+    /// The cgroup's own peak since it was made, bytes.
+    pub group_peak_bytes: Option<u64>,
+    /// Most processes seen at once.
+    pub processes: u64,
+    /// What the reader must know.
+    pub warnings: Vec<String>,
 }
 
 /// Reads counters; lives on the meter's own thread.
 pub trait Probe: Send {
     /// Reads them now. Must not fail: what cannot be read is `None`.
     fn sample(&mut self) -> Reading;
-}
 
-/// Energy from a cumulative counter that may be lost, reset or stand still: what was seen before the fault stays,
-/// marked partial; nothing is extrapolated.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct EnergyMeter {
-    last: Option<(f64, f64)>,
-    still_since_s: Option<f64>,
-    total_j: Option<f64>,
-    partial: bool,
-}
-
-/// Counters move every few milliseconds: one that does not for this long is broken.
-const STILL_S: f64 = 5.0;
-
-impl EnergyMeter {
-    /// Takes the counter's value at a moment; gives the joules to add since the last.
-    pub fn read(&mut self, at_s: f64, energy_j: Option<f64>) -> f64 {
-        let Some(now) = energy_j.filter(|e| e.is_finite()) else {
-            self.partial |= self.total_j.is_some();
-            self.last = None;
-            return 0.0;
-        };
-        if self.partial {
-            return 0.0;
-        }
-        // A counter that appears in the middle of a run knows nothing of what came before.
-        if self.last.is_none() && at_s > STILL_S {
-            self.partial = true;
-        }
-        let total = self.total_j.get_or_insert(0.0);
-        let Some((_, before)) = self.last.replace((at_s, now)) else {
-            self.still_since_s = Some(at_s);
-            return 0.0;
-        };
-        let used = now - before;
-        if used < 0.0 {
-            self.partial = true;
-            return 0.0;
-        }
-        if used > 0.0 {
-            self.still_since_s = Some(at_s);
-        } else if self.still_since_s.is_some_and(|since| at_s - since > STILL_S) {
-            self.partial = true;
-        }
-        *total += used;
-        used
-    }
-
-    /// Joules seen; `None` = never measured.
-    pub fn total_j(&self) -> Option<f64> {
-        self.total_j
-    }
-
-    /// The counter did not cover the whole run.
-    pub fn partial(&self) -> bool {
-        self.partial
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn meter(readings: &[Option<f64>]) -> EnergyMeter {
-        let mut meter = EnergyMeter::default();
-        for (i, reading) in readings.iter().enumerate() {
-            meter.read(i as f64, *reading);
-        }
-        meter
-    }
-
-    #[test]
-    fn a_steady_counter_is_the_difference() {
-        let meter = meter(&[Some(1000.0), Some(1010.0), Some(1025.0)]);
-        assert_eq!(meter.total_j(), Some(25.0));
-        assert!(!meter.partial());
-    }
-
-    #[test]
-    fn a_counter_that_resets_or_is_lost_stays_at_what_it_saw() {
-        for fault in [Some(3.0), None, Some(f64::NAN)] {
-            let meter = meter(&[Some(1000.0), Some(1010.0), fault, Some(5000.0)]);
-            assert_eq!(meter.total_j(), Some(10.0), "{fault:?}");
-            assert!(meter.partial());
-        }
-    }
-
-    #[test]
-    fn a_counter_that_stands_still_is_partial() {
-        assert!(meter(&[Some(7.0); 8]).partial());
-        assert!(!meter(&[Some(7.0); 3]).partial());
-    }
-
-    #[test]
-    fn a_counter_that_never_was_is_not_measured() {
-        let meter = meter(&[None, None]);
-        assert_eq!(meter.total_j(), None);
-        assert!(!meter.partial());
+    /// What was learned beside the readings; asked for once, behind the last of them.
+    fn close(&mut self) -> Closing {
+        Closing::default()
     }
 }

@@ -1,64 +1,131 @@
-//! What the operating system says about this process: CPU time, resident memory, and the package's energy where it
-//! may be read.
+//! What the operating system says about this process: CPU time, memory, faults and disk; beside it what the machine
+//! says, the packages' energy and the accelerators.
 
-use super::probe::{Probe, Reading};
+use super::cgroup::GroupMemory;
+use super::gpu::Gpus;
+use super::nvml;
+use super::probe::{Closing, Probe, Reading};
+use super::procfs::{self, kib_field};
 use super::rapl::Rapl;
+use super::sampler::longest_gap_s;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Bytes of a block in the kernel's counts of disk traffic, whatever the disk's own are.
+const BLOCK_BYTES: u64 = 512;
 
 /// Probe of this process on this machine.
-#[derive(Debug)]
 pub struct ProcessProbe {
+    surroundings: Surroundings,
+}
+
+/// What is the same for every process of the machine: energy, accelerators, the cgroup.
+pub(super) struct Surroundings {
     rapl: Option<Rapl>,
+    group: Option<GroupMemory>,
+    gpus: Option<Gpus>,
     started: Instant,
 }
 
-impl Default for ProcessProbe {
-    fn default() -> Self {
-        Self::new()
+impl Surroundings {
+    /// Looks for what can be read here.
+    pub(super) fn open(interval: Duration) -> Self {
+        let driver = nvml::open();
+        let knows_processes = procfs::numbers_are_the_hosts();
+        Self {
+            rapl: Rapl::open(Path::new("/sys/class/powercap")),
+            group: GroupMemory::open(Path::new(procfs::ROOT), Path::new("/sys/fs/cgroup")),
+            gpus: driver.and_then(|driver| Gpus::new(driver, knows_processes, longest_gap_s(interval))),
+            started: Instant::now(),
+        }
+    }
+
+    /// Adds its figures to a reading; `own` are the run's processes.
+    pub(super) fn read(&mut self, own: &[u32], reading: &mut Reading) {
+        let now_s = self.started.elapsed().as_secs_f64();
+        reading.package_j = self.rapl.as_mut().and_then(|r| r.read(now_s));
+        reading.group_bytes = self.group.as_ref().and_then(GroupMemory::now);
+        if let Some(gpus) = &mut self.gpus {
+            gpus.read(now_s, own, reading);
+        }
+    }
+
+    /// What it has to say at the end.
+    pub(super) fn close(&mut self, processes: u64) -> Closing {
+        let gpus = self.gpus.as_mut().map(Gpus::close);
+        let (devices, source, warnings) = gpus.map_or_else(Default::default, |(d, s, w)| (d, Some(s), w));
+        Closing {
+            devices,
+            device_memory_source: source,
+            group_limit_bytes: self.group.as_ref().and_then(|g| g.limit_bytes),
+            group_peak_bytes: self.group.as_ref().and_then(GroupMemory::peak),
+            processes,
+            warnings,
+        }
     }
 }
 
 impl ProcessProbe {
-    /// Looks for what can be read here.
-    pub fn new() -> Self {
-        Self { rapl: Rapl::open(Path::new("/sys/class/powercap")), started: Instant::now() }
-    }
-
-    /// Whether energy is measured here.
-    pub fn has_energy(&self) -> bool {
-        self.rapl.is_some()
+    /// Looks for what can be read here; it will be asked every `interval`.
+    pub fn new(interval: Duration) -> Self {
+        Self { surroundings: Surroundings::open(interval) }
     }
 }
 
 impl Probe for ProcessProbe {
     fn sample(&mut self) -> Reading {
-        let now_s = self.started.elapsed().as_secs_f64();
         let (rss_bytes, peak_rss_bytes) = resident();
-        Reading {
-            cpu_s: cpu_s(UsageWho::RUSAGE_SELF),
+        let used = Used::of(UsageWho::RUSAGE_SELF);
+        let mut reading = Reading {
+            cpu_s: used.map(|u| u.cpu_s),
+            major_faults: used.map(|u| u.major_faults),
+            read_bytes: used.map(|u| u.read_bytes),
+            write_bytes: used.map(|u| u.write_bytes),
             rss_bytes,
             peak_rss_bytes,
-            device_bytes: None,
-            energy_j: self.rapl.as_mut().and_then(|r| r.read(now_s)),
-        }
+            ..Reading::default()
+        };
+        self.surroundings.read(&[std::process::id()], &mut reading);
+        reading
+    }
+
+    fn close(&mut self) -> Closing {
+        self.surroundings.close(1)
     }
 }
 
-fn cpu_s(who: UsageWho) -> Option<f64> {
-    let seconds = |usage: Usage| {
+/// What `getrusage` counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Used {
+    pub(super) cpu_s: f64,
+    pub(super) major_faults: u64,
+    pub(super) read_bytes: u64,
+    pub(super) write_bytes: u64,
+    /// Of the largest process. Inherited from the program that started it: only what is more than that is its own.
+    pub(super) peak_rss_bytes: u64,
+}
+
+impl Used {
+    pub(super) fn of(who: UsageWho) -> Option<Self> {
+        let usage: Usage = getrusage(who).ok()?;
         let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-        micros as f64 / 1e6
-    };
-    getrusage(who).ok().map(seconds)
+        let count = |n: i64| u64::try_from(n).unwrap_or(0);
+        Some(Self {
+            cpu_s: micros as f64 / 1e6,
+            major_faults: count(usage.major_page_faults()),
+            read_bytes: count(usage.block_reads()).saturating_mul(BLOCK_BYTES),
+            write_bytes: count(usage.block_writes()).saturating_mul(BLOCK_BYTES),
+            peak_rss_bytes: count(usage.max_rss()).saturating_mul(1024),
+        })
+    }
 }
 
 /// CPU time of the calling thread, s; `None` where the system does not tell.
 #[cfg(target_os = "linux")]
 pub fn thread_cpu_s() -> Option<f64> {
-    cpu_s(UsageWho::RUSAGE_THREAD)
+    Used::of(UsageWho::RUSAGE_THREAD).map(|u| u.cpu_s)
 }
 
 /// CPU time of the calling thread, s; `None` where the system does not tell.
@@ -74,34 +141,29 @@ pub fn resident() -> (Option<u64>, Option<u64>) {
         .map_or((None, None), |text| (kib_field(&text, "VmRSS:"), kib_field(&text, "VmHWM:")))
 }
 
-/// The bytes of a `Name:   1234 kB` line of a `/proc` file.
-pub(super) fn kib_field(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|l| l.strip_prefix(name))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn status_lines_become_bytes() {
-        let text = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t      17 kB\n";
-        assert_eq!(kib_field(text, "VmHWM:"), Some(2048 * 1024));
-        assert_eq!(kib_field(text, "VmRSS:"), Some(17 * 1024));
-        assert_eq!(kib_field(text, "VmSwap:"), None);
-        assert_eq!(kib_field("VmRSS: x kB", "VmRSS:"), None);
-    }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn memory_that_is_touched_is_seen() {
         let touched = vec![1u8; 64 << 20];
-        let seen = ProcessProbe::new().sample();
+        let seen = ProcessProbe::new(Duration::from_millis(100)).sample();
         assert!(seen.rss_bytes.unwrap() >= 64 << 20);
         assert!(seen.peak_rss_bytes >= seen.rss_bytes);
         assert!(seen.cpu_s.unwrap() > 0.0);
         assert_eq!(touched.iter().map(|&b| u64::from(b)).sum::<u64>(), 64 << 20);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn bytes_that_reach_the_disk_are_counted() {
+        let before = Used::of(UsageWho::RUSAGE_SELF).unwrap();
+        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        std::fs::write(file.path(), vec![7u8; 1 << 20]).unwrap();
+        file.as_file().sync_all().unwrap();
+        let after = Used::of(UsageWho::RUSAGE_SELF).unwrap();
+        assert!(after.write_bytes - before.write_bytes >= 1 << 20, "{before:?} {after:?}");
     }
 }

@@ -5,7 +5,9 @@ use super::record::{
     DataSummary, ErrorPct, Interval, MemoryPart, Parameters, Phase, Price, Provenance, Report, SamplePair,
     Status, Training, Work,
 };
-use crate::estimate::Quantities;
+use crate::estimate::energy::EnergyLine;
+use crate::estimate::{Carbon, CostLine, Quantities};
+use crate::meter::Measured;
 use crate::train::metrics::{self, EvalRecord, StepRecord};
 use std::collections::BTreeMap;
 
@@ -61,6 +63,16 @@ pub struct Inputs {
     pub data: DataSummary,
     /// What the model said before and after.
     pub samples: Vec<SamplePair>,
+    /// The command line of a program that was metered.
+    pub command: Vec<String>,
+    /// All that the meter saw.
+    pub meter: Option<Measured>,
+    /// Energy part by part.
+    pub energy: Vec<EnergyLine>,
+    /// Carbon of the energy.
+    pub carbon: Option<Carbon>,
+    /// The bill as the ledger has it.
+    pub costs: Vec<CostLine>,
     /// What the reader must know.
     pub warnings: Vec<String>,
 }
@@ -74,6 +86,8 @@ pub struct PhaseInput {
     pub wall_s: f64,
     /// A cost of its own, such as electricity; `None` = its time at the price of an hour.
     pub cost_usd: Option<f64>,
+    /// Paid for, and not a part of the run's time.
+    pub beside: bool,
 }
 
 /// A part of memory as predicted and as tagged.
@@ -94,17 +108,19 @@ pub fn build(inputs: Inputs) -> Report {
     measured.tokens_per_s = measured.tokens_per_s.or_else(|| metrics::tokens_per_s(&inputs.steps));
     let predicted = finite(inputs.predicted);
     let price = Price { usd_per_hour: inputs.price.usd_per_hour.filter(|p| p.is_finite()), ..inputs.price };
+    let modelled = finite(inputs.modelled);
+    let bill = measured.cost_usd.or(modelled.cost_usd);
     let mut interval = inputs.interval;
     interval.retain(|_, range| range.low.is_finite() && range.high.is_finite());
     Report {
         run_id: inputs.run_id,
         status: inputs.status,
         error_pct: errors(&predicted, &measured),
-        phases: phases(inputs.phases, &measured, price.usd_per_hour),
+        phases: phases(inputs.phases, &measured, bill, price.usd_per_hour),
         memory_parts: memory_parts(&inputs.memory_parts, &predicted, &measured),
         predicted,
         measured,
-        modelled: finite(inputs.modelled),
+        modelled,
         interval,
         price,
         provenance: inputs.provenance,
@@ -116,6 +132,12 @@ pub fn build(inputs: Inputs) -> Report {
         work: work(&inputs.steps, inputs.flops_per_step, inputs.peak_flops_per_s, inputs.peak_source),
         data: inputs.data,
         samples: inputs.samples,
+        command: inputs.command,
+        // The looks are many, and lie in the ledger.
+        meter: inputs.meter.map(|meter| Measured { samples: Vec::new(), ..meter }),
+        energy: inputs.energy,
+        carbon: inputs.carbon,
+        costs: inputs.costs,
         warnings: inputs.warnings,
     }
 }
@@ -153,8 +175,13 @@ fn finite(q: Quantities) -> Quantities {
     }
 }
 
-/// Prices the phases and closes them to the measured whole: time by `unattributed`, money by `rounding`.
-fn phases(inputs: Vec<PhaseInput>, measured: &Quantities, usd_per_hour: Option<f64>) -> Vec<Phase> {
+/// Prices the phases and closes them to the whole: the measured time by `unattributed`, the bill by `rounding`.
+fn phases(
+    inputs: Vec<PhaseInput>,
+    measured: &Quantities,
+    bill: Option<f64>,
+    usd_per_hour: Option<f64>,
+) -> Vec<Phase> {
     let priced = |wall_s: f64| usd_per_hour.map(|price| wall_s / 3600.0 * price);
     let mut rows: Vec<Phase> = inputs
         .into_iter()
@@ -163,20 +190,27 @@ fn phases(inputs: Vec<PhaseInput>, measured: &Quantities, usd_per_hour: Option<f
             cost_usd: p.cost_usd.filter(|c| c.is_finite()).or_else(|| priced(p.wall_s)),
             name: p.name,
             wall_s: p.wall_s,
+            beside: p.beside,
         })
         .collect();
     if let Some(wall_s) = measured.wall_s {
-        let open = wall_s - rows.iter().map(|p| p.wall_s).sum::<f64>();
+        let open = wall_s - rows.iter().filter(|p| !p.beside).map(|p| p.wall_s).sum::<f64>();
         // Below a microsecond it is the sum's own rounding.
         if open.abs() > 1e-6 {
-            rows.push(Phase { name: UNATTRIBUTED.into(), wall_s: open, cost_usd: priced(open) });
+            rows.push(Phase {
+                name: UNATTRIBUTED.into(),
+                wall_s: open,
+                cost_usd: priced(open),
+                beside: false,
+            });
         }
     }
-    if let Some(bill) = measured.cost_usd {
+    if let Some(bill) = bill {
         let open = bill - rows.iter().filter_map(|p| p.cost_usd).sum::<f64>();
         rows.push(Phase {
             name: ROUNDING.into(),
             wall_s: 0.0,
+            beside: false,
             cost_usd: Some(if open.abs() <= bill.abs() * 1e-12 { 0.0 } else { open }),
         });
     }
@@ -272,7 +306,7 @@ mod tests {
         let report = build(Inputs {
             measured: Quantities { wall_s: Some(100.0), cost_usd: Some(0.12), ..Quantities::default() },
             phases: [("load", 10.0), ("train", 85.0)]
-                .map(|(name, wall_s)| PhaseInput { name: name.into(), wall_s, cost_usd: None })
+                .map(|(name, wall_s)| PhaseInput { name: name.into(), wall_s, ..PhaseInput::default() })
                 .into(),
             price: Price { usd_per_hour: Some(3.6), ..Price::default() },
             ..Inputs::default()
@@ -292,8 +326,8 @@ mod tests {
         let report = build(Inputs {
             measured: Quantities { wall_s: Some(10.0), cost_usd: Some(0.05), ..Quantities::default() },
             phases: vec![
-                PhaseInput { name: "train".into(), wall_s: 10.0, cost_usd: None },
-                PhaseInput { name: "electricity".into(), wall_s: 0.0, cost_usd: Some(0.04) },
+                PhaseInput { name: "train".into(), wall_s: 10.0, ..PhaseInput::default() },
+                PhaseInput { name: "electricity".into(), cost_usd: Some(0.04), ..PhaseInput::default() },
             ],
             price: Price { usd_per_hour: Some(3.6), ..Price::default() },
             ..Inputs::default()
@@ -304,10 +338,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_paid_beside_the_run_is_none_of_its_time() {
+        let report = build(Inputs {
+            measured: Quantities { wall_s: Some(10.0), cost_usd: Some(0.11), ..Quantities::default() },
+            phases: vec![
+                PhaseInput { name: "set-up".into(), wall_s: 100.0, beside: true, ..PhaseInput::default() },
+                PhaseInput { name: "train".into(), wall_s: 10.0, ..PhaseInput::default() },
+            ],
+            price: Price { usd_per_hour: Some(3.6), ..Price::default() },
+            ..Inputs::default()
+        });
+        let names: Vec<_> = report.phases.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["set-up", "train", "rounding"], "nothing is left to close");
+        assert!(report.phases[2].cost_usd.unwrap().abs() < 1e-12);
+    }
+
+    #[test]
     fn without_a_price_phases_have_time_and_no_cost() {
         let report = build(Inputs {
             measured: Quantities { wall_s: Some(1.0), ..Quantities::default() },
-            phases: vec![PhaseInput { name: "train".into(), wall_s: 1.0, cost_usd: None }],
+            phases: vec![PhaseInput { name: "train".into(), wall_s: 1.0, ..PhaseInput::default() }],
             ..Inputs::default()
         });
         assert_eq!(report.phases.len(), 1);

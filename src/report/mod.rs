@@ -5,6 +5,7 @@ pub mod build;
 pub mod estimate_table;
 pub mod html;
 pub mod json;
+pub mod metered;
 pub mod profile;
 pub mod record;
 pub mod runs;

@@ -1,7 +1,7 @@
 //! The time of training by op: seconds that were recorded beside the work that was counted, over what the machine
 //! reaches at best.
 
-use super::table::{Table, section};
+use super::table::{Table, section, wrap};
 use super::words::{self, or_word};
 use crate::estimate::work::{Op, Volume};
 use crate::ops::profile::{Pass, Profile, Site};
@@ -137,10 +137,11 @@ pub fn table(rows: &[Row], peak: Peak, screen: Screen) -> String {
     ]);
     let best = |v: Option<f64>, show: fn(f64) -> String| or_word(v, show, words::NOT_MEASURED);
     let peaks = format!(
-        "  Peak is what this machine was measured to reach: {} in a product, {}/s in a copy.\n",
+        "Peak is what this machine was measured to reach: {} in a product, {} in a copy.",
         best(peak.flops_per_s, words::flops_per_s),
-        best(peak.bytes_per_s, words::bytes),
+        best(peak.bytes_per_s, |bytes| format!("{}/s", words::bytes(bytes))),
     );
+    let peaks = wrap(&peaks, "  ", screen.columns);
     screen.fit(section(screen, "Where the steps' time went", &(table.render(screen) + &peaks)))
 }
 

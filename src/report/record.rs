@@ -1,6 +1,8 @@
 //! The report as `report.json` holds it. A `None` was not measured or is not known; it is never a 0.
 
-use crate::estimate::Quantities;
+use crate::estimate::energy::EnergyLine;
+use crate::estimate::{Carbon, CostLine, Quantities};
+use crate::meter::Measured;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -53,6 +55,21 @@ pub struct Report {
     /// What the model said before and after.
     #[serde(default)]
     pub samples: Vec<SamplePair>,
+    /// The command line of a program that was metered, without secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// All that the meter saw, but for its single looks.
+    #[serde(default)]
+    pub meter: Option<Measured>,
+    /// Energy part by part, each with how it is known.
+    #[serde(default)]
+    pub energy: Vec<EnergyLine>,
+    /// Carbon of the energy, where the grid is known.
+    #[serde(default)]
+    pub carbon: Option<Carbon>,
+    /// The bill as the ledger has it; the lines sum to the cost.
+    #[serde(default)]
+    pub costs: Vec<CostLine>,
     /// What the reader must know before trusting a number.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -120,6 +137,9 @@ pub struct Phase {
     pub wall_s: f64,
     /// `None` without a price.
     pub cost_usd: Option<f64>,
+    /// Paid for, and not a part of the run's time: the machine before it and behind it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
 }
 
 /// A part of the peak memory.

@@ -1,6 +1,7 @@
 //! The closing report on the terminal: predicted, measured, error; where the money and the memory went; what was
 //! learned. Fits 80 columns and degrades below.
 
+use super::metered;
 use super::record::{Phase, Report, SamplePair};
 use super::table::{Table, hanging, section, wrap};
 use super::words::{self, NOT_MEASURED, NOTHING_MEASURED, UNKNOWN, or_word};
@@ -16,6 +17,7 @@ pub fn terminal(report: &Report, screen: Screen) -> String {
         compared(report, screen),
         phases(report, screen),
         memory(report, screen),
+        metered(report, screen),
         learned(report, screen),
         samples(&report.samples, screen),
         warnings(&report.warnings, screen),
@@ -33,6 +35,9 @@ fn headline(report: &Report, screen: Screen) -> String {
         .chain(what.map(|w| format!("· {w}")))
         .collect();
     let mut out = wrap(&words.join(" "), "", screen.columns);
+    if !report.command.is_empty() {
+        out += &wrap(&visible(&report.command.join(" ")), "  ", screen.columns);
+    }
     if let Some(reason) = &report.reason {
         out += &wrap(&visible(reason), "  ", screen.columns);
     }
@@ -95,6 +100,7 @@ pub(super) fn phase_sum(phases: &[Phase]) -> Phase {
     let costs = || phases.iter().filter_map(|p| p.cost_usd);
     Phase {
         name: "whole".into(),
+        beside: false,
         wall_s: phases.iter().map(|p| p.wall_s).sum(),
         cost_usd: costs().next().map(|_| costs().sum()),
     }
@@ -141,8 +147,21 @@ fn memory(report: &Report, screen: Screen) -> String {
     section(screen, "Memory at its peak", &body)
 }
 
+fn metered(report: &Report, screen: Screen) -> String {
+    let facts = metered::facts(report);
+    let width = facts.iter().map(|(title, _)| title.chars().count()).max().unwrap_or(0).min(16);
+    let body: String = facts
+        .iter()
+        .map(|(title, text)| hanging(&visible(title), width, &visible(text), screen.columns))
+        .collect();
+    if body.is_empty() { body } else { section(screen, "Metered", &body) }
+}
+
 fn learned(report: &Report, screen: Screen) -> String {
     let t = &report.training;
+    if !report.command.is_empty() {
+        return String::new();
+    }
     if t.steps == 0 {
         return section(screen, "Training", &wrap("no step was taken", "  ", screen.columns));
     }

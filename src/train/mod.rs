@@ -2,6 +2,7 @@
 //! [`run()`] takes one optimizer step after the other and commits what it has.
 
 pub mod artifacts;
+mod beside;
 pub mod checkpoint;
 mod error;
 pub mod evaluate;

@@ -2,7 +2,7 @@
 
 use super::checkpoint::{Checkpoints, Manifest};
 use super::folder::{self, Holds};
-use super::{Error, history, session};
+use super::{Error, beside, history, session};
 use crate::arch::source::Source;
 use crate::arch::{Arch, Linear};
 use crate::config::{Config, Device, Method, Resolved};
@@ -10,6 +10,8 @@ use crate::data::packing::{self, Epochs, Length, Order};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Batch, Summary};
 use crate::error::Result;
+use crate::estimate::amount::Kind;
+use crate::estimate::carbon::Intensity;
 use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
 use crate::meter::{Meter, Phase};
 use crate::model::adapter::Adapter;
@@ -48,6 +50,8 @@ pub struct Ground {
     pub limits: Limits,
     /// What an hour costs.
     pub price: PriceUsed,
+    /// What the grid emits, where `[cost]` says which.
+    pub grid: Option<Intensity>,
 }
 
 /// A run that may start.
@@ -87,6 +91,11 @@ impl Ground {
     /// The base cannot be found or read, the adapter does not fit it, the price is unknown.
     pub fn lay(resolved: Resolved) -> Result<Self> {
         let config = &resolved.config;
+        let mut price = estimate::price_used(&config.cost, jiff::Zoned::now().date())?;
+        let (beside, warning) = beside::beside(&config.cost);
+        price.beside = beside;
+        price.warnings.extend(warning);
+        let grid = estimate::carbon::intensity(&config.cost.grid)?;
         let threads = start_threads(config)?;
         let source = Source::locate(&config.base)?;
         let arch = source.arch()?;
@@ -100,7 +109,8 @@ impl Ground {
         Ok(Self {
             adapted: arch.linears().filter(adapts).collect(),
             limits: crate::meter::machine::limits(),
-            price: estimate::price_used(&config.cost, jiff::Zoned::now().date())?,
+            price,
+            grid,
             resolved,
             source,
             arch,
@@ -116,7 +126,22 @@ impl Ground {
     /// A fault of an op.
     pub fn machine(&self, counts: &Counts) -> Result<(Machine, Option<String>)> {
         let batch_tokens = usize::try_from(counts.max_batch_tokens).unwrap_or(usize::MAX);
-        calibrate::machine(&self.arch, &self.resolved.config, batch_tokens, self.threads, &fs::home()?)
+        let (mut machine, warning) =
+            calibrate::machine(&self.arch, &self.resolved.config, batch_tokens, self.threads, &fs::home()?)?;
+        let sheet = estimate::power::cpu(&machine.name);
+        machine.sheet_power_w =
+            machine.sheet_power_w.or_else(|| Some(sheet?.watts_per_thread() * machine.threads as f64));
+        Ok((machine, warning))
+    }
+
+    /// The price with the power that electricity is paid by on a machine.
+    fn priced(&self, machine: &Machine) -> PriceUsed {
+        let mut price = self.price.clone();
+        match machine.power_w {
+            Some(watts) => price.set_power(Some(watts), Kind::Predicted),
+            None => price.set_power(machine.sheet_power_w, Kind::Modelled),
+        }
+        price
     }
 
     /// Predicts a run; `taken` are the phases that are over by the clock.
@@ -127,6 +152,7 @@ impl Ground {
             lora.r = Some(adapter.spec.r);
             lora.modules_to_save = adapter.modules_to_save.iter().cloned().collect();
         }
+        let price = self.priced(machine);
         estimate::predict(&estimate::Inputs {
             arch: &self.arch,
             config: &config,
@@ -134,7 +160,7 @@ impl Ground {
             counts,
             machine,
             limits: &self.limits,
-            price: &self.price,
+            price: &price,
             history: &history::of(&self.arch, machine),
             taken,
             logits_rows: head::chunk_rows(self.arch.vocab_size) as u64,
@@ -166,7 +192,7 @@ impl Plan {
             _ if !resume => None,
             _ => find_checkpoint(&out, &resolved, &mut notes)?,
         };
-        let ground = Ground::lay(resolved)?;
+        let mut ground = Ground::lay(resolved)?;
 
         meter.enter(Phase::Tokenise);
         let Material { tokenizer, epochs, eval, summary } = Material::gather(&ground)?;
@@ -174,6 +200,7 @@ impl Plan {
         meter.enter(Phase::Calibrate);
         let counts = counts(&ground.resolved.config, &epochs, &eval);
         let (machine, warning) = ground.machine(&counts)?;
+        ground.price = ground.priced(&machine);
 
         meter.enter(Phase::Load);
         let taken: Vec<_> =

@@ -8,6 +8,7 @@ mod markup;
 mod parts;
 
 use self::markup::{esc, policy};
+use super::metered;
 use super::record::{Provenance, Report, SamplePair, Status};
 use super::words::{self, or_word};
 use crate::error::Result;
@@ -37,7 +38,10 @@ pub fn html(report: &Report, steps: &[StepRecord], evals: &[EvalRecord]) -> Stri
     page += &compare::section(report);
     page += &parts::phases(report);
     page += &parts::memory(report);
-    page += &course::section(report, steps, evals);
+    page += &metered(report);
+    if report.command.is_empty() {
+        page += &course::section(report, steps, evals);
+    }
     page += &samples(&report.samples);
     page += &data(report);
     page += &provenance(&report.provenance);
@@ -75,6 +79,9 @@ fn header(report: &Report, base: &str) -> String {
         }
     }
     out += "</p>\n";
+    if !report.command.is_empty() {
+        let _ = writeln!(out, "<p class=\"sub\"><code>{}</code></p>", esc(&report.command.join(" ")));
+    }
     if let Some(reason) = &report.reason {
         let _ = writeln!(out, "<p class=\"reason\">{}</p>", esc(reason));
     }
@@ -116,6 +123,11 @@ fn samples(samples: &[SamplePair]) -> String {
     out + "</section>\n"
 }
 
+fn metered(report: &Report) -> String {
+    let rows = metered::facts(report);
+    facts("Metered", rows.into_iter().map(|(title, text)| (words::capital(&title), Some(text), "long")))
+}
+
 fn data(report: &Report) -> String {
     let data = &report.data;
     let known = |v: Option<u64>| v.map(group_thousands);
@@ -132,7 +144,7 @@ fn data(report: &Report) -> String {
         ("Sequence length", known(data.sequence_len).map(|t| t + " tokens")),
         ("Packs an epoch", known(data.packs)),
     ];
-    facts("Data", rows.map(|(title, value)| (title, value, false)))
+    facts("Data", rows.map(|(title, value)| (title, value, "")))
 }
 
 fn provenance(p: &Provenance) -> String {
@@ -140,29 +152,32 @@ fn provenance(p: &Provenance) -> String {
     facts(
         "Provenance",
         [
-            ("Program", p.version.clone(), false),
-            ("Build", p.build.clone(), false),
-            ("System", p.os.clone(), false),
-            ("Processor", p.cpu.clone(), false),
-            ("Accelerator", p.gpu.clone(), false),
-            ("Device", p.device.clone(), false),
-            ("Threads", number(p.threads), false),
-            ("Kernels", p.kernel.clone(), false),
-            ("Seed", number(p.seed), false),
-            ("Base", p.base_hash.clone(), true),
-            ("Data", p.data_hash.clone(), true),
-            ("Config", p.config_hash.clone(), true),
+            ("Program", p.version.clone(), ""),
+            ("Build", p.build.clone(), ""),
+            ("System", p.os.clone(), ""),
+            ("Processor", p.cpu.clone(), ""),
+            ("Accelerator", p.gpu.clone(), ""),
+            ("Device", p.device.clone(), ""),
+            ("Threads", number(p.threads), ""),
+            ("Kernels", p.kernel.clone(), ""),
+            ("Seed", number(p.seed), ""),
+            ("Base", p.base_hash.clone(), "hash"),
+            ("Data", p.data_hash.clone(), "hash"),
+            ("Config", p.config_hash.clone(), "hash"),
         ],
     )
 }
 
-/// A list of what is known; hashes in letters of one width.
-fn facts<const N: usize>(title: &str, rows: [(&str, Option<String>, bool); N]) -> String {
+/// A list of what is known; what is long takes a row of its own.
+fn facts<T: AsRef<str>>(
+    title: &str,
+    rows: impl IntoIterator<Item = (T, Option<String>, &'static str)>,
+) -> String {
     let mut out = String::new();
-    for (name, value, hash) in rows {
+    for (name, value, class) in rows {
         let Some(value) = value else { continue };
-        let class = if hash { " class=\"hash\"" } else { "" };
-        let _ = writeln!(out, "<div{class}><dt>{name}</dt><dd>{}</dd></div>", esc(&value));
+        let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
+        let _ = writeln!(out, "<div{class}><dt>{}</dt><dd>{}</dd></div>", esc(name.as_ref()), esc(&value));
     }
     if out.is_empty() {
         return out;

@@ -1,0 +1,123 @@
+//! Linux's `/proc` of one process: what its files say, as numbers.
+
+use std::fs::read_to_string;
+use std::path::{Path, PathBuf};
+
+/// The files of the system's processes.
+pub(super) const ROOT: &str = "/proc";
+
+/// A process as `stat` describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) parent: u32,
+    /// Clock ticks of it and of its children that ended and were waited for.
+    pub(super) ticks: u64,
+    /// Faults that waited for the disk, counted as the ticks are.
+    pub(super) major_faults: u64,
+    /// When it began: process numbers are used again, pairs of both are not.
+    pub(super) started: u64,
+    pub(super) rss_pages: u64,
+}
+
+impl Stat {
+    pub(super) fn read(pid: u32) -> Option<Self> {
+        Self::parse(&read_to_string(file(pid, "stat")).ok()?)
+    }
+
+    /// Fields are counted from 1, as in proc(5).
+    fn parse(text: &str) -> Option<Self> {
+        // The second field is the program's name in parentheses and may itself hold both blanks and parentheses.
+        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        let field = |n: usize| fields.get(n.checked_sub(3)?)?.parse::<u64>().ok();
+        let sum = |all: &[usize]| all.iter().map(|&n| field(n)).sum::<Option<u64>>();
+        Some(Self {
+            parent: u32::try_from(field(4)?).ok()?,
+            ticks: sum(&[14, 15, 16, 17])?,
+            major_faults: sum(&[12, 13])?,
+            started: field(22)?,
+            rss_pages: field(24)?,
+        })
+    }
+}
+
+/// Bytes read from and written to disks, children that were waited for included.
+pub(super) fn disk_bytes(pid: u32) -> Option<(u64, u64)> {
+    let text = read_to_string(file(pid, "io")).ok()?;
+    let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name))?.trim().parse().ok();
+    Some((field("read_bytes:")?, field("write_bytes:")?))
+}
+
+/// Highest resident bytes.
+pub(super) fn peak_rss(pid: u32) -> Option<u64> {
+    kib_field(&read_to_string(file(pid, "status")).ok()?, "VmHWM:")
+}
+
+/// Proportional bytes: a page shared by n processes counts 1/n. Walks the whole page table.
+pub(super) fn pss(pid: u32) -> Option<u64> {
+    kib_field(&read_to_string(file(pid, "smaps_rollup")).ok()?, "Pss:")
+}
+
+/// Children of a process, whichever of its threads started them; `None` where the kernel keeps no such list, or there
+/// is no such process.
+pub(super) fn children(pid: u32) -> Option<Vec<u32>> {
+    let mut all = Vec::new();
+    for thread in std::fs::read_dir(file(pid, "task")).ok()?.flatten() {
+        match read_to_string(thread.path().join("children")) {
+            Ok(text) => all.extend(text.split_ascii_whitespace().filter_map(|n| n.parse::<u32>().ok())),
+            // A thread may end between the two looks.
+            Err(_) if thread.path().exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(all)
+}
+
+/// All processes with their parents; slow, for kernels without [`children`].
+pub(super) fn all_parents() -> Vec<(u32, u32)> {
+    let entries = std::fs::read_dir(ROOT).into_iter().flatten().flatten();
+    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, Stat::read(pid)?.parent))).collect()
+}
+
+/// Whether process numbers are the machine's own: this process is in no container's numbering. The kernel's first
+/// numbering always has this number.
+pub(super) fn numbers_are_the_hosts() -> bool {
+    const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+    std::fs::read_link(Path::new(ROOT).join("self/ns/pid"))
+        .is_ok_and(|name| name.as_os_str() == FIRST_PID_NAMESPACE)
+}
+
+/// The bytes of a `Name:   1234 kB` line.
+pub(super) fn kib_field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+fn file(pid: u32, name: &str) -> PathBuf {
+    Path::new(ROOT).join(pid.to_string()).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_blanks_and_parentheses_does_not_shift_the_fields() {
+        let text =
+            "42 (a ) b (c) S 7 42 42 0 -1 4194304 100 200 3 4 50 60 70 80 20 0 1 0 12345 1000000 256 1844";
+        let stat = Stat::parse(text).unwrap();
+        let expected = Stat { parent: 7, ticks: 260, major_faults: 7, started: 12_345, rss_pages: 256 };
+        assert_eq!(stat, expected);
+        assert_eq!(Stat::parse("42 (x) S 7"), None);
+    }
+
+    #[test]
+    fn status_lines_become_bytes() {
+        let text = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t      17 kB\n";
+        assert_eq!(kib_field(text, "VmHWM:"), Some(2048 * 1024));
+        assert_eq!(kib_field(text, "VmRSS:"), Some(17 * 1024));
+        assert_eq!(kib_field(text, "VmSwap:"), None);
+        assert_eq!(kib_field("VmRSS: x kB", "VmRSS:"), None);
+    }
+}

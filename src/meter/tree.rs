@@ -1,0 +1,211 @@
+//! What another program's processes take, all of them: the children of this process and whatever they start. Processes
+//! that end between two looks are counted through their parents, who wait for them.
+
+use super::probe::{Closing, Probe, Reading};
+use super::process::{Surroundings, Used, resident, thread_cpu_s};
+use super::procfs::{self, Stat};
+use nix::sys::resource::UsageWho;
+use nix::unistd::{SysconfVar, sysconf};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Between two searches for new processes.
+const SEARCH: Duration = Duration::from_secs(1);
+/// Searches at the start, while a program sets itself up.
+const EARLY_SEARCHES: u32 = 20;
+/// Share of the time that dear figures may take of a core.
+const DEAR_SHARE: f64 = 0.002;
+/// A rise of the memory that is worth another look at them.
+const RISE: f64 = 1.03;
+
+/// Probe of the processes that this one has started, and of theirs.
+pub struct TreeProbe {
+    surroundings: Surroundings,
+    /// By number, with the tick at which it began: a number that was used again is another process.
+    known: HashMap<u32, u64>,
+    searched: Option<Instant>,
+    searches: u32,
+    dear_at: Instant,
+    dear_from: Instant,
+    rss_at_dear: u64,
+    most: u64,
+    largest: Option<u64>,
+    own_peak: u64,
+    before: Option<Used>,
+    page_bytes: u64,
+    ticks_per_s: f64,
+}
+
+impl TreeProbe {
+    /// Of processes that are yet to be started; asked every `interval`.
+    pub fn new(interval: Duration) -> Self {
+        let system = |what, otherwise: i64| sysconf(what).ok().flatten().unwrap_or(otherwise);
+        Self {
+            surroundings: Surroundings::open(interval),
+            known: HashMap::new(),
+            searched: None,
+            searches: 0,
+            dear_at: Instant::now(),
+            dear_from: Instant::now(),
+            rss_at_dear: 0,
+            most: 0,
+            largest: None,
+            own_peak: resident().1.unwrap_or(0),
+            before: Used::of(UsageWho::RUSAGE_CHILDREN),
+            page_bytes: u64::try_from(system(SysconfVar::PAGE_SIZE, 4096)).unwrap_or(4096),
+            ticks_per_s: system(SysconfVar::CLK_TCK, 100) as f64,
+        }
+    }
+
+    /// Looks for processes that are not known yet.
+    fn search(&mut self) {
+        let is_due = self.searched.is_none_or(|at| at.elapsed() >= SEARCH) || self.searches < EARLY_SEARCHES;
+        if !is_due {
+            return;
+        }
+        self.searched = Some(Instant::now());
+        self.searches = self.searches.saturating_add(1);
+        let parents = match procfs::children(std::process::id()) {
+            Some(_) => None,
+            None => Some(procfs::all_parents()),
+        };
+        let of = |pid: u32| match &parents {
+            None => procfs::children(pid).unwrap_or_default(),
+            Some(all) => all.iter().filter(|(_, parent)| *parent == pid).map(|(pid, _)| *pid).collect(),
+        };
+        let mut open = of(std::process::id());
+        while let Some(pid) = open.pop() {
+            if let Some(stat) = Stat::read(pid)
+                && self.known.insert(pid, stat.started) != Some(stat.started)
+            {
+                self.largest = self.largest.max(procfs::peak_rss(pid));
+            }
+            // A process is nobody's child twice, so this ends.
+            open.extend(of(pid));
+        }
+    }
+
+    /// The processes that live, as they are now.
+    fn living(&mut self) -> Vec<(u32, Stat)> {
+        let read = |(&pid, &started): (&u32, &u64)| {
+            Stat::read(pid).filter(|stat| stat.started == started).map(|stat| (pid, stat))
+        };
+        let living: Vec<(u32, Stat)> = self.known.iter().filter_map(read).collect();
+        self.known = living.iter().map(|(pid, stat)| (*pid, stat.started)).collect();
+        self.most = self.most.max(u64::try_from(living.len()).unwrap_or(u64::MAX));
+        living
+    }
+
+    /// Figures for which the kernel walks page tables: once a second and where memory rises, as often as their cost
+    /// allows.
+    fn dear(&mut self, living: &[(u32, Stat)], rss_bytes: u64) -> Option<u64> {
+        let has_risen = rss_bytes as f64 > RISE * self.rss_at_dear as f64;
+        let is_due = has_risen || self.dear_at.elapsed() >= SEARCH;
+        if !is_due || Instant::now() < self.dear_from {
+            return None;
+        }
+        let cpu_before = thread_cpu_s();
+        for (pid, _) in living {
+            self.largest = self.largest.max(procfs::peak_rss(*pid));
+        }
+        let pss = (living.len() > 1).then(|| living.iter().map(|(pid, _)| procfs::pss(*pid)).sum()).flatten();
+        let cost_s = thread_cpu_s().zip(cpu_before).map_or(0.0, |(now, before)| now - before);
+        self.dear_at = Instant::now();
+        self.dear_from = self.dear_at + Duration::from_secs_f64((cost_s / DEAR_SHARE).min(60.0));
+        self.rss_at_dear = rss_bytes;
+        pss
+    }
+}
+
+impl Probe for TreeProbe {
+    fn sample(&mut self) -> Reading {
+        self.search();
+        let living = self.living();
+        let pages: u64 = living.iter().map(|(_, s)| s.rss_pages).sum();
+        let rss_bytes = pages.saturating_mul(self.page_bytes);
+        let pss_bytes = self.dear(&living, rss_bytes);
+        let ended = Used::of(UsageWho::RUSAGE_CHILDREN).zip(self.before);
+        let ticks: u64 = living.iter().map(|(_, s)| s.ticks).sum();
+        let faults: u64 = living.iter().map(|(_, s)| s.major_faults).sum();
+        let disk = living.iter().map(|(pid, _)| procfs::disk_bytes(*pid));
+        let disk = disk.flatten().fold((0_u64, 0_u64), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        // What is inherited from this process is none of theirs.
+        let waited = ended.map(|(now, _)| now.peak_rss_bytes).filter(|&peak| peak > self.own_peak);
+        self.largest = self.largest.max(waited);
+        let mut reading = Reading {
+            cpu_s: ended.map(|(now, before)| now.cpu_s - before.cpu_s + ticks as f64 / self.ticks_per_s),
+            major_faults: ended.map(|(now, before)| now.major_faults - before.major_faults + faults),
+            read_bytes: ended.map(|(now, before)| now.read_bytes - before.read_bytes + disk.0),
+            write_bytes: ended.map(|(now, before)| now.write_bytes - before.write_bytes + disk.1),
+            rss_bytes: Some(rss_bytes),
+            peak_rss_bytes: self.largest,
+            pss_bytes,
+            ..Reading::default()
+        };
+        let own: Vec<u32> = living.iter().map(|(pid, _)| *pid).collect();
+        self.surroundings.read(&own, &mut reading);
+        reading
+    }
+
+    fn close(&mut self) -> Closing {
+        self.surroundings.close(self.most)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::meter::{Measured, Meter, Phase};
+    use std::process::Command;
+
+    /// Meters a shell script in a process of its own, for the children of a test program are those of all its tests.
+    fn meter(script: &str) -> Measured {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "meter::tree::tests::case_in_a_process_of_its_own", "--nocapture"])
+            .env("FTTRAIN_TREE_CASE", script)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let json =
+            text.lines().find_map(|l| l.strip_prefix("measured: ")).unwrap_or_else(|| panic!("{text}"));
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn case_in_a_process_of_its_own() {
+        let Ok(script) = std::env::var("FTTRAIN_TREE_CASE") else {
+            return;
+        };
+        let probe = TreeProbe::new(Meter::INTERVAL);
+        let meter = Meter::start(Box::new(probe), Duration::from_millis(20), Phase::Command);
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+        println!("\nmeasured: {}", serde_json::to_string(&meter.finish()).unwrap());
+    }
+
+    /// Fills a shell variable with so many million bytes, and keeps it for a while.
+    fn hold(millions: u32, seconds: &str) -> String {
+        format!("x=$(head -c {millions}000000 /dev/zero | tr '\\0' a); sleep {seconds}; test -n \"$x\"")
+    }
+
+    #[test]
+    fn a_tree_is_metered_with_children_that_came_and_went() {
+        // Eight loops of their own, each shorter than a look may be.
+        let measured = meter(
+            "for i in 1 2 3 4 5 6 7 8; do sh -c 'i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done'; done",
+        );
+        let cpu = measured.cpu_s.unwrap();
+        assert!(cpu > 0.05 && cpu <= measured.wall_s * 1.5, "{cpu} of {}", measured.wall_s);
+        let phases: Vec<&str> = measured.phases.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(phases, ["command"]);
+    }
+
+    #[test]
+    fn the_memory_of_two_processes_is_their_sum() {
+        let one = hold(20, "0.6");
+        let both = meter(&format!("sh -c '{one}' & sh -c '{one}'; wait", one = one.replace('\'', "'\\''")));
+        assert!(both.processes >= 3, "{}", both.processes);
+        let sum = both.peak_tree_bytes.unwrap();
+        assert!((40_000_000..120_000_000).contains(&sum), "{sum}");
+        assert_eq!(both.peak_rss_bytes, Some(sum));
+    }
+}
