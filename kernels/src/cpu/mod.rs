@@ -22,7 +22,7 @@ pub use cross_entropy::cross_entropy_rows;
 pub use gate::{gate_backward, gate_forward};
 pub use matmul::{MatRef, matmul, matmul_new};
 pub use norm::{norm_backward, norm_forward};
-pub use quantised::Quantised;
+pub use quantised::{DynamicCode, Ggml, GgmlKind, Nf4, Quantised, dynamic_map};
 pub use rope::rope;
 pub use widen::{narrow_bf16, widen_bf16};
 
