@@ -406,17 +406,6 @@ fn configs_that_are_wrong_end_with_2_and_all_their_problems() {
 }
 
 #[test]
-fn qlora_is_refused_in_plain_words() {
-    let place = Place::new();
-    let (path, out) = Config::lora().write(&place, "run");
-    place
-        .run(&["--qlora", &path])
-        .expect(2)
-        .says(&["QLoRA is not available in this version", "use `--lora`"]);
-    assert!(!out.exists());
-}
-
-#[test]
 fn data_that_cannot_be_read_ends_with_3() {
     let place = Place::new();
     let (path, out) = Config::lora().write(&place, "run");

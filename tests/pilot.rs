@@ -9,6 +9,7 @@ use fttrain::arch::source::Source;
 use fttrain::config::{Base, Lora};
 use fttrain::data::tokenizer::Tokenizer;
 use fttrain::data::{Batch, Sample};
+use fttrain::model::Frozen;
 use fttrain::model::adapter::Adapter;
 use fttrain::model::build::{self, Trained};
 use fttrain::model::weights::Loader;
@@ -87,10 +88,7 @@ fn logits(base: &str, adapter: &Path) -> String {
     let adapter = Adapter::resolve(&arch, &lora, None, 0).unwrap();
     let loader = Loader::open(&source.weights().unwrap(), &arch, 0, source.name()).unwrap();
     let (decoder, _) =
-        build::decoder(&arch, Trained::Adapter(&adapter), DType::F32, 256, &mut |name, dtype| {
-            loader.load(name, dtype)
-        })
-        .unwrap();
+        build::decoder(&arch, Trained::Adapter(&adapter), Frozen::Dense(DType::F32), 256, &loader).unwrap();
     let tokenizer = Tokenizer::open(&source.tokenizer().unwrap(), &arch, None).unwrap();
     let texts = ["Natalia sold clips to 48 of her friends in April.", "2 + 2 = <<2+2=4>>4\n#### 4"];
     let one = |text: &str| {

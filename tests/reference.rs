@@ -9,9 +9,9 @@ use fttrain::arch::Arch;
 use fttrain::arch::source::Source;
 use fttrain::config;
 use fttrain::data::{Batch, Sample};
-use fttrain::model::Decoder;
 use fttrain::model::build::{self, Trained};
 use fttrain::model::weights::Loader;
+use fttrain::model::{Decoder, Frozen};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use support::{folders, golden, rows, values};
@@ -34,8 +34,7 @@ fn open(base: &Path, dtype: DType) -> (Arch, Decoder) {
     let source = Source::locate(&config.base).unwrap_or_else(|e| panic!("{e}"));
     let arch = source.arch().unwrap();
     let loader = Loader::open(&source.weights().unwrap(), &arch, 0, source.name()).unwrap();
-    let mut load = |name: &str, dtype| loader.load(name, dtype);
-    let (decoder, _) = build::decoder(&arch, Trained::Nothing, dtype, 128, &mut load).unwrap();
+    let (decoder, _) = build::decoder(&arch, Trained::Nothing, Frozen::Dense(dtype), 128, &loader).unwrap();
     (arch, decoder)
 }
 

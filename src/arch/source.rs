@@ -116,6 +116,17 @@ impl Source {
         }
     }
 
+    /// Whether it is a GGUF file, whose weights may be in blocks.
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.place, Place::Gguf(_))
+    }
+
+    /// Bytes of a GGUF file's tensors; `None` for another base, whose weights may not be here yet.
+    pub fn gguf_bytes(&self) -> Option<u64> {
+        let Place::Gguf(header) = &self.place else { return None };
+        Some(header.tensors.iter().map(|tensor| tensor.len).sum())
+    }
+
     /// The model's own `config.json`; `None` for a GGUF file (see [`config_json::render`]).
     pub fn config_json(&self) -> crate::error::Result<Option<PathBuf>> {
         Ok(self.find("config.json", true)?)

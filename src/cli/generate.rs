@@ -3,6 +3,7 @@
 use crate::config::{Base, Config};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Kind, Result};
+use crate::model::Frozen;
 use crate::model::adapter::Adapter;
 use crate::model::build::{self, Trained};
 use crate::model::generate::{Settings, generate};
@@ -62,9 +63,8 @@ pub(super) fn run(args: &GenerateArgs) -> Result<u8> {
     let longest = arch.max_position.min(prompt.len().saturating_add(args.max_tokens));
     let loader = Loader::open(&source.weights()?, &arch, args.seed, source.name())?;
     let trained = adapter.as_ref().map_or(Trained::Nothing, Trained::Adapter);
-    let dtype = run.map_or(DType::F32, |run| session::frozen_dtype(run, false));
-    let (decoder, _) =
-        build::decoder(&arch, trained, dtype, longest, &mut |name, dtype| loader.load(name, dtype))?;
+    let frozen = run.map_or(Frozen::Dense(DType::F32), |run| session::frozen(run, &source, false));
+    let (decoder, _) = build::decoder(&arch, trained, frozen, longest, &loader)?;
     let how = Settings {
         max_tokens: args.max_tokens,
         temperature: args.temperature,

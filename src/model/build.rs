@@ -2,7 +2,8 @@
 
 use super::adapter::Adapter;
 use super::block::Block;
-use super::{Decoder, Params};
+use super::weights::{Kept, Loader};
+use super::{Decoder, Frozen, Params};
 use crate::arch::{Arch, Proj};
 use crate::error::Result;
 use crate::ops::linear::{Linear, Lora};
@@ -11,9 +12,6 @@ use crate::ops::rope::Table;
 use crate::ops::{Matrix, Weight, attention, host};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
-
-/// Gives a tensor by its Hugging Face name.
-pub type Load<'a> = dyn FnMut(&str, DType) -> Result<Tensor> + 'a;
 
 /// What of the model is trained.
 #[derive(Debug, Clone, Copy)]
@@ -26,32 +24,32 @@ pub enum Trained<'a> {
     Nothing,
 }
 
-/// Builds the decoder; frozen weights are kept in `dtype`, trained ones in f32. `longest` bounds the positions.
+/// Builds the decoder; trained weights are kept in f32. `longest` bounds the positions.
 ///
 /// # Errors
 /// A weight cannot be loaded.
 pub fn decoder(
     arch: &Arch,
     trained: Trained<'_>,
-    dtype: DType,
+    frozen: Frozen,
     longest: usize,
-    load: &mut Load<'_>,
+    loader: &Loader,
 ) -> Result<(Decoder, Params)> {
-    let mut builder = Builder { arch, trained, dtype, load, params: Params::default() };
+    let mut builder = Builder { arch, trained, frozen, loader, params: Params::default() };
     let tables: Vec<Arc<Table>> =
         arch.ropes.iter().map(|rope| Arc::new(Table::new(rope, arch.head_dim, longest))).collect();
-    let embedding = builder.matrix("model.embed_tokens")?;
+    let embedding = builder.matrix("model.embed_tokens", frozen.tables())?;
     let blocks =
         (0..arch.layers.len()).map(|layer| builder.block(layer, &tables)).collect::<Result<Vec<_>>>()?;
     let norm = builder.norm("model.norm")?;
     let head = match (arch.tie_word_embeddings, trained) {
-        (false, _) => builder.matrix("lm_head")?,
+        (false, _) => builder.matrix("lm_head", frozen.tables())?,
         // PEFT copies a tied head that is to be trained, which unties it.
         (true, Trained::Adapter(adapter)) if adapter.trains_whole("lm_head") => {
             builder.saved_module("lm_head", "weight", &embedding.value.to_f32()?)?.into()
         }
         (true, Trained::Adapter(adapter)) if adapter.trains_whole("model.embed_tokens") => {
-            Weight::frozen((builder.load)("model.embed_tokens.weight", dtype)?)
+            Weight::frozen(loader.matrix("model.embed_tokens.weight", frozen.tables())?)
         }
         (true, _) => embedding.clone(),
     };
@@ -59,34 +57,45 @@ pub fn decoder(
     Ok((decoder, builder.params))
 }
 
-struct Builder<'a, 'l> {
+struct Builder<'a> {
     arch: &'a Arch,
     trained: Trained<'a>,
-    dtype: DType,
-    load: &'a mut Load<'l>,
+    frozen: Frozen,
+    loader: &'a Loader,
     params: Params,
 }
 
-impl Builder<'_, '_> {
-    /// The tensor `module.kind`, trained or frozen.
-    fn weight(&mut self, module: &str, kind: &str) -> Result<Weight> {
+impl Builder<'_> {
+    /// The tensor `module.kind`, if it is trained.
+    fn trained(&mut self, module: &str, kind: &str) -> Result<Option<Weight>> {
         let name = format!("{module}.{kind}");
-        match self.trained {
+        Ok(match self.trained {
             Trained::Whole => {
-                let value = (self.load)(&name, DType::F32)?;
-                Ok(self.params.add(name, value, 1.0))
+                let value = self.loader.load(&name, DType::F32)?;
+                Some(self.params.add(name, value, 1.0))
             }
             Trained::Adapter(adapter) if adapter.trains_whole(module) => {
-                let value = (self.load)(&name, DType::F32)?;
-                self.saved_module(module, kind, &value)
+                let value = self.loader.load(&name, DType::F32)?;
+                Some(self.saved_module(module, kind, &value)?)
             }
-            _ => Ok(Weight::frozen((self.load)(&name, self.dtype)?)),
-        }
+            _ => None,
+        })
     }
 
-    /// The matrix `module.weight`, trained or frozen.
-    fn matrix(&mut self, module: &str) -> Result<Weight<Matrix>> {
-        Ok(self.weight(module, "weight")?.into())
+    /// The norm or bias `module.kind`.
+    fn vector(&mut self, module: &str, kind: &str) -> Result<Weight> {
+        if let Some(weight) = self.trained(module, kind)? {
+            return Ok(weight);
+        }
+        Ok(Weight::frozen(self.loader.load(&format!("{module}.{kind}"), self.frozen.vectors())?))
+    }
+
+    /// The matrix `module.weight`; `kept` if it is not trained.
+    fn matrix(&mut self, module: &str, kept: Kept) -> Result<Weight<Matrix>> {
+        if let Some(weight) = self.trained(module, "weight")? {
+            return Ok(weight.into());
+        }
+        Ok(Weight::frozen(self.loader.matrix(&format!("{module}.weight"), kept)?))
     }
 
     /// A module trained whole beside the adapter: from the adapter that the run starts from, or a copy of the base's.
@@ -106,13 +115,13 @@ impl Builder<'_, '_> {
     fn norm(&mut self, module: &str) -> Result<Norm> {
         #[allow(clippy::cast_possible_truncation)] // ε of 1e-6 and the like.
         let eps = self.arch.norm_eps as f32;
-        Ok(Norm { weight: self.weight(module, "weight")?, eps })
+        Ok(Norm { weight: self.vector(module, "weight")?, eps })
     }
 
     fn linear(&mut self, layer: usize, proj: Proj) -> Result<Linear> {
         let shape = self.arch.linear(layer, proj);
-        let weight = self.matrix(&shape.name)?;
-        let bias = if shape.bias { Some(self.weight(&shape.name, "bias")?) } else { None };
+        let weight = self.matrix(&shape.name, self.frozen.linears())?;
+        let bias = if shape.bias { Some(self.vector(&shape.name, "bias")?) } else { None };
         let lora = match self.trained {
             Trained::Adapter(adapter) if adapter.adapts(&shape.name) => Some(self.lora(adapter, &shape)?),
             _ => None,

@@ -7,9 +7,11 @@ pub mod adapter;
 pub mod block;
 pub mod build;
 pub mod decoder;
+pub mod frozen;
 pub mod generate;
 pub mod params;
 pub mod weights;
 
 pub use decoder::Decoder;
+pub use frozen::Frozen;
 pub use params::{Param, Params};

@@ -33,9 +33,6 @@ pub enum Error {
     /// The run was made from other weights.
     #[error("{}: its base model has changed since the checkpoint was made", .0.display())]
     BaseChanged(PathBuf),
-    /// This build cannot do what is asked.
-    #[error("{0} is not available in this version")]
-    NotAvailable(&'static str),
     /// No CUDA in this build.
     #[error("`device = \"cuda\"`: this build has no CUDA")]
     NoCuda,
@@ -136,11 +133,9 @@ impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Finished(_) | Self::Interrupted(_) => Kind::Busy,
-            Self::NoRun(_)
-            | Self::ConfigChanged { .. }
-            | Self::NotAvailable(_)
-            | Self::OutputIsInput { .. }
-            | Self::Kernel(_) => Kind::Usage,
+            Self::NoRun(_) | Self::ConfigChanged { .. } | Self::OutputIsInput { .. } | Self::Kernel(_) => {
+                Kind::Usage
+            }
             Self::DataChanged(_) => Kind::Data,
             Self::BaseChanged(_) | Self::State(_) => Kind::Model,
             Self::NoCuda => Kind::Device,
@@ -169,7 +164,6 @@ impl Fault for Error {
             }
             Self::DataChanged(_) => "put the data back, or accept it with `--accept-data-change`".into(),
             Self::BaseChanged(_) => "put the base back, or accept it with `--accept-base-change`".into(),
-            Self::NotAvailable(_) => "use `--lora` or `--full`".into(),
             Self::NoCuda => "use `device = \"cpu\"` or \"auto\"".into(),
             Self::Kernel(_) => "unset it: the best path of this CPU is chosen on its own".into(),
             Self::EvalLoss { step: 0, .. } => {

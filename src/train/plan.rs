@@ -164,8 +164,8 @@ impl Ground {
             history: &history::of(&self.arch, machine),
             taken,
             logits_rows: head::chunk_rows(self.arch.vocab_size) as u64,
-            file_bytes: None,
-            keeps_file_types: false,
+            file_bytes: self.source.gguf_bytes(),
+            keeps_file_types: self.source.is_gguf(),
         })
     }
 }
@@ -238,7 +238,8 @@ impl Plan {
     /// Why a resume will not be bit for bit what an unbroken run would have been.
     fn inexact(&self) -> Option<String> {
         let (_, then) = self.resume.as_ref()?;
-        let now = [session::build_name(), session::DEVICE.to_owned(), session::dtype_name(self).to_owned()];
+        let now =
+            [session::build_name(), session::DEVICE.to_owned(), session::frozen_of(self).name().to_owned()];
         let then = [then.build.clone(), then.device.clone(), then.dtype.clone()];
         (then != now).then(|| {
             let [then, now] = [then, now].map(|all| all.join(", "));
@@ -350,8 +351,7 @@ fn refuse_own_inputs(config: &Config, out: &Path) -> Result<()> {
 /// What the config may say and this version does not do.
 pub fn unavailable(config: &Config) -> Option<Error> {
     let is_cuda = config.train.device == Device::Cuda;
-    let is_qlora = matches!(config.method, Method::Qlora { .. });
-    is_qlora.then_some(Error::NotAvailable("QLoRA")).or(is_cuda.then_some(Error::NoCuda))
+    is_cuda.then_some(Error::NoCuda)
 }
 
 /// Sizes the one pool of workers, once a process, and chooses the kernels.

@@ -8,6 +8,7 @@ use super::metrics::{self, EvalRecord, StepRecord};
 use super::optimizer::AdamW;
 use super::plan::{Options, Plan};
 use super::schedule::Schedule;
+use crate::arch::source::Source;
 use crate::config::{Config, Method};
 use crate::error::Result;
 use crate::estimate::parts::Part;
@@ -17,7 +18,7 @@ use crate::meter::tag::Tagged;
 use crate::model::adapter::peft;
 use crate::model::build::{self, Trained};
 use crate::model::weights::Loader;
-use crate::model::{Decoder, Params};
+use crate::model::{Decoder, Frozen, Params};
 use crate::ops::host;
 use candle_core::DType;
 use std::path::{Path, PathBuf};
@@ -195,7 +196,7 @@ impl Session {
             base_hash: plan.base_hash.clone(),
             build: build_name(),
             device: DEVICE.into(),
-            dtype: dtype_name(plan).into(),
+            dtype: frozen_of(plan).name().into(),
             files: Vec::new(),
         };
         // The records of these steps must not be younger than the checkpoint that a resume begins with.
@@ -256,18 +257,22 @@ pub fn build_name() -> String {
     format!("{} {} on {}", env!("CARGO_PKG_VERSION"), chosen.name(), found.name())
 }
 
-/// How frozen weights are kept on a machine that prefers bf16, or does not.
-pub fn frozen_dtype(config: &Config, prefers_bf16: bool) -> DType {
-    let bf16 = config.base.bf16.unwrap_or(prefers_bf16);
-    if bf16 && config.method != Method::Full { DType::BF16 } else { DType::F32 }
+/// How this base is kept on a machine that prefers bf16, or does not. Beside four bits, what is not quantised stays in
+/// 16 unless f32 is asked for; a GGUF file is quantised already.
+pub fn frozen(config: &Config, source: &Source, prefers_bf16: bool) -> Frozen {
+    let narrow = |bf16| if bf16 { DType::BF16 } else { DType::F32 };
+    match config.method {
+        Method::Full => Frozen::Dense(DType::F32),
+        Method::Lora(_) => Frozen::Dense(narrow(config.base.bf16.unwrap_or(prefers_bf16))),
+        Method::Qlora { .. } if source.is_gguf() => Frozen::AsStored,
+        Method::Qlora { double_quant, .. } => {
+            Frozen::Nf4 { double_quant, others: narrow(config.base.bf16.unwrap_or(true)) }
+        }
+    }
 }
 
-fn dtype(plan: &Plan) -> DType {
-    frozen_dtype(plan.config(), plan.machine.bf16_base)
-}
-
-pub(super) fn dtype_name(plan: &Plan) -> &'static str {
-    if dtype(plan) == DType::BF16 { "bf16" } else { "f32" }
+pub(super) fn frozen_of(plan: &Plan) -> Frozen {
+    frozen(plan.config(), &plan.ground.source, plan.machine.bf16_base)
 }
 
 fn load(plan: &Plan, warnings: &mut Vec<String>) -> Result<(Decoder, Params)> {
@@ -276,9 +281,7 @@ fn load(plan: &Plan, warnings: &mut Vec<String>) -> Result<(Decoder, Params)> {
         Loader::open(&plan.ground.source.weights()?, &plan.ground.arch, seed, plan.ground.source.name())?;
     warnings.extend(loader.notes().iter().cloned());
     let trained = plan.ground.adapter.as_ref().map_or(Trained::Whole, Trained::Adapter);
-    build::decoder(&plan.ground.arch, trained, dtype(plan), longest(plan), &mut |name, dtype| {
-        loader.load(name, dtype)
-    })
+    build::decoder(&plan.ground.arch, trained, frozen_of(plan), longest(plan), &loader)
 }
 
 /// Positions that the model is made for: what is trained on, and room for the answers to sample prompts.

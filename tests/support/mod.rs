@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // Each test file uses its part.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use fttrain::arch::Arch;
 use fttrain::arch::source::Source;
 use fttrain::config::{self, Config, Method};
@@ -15,6 +15,7 @@ use fttrain::model::{Decoder, Params};
 use fttrain::ops::host;
 use fttrain::train::optimizer::AdamW;
 use fttrain::train::schedule::Schedule;
+use fttrain::train::session;
 use fttrain::train::step::accumulate;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -118,14 +119,15 @@ pub(crate) fn reinit(folder: &Path, overrides: Overrides<'_>) -> Made {
     from_text(&text, true, overrides)
 }
 
-fn from_text(text: &str, trained: bool, overrides: Overrides<'_>) -> Made {
+/// A config, written out.
+pub(crate) fn from_text(text: &str, trained: bool, overrides: Overrides<'_>) -> Made {
     let overrides: Vec<_> = overrides.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
     let config = config::parse("test", text, None, &overrides).unwrap_or_else(|e| panic!("{e}")).config;
     let source = Source::locate(&config.base).unwrap_or_else(|e| panic!("{e}"));
     let arch = source.arch().unwrap();
     let loader = Loader::open(&source.weights().unwrap(), &arch, 0, "golden").unwrap();
     let adapter = match &config.method {
-        Method::Lora(lora) if trained => Some(
+        Method::Lora(lora) | Method::Qlora { lora, .. } if trained => Some(
             Adapter::resolve(&arch, lora, config.train.loraplus_lr_ratio, 0)
                 .unwrap_or_else(|e| panic!("{e}")),
         ),
@@ -136,9 +138,8 @@ fn from_text(text: &str, trained: bool, overrides: Overrides<'_>) -> Made {
         (None, true) => Trained::Whole,
         (None, false) => Trained::Nothing,
     };
-    let dtype = if adapter.is_some() && config.base.bf16 == Some(true) { DType::BF16 } else { DType::F32 };
-    let (decoder, params) =
-        build::decoder(&arch, kind, dtype, 512, &mut |name, dtype| loader.load(name, dtype)).unwrap();
+    let frozen = session::frozen(&config, &source, false);
+    let (decoder, params) = build::decoder(&arch, kind, frozen, 512, &loader).unwrap();
     Made { config, arch, decoder, params }
 }
 

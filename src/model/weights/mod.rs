@@ -12,12 +12,31 @@ pub use fault::{Error, Mismatch};
 pub use gguf_names::{gguf_name, interleaved_heads};
 pub use read::interleave;
 
+use crate::arch::safetensors::{self, Dtype};
 use crate::arch::source::WeightFiles;
-use crate::arch::{Arch, gguf, safetensors};
+use crate::arch::{Arch, gguf};
 use crate::error::Result;
+use crate::ops::{Matrix, host};
 use candle_core::{DType, Device, Tensor};
+use fttrain_kernels::cpu::Nf4;
 use read::OpenFile;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How a matrix is to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// As f32 or bf16.
+    Dense(DType),
+    /// In NF4, made of the file's values piece by piece.
+    Nf4 {
+        /// The scales in 8 bits.
+        double_quant: bool,
+    },
+    /// As the file has it: a GGUF file's blocks, halves of either kind, f32.
+    AsStored,
+}
 
 /// Gives out the tensors of a checked model.
 #[derive(Debug)]
@@ -46,10 +65,20 @@ struct Slot {
 /// Tensors by their Hugging Face names, as the files hold them.
 type Found = Vec<(String, Slot)>;
 
+impl Slot {
+    /// Rows, and values of a row; a vector is one row.
+    fn rows(&self) -> (usize, usize) {
+        match self.shape.split_last() {
+            Some((width, outer)) => (outer.iter().product(), *width),
+            None => (0, 0),
+        }
+    }
+}
+
 /// How values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stored {
-    Plain(safetensors::Dtype),
+    Plain(Dtype),
     Ggml(gguf::Type),
 }
 
@@ -93,7 +122,7 @@ impl Loader {
             offset: 0,
             len: 0,
             shape,
-            stored: Stored::Plain(safetensors::Dtype::F32),
+            stored: Stored::Plain(Dtype::F32),
             interleaved: None,
         };
         let all = arch.parameters().into_iter();
@@ -122,8 +151,7 @@ impl Loader {
             return Ok(Tensor::from_vec(values, &*slot.shape, &Device::Cpu)?.to_dtype(dtype)?);
         }
         let bytes = self.bytes(slot)?;
-        let refuse =
-            |count| Error::NotFinite { tensor: name.to_owned(), count, of: slot.shape.iter().product() };
+        let refuse = |count| not_finite(name, slot, count);
         if dtype == DType::BF16 {
             let values = read::bf16(bytes, slot)?;
             read::all_finite(&values, half::bf16::is_finite).map_err(refuse)?;
@@ -132,6 +160,50 @@ impl Loader {
         let values = read::f32(bytes, slot)?;
         read::all_finite(&values, f32::is_finite).map_err(refuse)?;
         Ok(Tensor::from_vec(values, &*slot.shape, &Device::Cpu)?.to_dtype(dtype)?)
+    }
+
+    /// A matrix, in Hugging Face's layout, that is not to be trained.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn matrix(&self, name: &str, kept: Kept) -> Result<Matrix> {
+        let slot = self.slot(name)?;
+        match (kept, slot.stored) {
+            (Kept::Dense(dtype), _) => Ok(self.load(name, dtype)?.into()),
+            (Kept::Nf4 { double_quant }, _) => self.nf4(name, slot, double_quant),
+            (Kept::AsStored, Stored::Plain(Dtype::BF16) | Stored::Ggml(gguf::Type::BF16)) => {
+                Ok(self.load(name, DType::BF16)?.into())
+            }
+            (Kept::AsStored, stored) => match read::ggml_kind(stored) {
+                Some(kind) => {
+                    let blocks = read::blocks(self.bytes(slot)?, slot, kind)?;
+                    read::all_finite_in(&blocks).map_err(|count| not_finite(name, slot, count))?;
+                    Ok(Matrix::Quantised(Arc::new(blocks)))
+                }
+                None => Ok(self.load(name, DType::F32)?.into()),
+            },
+        }
+    }
+
+    /// The bytes as the file has them are all that stands beside the result.
+    fn nf4(&self, name: &str, slot: &Slot, double_quant: bool) -> Result<Matrix> {
+        let shape = slot.rows();
+        if self.fresh.is_some() || matches!(slot.stored, Stored::Ggml(_)) {
+            let whole = self.load(name, DType::F32)?;
+            let values = host::read(&whole)?;
+            let matrix = Nf4::encode(shape, double_quant, |range, out| out.copy_from_slice(&values[range]));
+            return Ok(Matrix::Quantised(Arc::new(matrix)));
+        }
+        let bytes = self.bytes(slot)?;
+        let bad = AtomicUsize::new(0);
+        let matrix = Nf4::encode(shape, double_quant, |range, out| {
+            read::widen(&bytes, slot.stored, range, out);
+            bad.fetch_add(out.iter().filter(|x| !x.is_finite()).count(), Ordering::Relaxed);
+        });
+        match bad.into_inner() {
+            0 => Ok(Matrix::Quantised(Arc::new(matrix))),
+            count => Err(not_finite(name, slot, count).into()),
+        }
     }
 
     fn slot(&self, name: &str) -> Result<&Slot, Error> {
@@ -146,6 +218,10 @@ impl Loader {
             None => bytes,
         })
     }
+}
+
+fn not_finite(name: &str, slot: &Slot, count: usize) -> Error {
+    Error::NotFinite { tensor: name.to_owned(), count, of: slot.shape.iter().product() }
 }
 
 fn safetensors_slots(shards: &[safetensors::Shard]) -> Result<(Vec<OpenFile>, Found), Error> {

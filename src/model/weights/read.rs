@@ -5,14 +5,17 @@ use super::{Error, Slot, Stored};
 use crate::arch::Stamp;
 use crate::arch::gguf::Type;
 use crate::arch::safetensors::Dtype;
-use crate::error::Result;
-use candle_core::Device;
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use crate::error::{Kind, Result};
+use fttrain_kernels::cpu::{Ggml, GgmlKind, Quantised};
 use half::{bf16, f16};
-use std::borrow::Cow;
+use rayon::prelude::*;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// Values that a thread widens at a time.
+const PIECE: usize = 1 << 16;
 
 /// A file that must stay as it was when its header was read.
 #[derive(Debug)]
@@ -112,22 +115,43 @@ pub(super) fn all_finite<T: Copy>(values: &[T], is_finite: fn(T) -> bool) -> Res
 
 /// The values in f32.
 pub(super) fn f32(bytes: Vec<u8>, slot: &Slot) -> Result<Vec<f32>> {
-    Ok(match slot.stored {
-        Stored::Plain(Dtype::F32) | Stored::Ggml(Type::F32) => map(&bytes, f32::from_le_bytes),
+    let (rows, width) = slot.rows();
+    let mut out = vec![0f32; rows * width];
+    if let Some(kind) = ggml_kind(slot.stored) {
+        let blocks = blocks(bytes, slot, kind)?;
+        let rows = out.par_chunks_mut(width.max(1)).enumerate();
+        rows.for_each(|(row, out)| blocks.dequantise(row, 0..width, out));
+    } else {
+        let pieces = out.par_chunks_mut(PIECE).enumerate();
+        pieces.for_each(|(i, out)| widen(&bytes, slot.stored, i * PIECE..i * PIECE + out.len(), out));
+    }
+    Ok(out)
+}
+
+/// The values of a range in f32, of a type that has no blocks.
+pub(super) fn widen(bytes: &[u8], stored: Stored, range: Range<usize>, out: &mut [f32]) {
+    match stored {
+        Stored::Plain(Dtype::F32) | Stored::Ggml(Type::F32) => each(bytes, range, out, f32::from_le_bytes),
         Stored::Plain(Dtype::F16) | Stored::Ggml(Type::F16) => {
-            map(&bytes, |b| f16::from_le_bytes(b).to_f32())
+            each(bytes, range, out, |b| f16::from_le_bytes(b).to_f32());
         }
         Stored::Plain(Dtype::F64) => {
             #[expect(clippy::cast_possible_truncation, reason = "rounding is meant")]
             let narrow = |b| f64::from_le_bytes(b) as f32;
-            map(&bytes, narrow)
+            each(bytes, range, out, narrow);
         }
         // BF16; other types were refused when the names were checked.
-        Stored::Plain(_) | Stored::Ggml(Type::BF16) => map(&bytes, |b| bf16::from_le_bytes(b).to_f32()),
-        Stored::Ggml(kind) => {
-            blocks(bytes, slot, kind)?.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?
+        Stored::Plain(_) | Stored::Ggml(_) => {
+            each(bytes, range, out, |b| bf16::from_le_bytes(b).to_f32());
         }
-    })
+    }
+}
+
+fn each<const N: usize>(bytes: &[u8], range: Range<usize>, out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    let (values, _) = bytes.as_chunks::<N>();
+    for (out, bytes) in out.iter_mut().zip(values.get(range).unwrap_or_default()) {
+        *out = value(*bytes);
+    }
 }
 
 /// The values in bf16, nearest even.
@@ -142,25 +166,49 @@ pub(super) fn bf16(bytes: Vec<u8>, slot: &Slot) -> Result<Vec<bf16>> {
     Ok(f32(bytes, slot)?.into_iter().map(bf16::from_f32).collect())
 }
 
+/// The kernels' name of a type of blocks; f32 and bf16 have none.
+pub(super) fn ggml_kind(stored: Stored) -> Option<GgmlKind> {
+    let Stored::Ggml(kind) = stored else { return None };
+    Some(match kind {
+        Type::F32 | Type::BF16 => return None,
+        Type::F16 => GgmlKind::F16,
+        Type::Q4_0 => GgmlKind::Q4_0,
+        Type::Q4_1 => GgmlKind::Q4_1,
+        Type::Q5_0 => GgmlKind::Q5_0,
+        Type::Q5_1 => GgmlKind::Q5_1,
+        Type::Q8_0 => GgmlKind::Q8_0,
+        Type::Q2_K => GgmlKind::Q2_K,
+        Type::Q3_K => GgmlKind::Q3_K,
+        Type::Q4_K => GgmlKind::Q4_K,
+        Type::Q5_K => GgmlKind::Q5_K,
+        Type::Q6_K => GgmlKind::Q6_K,
+    })
+}
+
 /// The blocks as they are, of the slot's shape.
-pub(super) fn blocks(bytes: Vec<u8>, slot: &Slot, kind: Type) -> Result<QTensor> {
-    let dtype = match kind {
-        Type::F32 => GgmlDType::F32,
-        Type::F16 => GgmlDType::F16,
-        Type::BF16 => GgmlDType::BF16,
-        Type::Q4_0 => GgmlDType::Q4_0,
-        Type::Q4_1 => GgmlDType::Q4_1,
-        Type::Q5_0 => GgmlDType::Q5_0,
-        Type::Q5_1 => GgmlDType::Q5_1,
-        Type::Q8_0 => GgmlDType::Q8_0,
-        Type::Q2_K => GgmlDType::Q2K,
-        Type::Q3_K => GgmlDType::Q3K,
-        Type::Q4_K => GgmlDType::Q4K,
-        Type::Q5_K => GgmlDType::Q5K,
-        Type::Q6_K => GgmlDType::Q6K,
+///
+/// # Errors
+/// Another number of bytes than the header, which was checked, promised: a fault of the program.
+pub(super) fn blocks(bytes: Vec<u8>, slot: &Slot, kind: GgmlKind) -> Result<Ggml> {
+    let fault = || {
+        let fact = format!("{} bytes are no {kind:?} matrix of shape {:?}", slot.len, slot.shape);
+        crate::error::Error::new(Kind::Bug, fact)
     };
-    let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, dtype)?;
-    Ok(QTensor::new(storage, slot.shape.as_slice())?)
+    Ggml::new(kind, slot.rows(), bytes).ok_or_else(fault)
+}
+
+/// How many values of blocks are not finite, as an error.
+pub(super) fn all_finite_in(blocks: &Ggml) -> Result<(), usize> {
+    let (rows, width) = blocks.shape();
+    let of_row = |row_values: &mut Vec<f32>, row| {
+        row_values.resize(width, 0.0);
+        blocks.dequantise(row, 0..width, row_values);
+        row_values.iter().filter(|x| !x.is_finite()).count()
+    };
+    match (0..rows).into_par_iter().map_init(Vec::new, of_row).sum() {
+        0 => Ok(()),
+        count => Err(count),
+    }
 }
 
 fn map<const N: usize, T>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {

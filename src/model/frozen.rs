@@ -1,0 +1,60 @@
+//! How a base that is not trained is kept in memory.
+
+use super::weights::Kept;
+use candle_core::DType;
+
+/// How the weights that are not trained are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frozen {
+    /// All in one type: f32 or bf16.
+    Dense(DType),
+    /// The blocks' linears in NF4.
+    Nf4 {
+        /// Their scales in 8 bits.
+        double_quant: bool,
+        /// Embedding, head, norms and biases.
+        others: DType,
+    },
+    /// Matrices as the file has them, norms and biases in f32.
+    AsStored,
+}
+
+impl Frozen {
+    /// The linears of the blocks.
+    pub fn linears(self) -> Kept {
+        match self {
+            Self::Dense(dtype) => Kept::Dense(dtype),
+            Self::Nf4 { double_quant, .. } => Kept::Nf4 { double_quant },
+            Self::AsStored => Kept::AsStored,
+        }
+    }
+
+    /// Embedding and head.
+    pub fn tables(self) -> Kept {
+        match self {
+            Self::Dense(dtype) | Self::Nf4 { others: dtype, .. } => Kept::Dense(dtype),
+            Self::AsStored => Kept::AsStored,
+        }
+    }
+
+    /// Norms and biases.
+    pub fn vectors(self) -> DType {
+        match self {
+            Self::Dense(dtype) | Self::Nf4 { others: dtype, .. } => dtype,
+            Self::AsStored => DType::F32,
+        }
+    }
+
+    /// The name in checkpoints and reports: a run that goes on with another is not the same run.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dense(DType::BF16) => "bf16",
+            Self::Dense(_) => "f32",
+            Self::Nf4 { double_quant: true, others: DType::BF16 } => "nf4, double quantisation, bf16",
+            Self::Nf4 { double_quant: true, .. } => "nf4, double quantisation, f32",
+            Self::Nf4 { double_quant: false, others: DType::BF16 } => "nf4, bf16",
+            Self::Nf4 { double_quant: false, .. } => "nf4, f32",
+            Self::AsStored => "the file's own types",
+        }
+    }
+}
