@@ -189,10 +189,11 @@ fn the_program_trains_resumes_reports_and_generates_on_four_bits() {
     assert!(adapter("whole") == adapter("parts"), "a resumed run is the run");
     let report = json(&place.path("whole").join("report.json"));
     let parts = report["memory_parts"].as_array().unwrap();
-    let base =
-        parts.iter().find(|part| part["name"] == "base_weights").unwrap_or_else(|| panic!("{parts:?}"));
-    let bytes = |key: &str| base[key].as_f64().unwrap();
-    near("base weights' memory", bytes("predicted_bytes"), bytes("measured_bytes"), 0.01);
+    for name in ["base weights", "adapter", "gradients", "moments"] {
+        let part = parts.iter().find(|part| part["name"] == name).unwrap_or_else(|| panic!("{parts:?}"));
+        let bytes = |key: &str| part[key].as_f64().unwrap();
+        near(name, bytes("predicted_bytes"), bytes("measured_bytes"), 0.01);
+    }
     let said = place.run(&["generate", &out("whole"), "w", "--max-tokens", "3", "--raw"]).expect(0);
     assert!(!said.stdout.is_empty());
 }

@@ -15,10 +15,12 @@ pub enum BaseType {
     F32,
     /// 2 bytes a weight.
     Bf16,
-    /// 4 bits a weight of the blocks' linears and a scale per 64; the rest bf16.
+    /// 4 bits a weight of the blocks' linears and a scale per 64.
     Nf4 {
         /// Scales are kept in 8 bits with an f32 per 256 of them.
         double_quant: bool,
+        /// Bytes of a weight of the rest: 2, or 4 where f32 was asked for.
+        others: u64,
     },
     /// As it came in its file: GGUF block types.
     AsStored {
@@ -72,14 +74,14 @@ impl Layout<'_> {
             BaseType::F32 => product(&[p.frozen, F32]),
             BaseType::Bf16 => product(&[p.frozen, 2]),
             BaseType::AsStored { bytes } => bytes,
-            BaseType::Nf4 { double_quant } => {
+            BaseType::Nf4 { double_quant, others } => {
                 let linear = p.frozen_linear;
                 let scales = if double_quant {
                     sum(&[linear / 64, product(&[linear / (64 * 256), F32])])
                 } else {
                     product(&[linear / 64, F32])
                 };
-                let rest = product(&[p.frozen.saturating_sub(linear), 2]);
+                let rest = product(&[p.frozen.saturating_sub(linear), others]);
                 sum(&[linear / 2, scales, rest])
             }
         }
@@ -267,7 +269,7 @@ mod tests {
     fn four_bits_shrink_the_linears_only() {
         let one = |double_quant| {
             let method = Method::Qlora { lora: lora(16), double_quant };
-            parts(&method, BaseType::Nf4 { double_quant }, LOAD, true)[0]
+            parts(&method, BaseType::Nf4 { double_quant, others: 2 }, LOAD, true)[0]
         };
         let (linear, rest) = (106_168_320, 134_515_008 - 106_168_320);
         assert_eq!(one(false), linear / 2 + linear / 64 * 4 + rest * 2);

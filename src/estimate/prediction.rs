@@ -160,7 +160,10 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
     let bf16 = inputs.config.base.bf16.unwrap_or(inputs.machine.bf16_base);
     let base = match (&inputs.config.method, inputs.file_bytes) {
         (Method::Qlora { .. }, Some(bytes)) if inputs.keeps_file_types => BaseType::AsStored { bytes },
-        (Method::Qlora { double_quant, .. }, _) => BaseType::Nf4 { double_quant: *double_quant },
+        (Method::Qlora { double_quant, .. }, _) => {
+            let others = if inputs.config.base.bf16 == Some(false) { 4 } else { 2 };
+            BaseType::Nf4 { double_quant: *double_quant, others }
+        }
         (Method::Lora(_), _) if bf16 => BaseType::Bf16,
         (Method::Lora(_) | Method::Full, _) => BaseType::F32,
     };

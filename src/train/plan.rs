@@ -147,7 +147,9 @@ impl Ground {
     /// Predicts a run; `taken` are the phases that are over by the clock.
     pub fn predict(&self, counts: &Counts, machine: &Machine, taken: &[(String, f64)]) -> Prediction {
         let mut config = self.resolved.config.clone();
-        if let (Method::Lora(lora), Some(adapter)) = (&mut config.method, &self.adapter) {
+        if let (Method::Lora(lora) | Method::Qlora { lora, .. }, Some(adapter)) =
+            (&mut config.method, &self.adapter)
+        {
             // A continued adapter brings its own.
             lora.r = Some(adapter.spec.r);
             lora.modules_to_save = adapter.modules_to_save.iter().cloned().collect();

@@ -1,7 +1,7 @@
 """Makes the goldens of quantised bases: what bitsandbytes (CPU) and the `gguf` package make of given numbers, and the
 first steps of QLoRA by PEFT. Nothing here is written by fttrain.
 
-    pip install -r tests/golden/requirements.txt
+    pip install -r tests/golden/requirements.txt bitsandbytes==0.50.2 gguf==0.19.0
     python tests/golden/quantised.py                       # remakes tests/golden/quantised
     python tests/golden/quantised.py --smollm2 FOLDER      # with the hashes of SmolLM2's linears beside it
 

@@ -117,7 +117,7 @@ fn compare_hashes(model: &str, weights: &Path) {
         for (_, part) in parts(&encode(shape, &values, false), &encode(shape, &values, true)) {
             digest.update(&part);
         }
-        let ours: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let ours = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         assert_eq!(ours, theirs.as_str().unwrap(), "{name}");
     }
 }
