@@ -5,11 +5,11 @@
 use std::sync::OnceLock;
 
 mod adamw;
+mod add;
 pub mod attention;
 mod cross_entropy;
 mod gate;
 mod math;
-mod matmul;
 mod norm;
 mod product;
 mod quantised;
@@ -19,9 +19,9 @@ mod tile;
 mod widen;
 
 pub use adamw::{AdamW, adamw, sum_of_squares};
+pub use add::add;
 pub use cross_entropy::cross_entropy_rows;
 pub use gate::{gate_backward, gate_forward};
-pub use matmul::{MatRef, matmul, matmul_new};
 pub use norm::{norm_backward, norm_forward};
 pub use product::{Operand, Out, Packed, Precision, Product, Source, Start, Term, product_new, products};
 pub use quantised::{DynamicCode, Ggml, GgmlKind, Nf4, Quantised, dynamic_map};

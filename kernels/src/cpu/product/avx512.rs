@@ -4,8 +4,9 @@ use super::avx512_pack::pack_with;
 use super::kernel::{Finish, Kernel};
 use super::operand::Piece;
 use std::arch::x86_64::{
-    __m512i, _mm512_add_ps, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    __m512bh, __m512i, _mm512_add_ps, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_storeu_ps,
 };
 
 const ROWS: usize = 12;
@@ -114,5 +115,9 @@ kernel!(Avx512, false, "avx512f,avx512bw,avx512vl", |a, b, sum| _mm512_fmadd_ps(
     sum
 ));
 kernel!(Avx512Bf16, true, "avx512f,avx512bw,avx512vl,avx512bf16", |a: __m512i, b: __m512i, sum| {
-    _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b))
+    _mm512_dpbf16_ps(
+        sum,
+        std::mem::transmute::<__m512i, __m512bh>(a),
+        std::mem::transmute::<__m512i, __m512bh>(b),
+    )
 });

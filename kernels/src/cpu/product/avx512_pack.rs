@@ -3,7 +3,7 @@
 use super::operand::{Piece, Values};
 use half::bf16;
 use std::arch::x86_64::{
-    __m256i, __m512i, __mmask16, __mmask32, _mm256_maskz_loadu_epi16, _mm512_castps_si512,
+    __m256i, __m512bh, __m512i, __mmask16, __mmask32, _mm256_maskz_loadu_epi16, _mm512_castps_si512,
     _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_loadu_si512, _mm512_mask_storeu_epi32,
     _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_si512,
     _mm512_permutexvar_epi16, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
@@ -64,7 +64,7 @@ impl Value for f32 {
             }
             let high = at.wrapping_add(16);
             let high = _mm512_mul_ps(_mm512_maskz_loadu_ps(low16(left.saturating_sub(16)), high), scale);
-            std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
         }
     }
 
@@ -83,7 +83,7 @@ impl Value for f32 {
                 return _mm512_castps_si512(read(at));
             }
             let second = next.map_or_else(|| _mm512_setzero_ps(), read);
-            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, read(at)));
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, read(at)));
             _mm512_permutexvar_epi16(_mm512_loadu_si512(PAIRS.as_ptr().cast()), both)
         }
     }

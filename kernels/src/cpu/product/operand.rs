@@ -148,7 +148,7 @@ pub(super) struct Piece<'a> {
     pub(super) scale: f32,
 }
 
-impl<'a> Piece<'a> {
+impl Piece<'_> {
     /// The lines from `first` on, `count` at most.
     pub(super) fn some_lines(&self, first: usize, count: usize) -> Self {
         let lines = count.min(self.lines.saturating_sub(first));

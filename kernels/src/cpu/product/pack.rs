@@ -9,7 +9,7 @@ use rayon::prelude::*;
 /// A left side in blocks of the lines that a register tile takes: it serves any number of products.
 pub struct Packed {
     values: Vec<u32>,
-    pub(super) lines: usize,
+    lines: usize,
     pub(super) depth: usize,
     pub(super) words: usize,
     pub(super) precision: Precision,
@@ -19,6 +19,11 @@ impl Packed {
     /// Packs `operand` for products in `precision`.
     pub fn new(operand: Operand<'_>, precision: Precision) -> Self {
         run::with_kernel(precision, Pack { operand, precision })
+    }
+
+    /// Rows that it gives a product.
+    pub fn lines(&self) -> usize {
+        self.lines
     }
 
     /// `words` words from word `word` on, of block `block` of `rows` lines.

@@ -68,7 +68,7 @@ pub struct Product<'a> {
 /// When their depths differ.
 pub fn product_new(left: &Packed, right: Operand<'_>) -> Vec<f32> {
     let mut c = Vec::new();
-    let shape = (left.lines, right.lines());
+    let shape = (left.lines(), right.lines());
     products(vec![Product {
         shape,
         terms: vec![Term { left, right }],
@@ -137,12 +137,12 @@ impl Product<'_> {
         for term in &self.terms {
             let (left, right) = (term.left, &term.right);
             assert!(
-                left.lines == m
+                left.lines() == m
                     && right.lines() == n
                     && left.depth == right.depth()
                     && left.precision == precision,
                 "product {m}×{n}: a term is {}×{} by {}×{}",
-                left.lines,
+                left.lines(),
                 left.depth,
                 right.lines(),
                 right.depth()
@@ -153,7 +153,7 @@ impl Product<'_> {
         }
         match &self.out {
             Out::Fresh(_) => {
-                assert!(!matches!(self.start, Start::Standing), "nothing stands in a fresh buffer")
+                assert!(!matches!(self.start, Start::Standing), "nothing stands in a fresh buffer");
             }
             Out::Rows(c, row) => {
                 let end = m.checked_sub(1).map_or(Some(0), |last| last.checked_mul(*row)?.checked_add(n));
@@ -177,7 +177,7 @@ impl Product<'_> {
         match &mut self.out {
             Out::Fresh(c) => **c = row.repeat(m),
             Out::Rows(c, stride) => {
-                c.chunks_mut((*stride).max(1)).take(m).for_each(|c| c[..n].copy_from_slice(row))
+                c.chunks_mut((*stride).max(1)).take(m).for_each(|c| c[..n].copy_from_slice(row));
             }
         }
     }
@@ -247,6 +247,9 @@ fn tasks<K: Kernel>(all: &[Checked<'_>]) -> Vec<Task> {
     let mut tasks = Vec::new();
     for (product, p) in all.iter().enumerate() {
         let (m, n) = p.shape;
+        if m == 0 {
+            continue;
+        }
         let wanted = if threads == 1 { 1 } else { (TASKS_PER_THREAD * threads).div_ceil(panels.max(1)) };
         let chunks = wanted.min(m / LEAST_ROWS).max(1);
         let rows = m.div_ceil(chunks).next_multiple_of(K::ROWS);
@@ -325,7 +328,7 @@ fn pack_panel<K: Kernel>(group: &[Stretch<'_>], task: &Task, per_tile: usize, bu
             let to = &mut tile[before..before + size];
             // SAFETY: the path was chosen for this CPU; `to` has the block's size.
             unsafe {
-                K::pack_right(&piece.some_lines(i * K::COLUMNS, K::COLUMNS), stretch.words, to.as_mut_ptr())
+                K::pack_right(&piece.some_lines(i * K::COLUMNS, K::COLUMNS), stretch.words, to.as_mut_ptr());
             }
         }
         before += size;
@@ -365,7 +368,7 @@ fn one_tile<K: Kernel>(
             // SAFETY: the path was chosen for this CPU; both blocks were cut to `words`; the tile lies inside c, and
             // what is added to was written before.
             unsafe {
-                K::tile(stretch.words, a.as_ptr(), b.as_ptr(), K::COLUMNS, row(0), product.c_row, finish)
+                K::tile(stretch.words, a.as_ptr(), b.as_ptr(), K::COLUMNS, row(0), product.c_row, finish);
             }
         } else {
             let mut edge = [0f32; LARGEST_TILE];
