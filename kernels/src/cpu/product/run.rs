@@ -306,7 +306,8 @@ fn one_task<K: Kernel>(product: &Checked<'_>, task: &Task, buffers: &mut Buffers
         pack_panel::<K>(&group, task, per_tile, buffers);
         for row in task.rows.clone().step_by(K::ROWS) {
             let rows = row..task.rows.end.min(row + K::ROWS);
-            for (i, packed) in buffers.panel.chunks_exact(per_tile.max(1)).take(tiles).enumerate() {
+            for i in 0..tiles {
+                let packed = &buffers.panel[i * per_tile..(i + 1) * per_tile];
                 let column = task.columns.start + i * K::COLUMNS;
                 let columns = column..task.columns.end.min(column + K::COLUMNS);
                 one_tile::<K>(product, &group, packed, &rows, &columns, fresh);
@@ -324,8 +325,8 @@ fn pack_panel<K: Kernel>(group: &[Stretch<'_>], task: &Task, per_tile: usize, bu
     for stretch in group {
         let size = stretch.words * K::COLUMNS;
         let piece = stretch.term.right.piece(task.columns.clone(), stretch.depth.clone(), scratch);
-        for (i, tile) in panel.chunks_exact_mut(per_tile.max(1)).take(tiles).enumerate() {
-            let to = &mut tile[before..before + size];
+        for i in 0..tiles {
+            let to = &mut panel[i * per_tile + before..][..size];
             // SAFETY: the path was chosen for this CPU; `to` has the block's size.
             unsafe {
                 K::pack_right(&piece.some_lines(i * K::COLUMNS, K::COLUMNS), stretch.words, to.as_mut_ptr());
