@@ -17,7 +17,6 @@ pub mod matrix;
 pub mod norm;
 pub mod optimizer;
 pub mod profile;
-pub mod residual;
 pub mod rope;
 
 pub use grads::{Grads, ParamId, Weight};
