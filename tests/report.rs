@@ -454,6 +454,8 @@ fn the_estimate_says_what_will_be_trained_and_what_it_takes() {
         interval: inputs.interval,
         flops_per_step: Some(5.1e12),
         price: inputs.price,
+        methods: Vec::new(),
+        levers: Vec::new(),
         warnings: vec!["a warning".into()],
     };
     let text = estimate_table(&plan, Screen::plain(80));

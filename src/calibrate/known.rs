@@ -1,109 +1,171 @@
 //! The profile of this machine for a run: read where it was measured before, measured where it was not.
 
-use super::profile::Profiles;
-use super::quick::{Case, Provenance, quick};
-use super::shapes::{lacking, shapes};
-use crate::arch::Arch;
-use crate::config::Config;
+use super::probe::{Heads, Probe};
+use super::profile::{Profiles, Provenance};
+use super::shapes::{self, Ask};
+use super::stopwatch::Patience;
+use super::{bulk, whole};
 use crate::error::Result;
 use crate::estimate::Machine;
-use crate::estimate::work::Class;
+use crate::estimate::machine::Evidence;
 use crate::fs;
 use crate::meter::machine::cpu_model;
-use crate::ops::attention::{self, Shape, Span};
-use crate::ops::{gate, host, optimizer};
+use crate::meter::process::resident;
+use crate::model::adapter::Adapter;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// Tokens of the segment that attention is measured on.
-const SEGMENT: usize = 256;
-/// Values of the tensors that element-wise work is measured on: 4 MiB each, beyond the private caches.
-const VALUES: usize = 1 << 20;
+/// A run waits no longer than this for its own shapes to be measured.
+const QUICK: Duration = Duration::from_secs(4);
+/// A calibration ends here, whatever of the grid is left.
+const THOROUGH: Duration = Duration::from_secs(100);
+/// Heads of the grid's attention.
+const GRID_HEADS: Heads = Heads { query: 8, key: 4 };
 
-/// The machine's rates at the shapes of this run; new ones are kept under `home`. The second value is a warning.
+/// The machine's rates at the shapes of a run; new ones are kept under `home`. The second value is a warning.
 ///
 /// # Errors
 /// A fault of an op.
 pub fn machine(
-    arch: &Arch,
-    config: &Config,
-    batch_tokens: usize,
+    ask: &Ask<'_>,
+    adapter: Option<&Adapter>,
     threads: usize,
     home: &Path,
 ) -> Result<(Machine, Option<String>)> {
-    let provenance = Provenance {
-        threads,
-        build: env!("CARGO_PKG_VERSION").into(),
-        kernel: fttrain_kernels::cpu::path().name().into(),
-        measured_at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    };
-    let file = home.join(Profiles::FILE);
-    let (mut profiles, mut warning) = Profiles::load(&file);
-    let wanted = shapes(arch, config, Some(batch_tokens));
-    let known = profiles.find(&cpu_model(), &provenance);
-    let missing = known.map_or_else(|| wanted.clone(), |machine| lacking(machine, &wanted));
-    if let (Some(machine), true) = (known, missing.is_empty()) {
-        return Ok((machine.clone(), warning));
+    let provenance = Provenance::here(threads);
+    let (mut profiles, warning) = Profiles::load(&home.join(Profiles::FILE));
+    let wanted = shapes::wanted(ask);
+    let known = profiles.find(&cpu_model(), &provenance).cloned();
+    let is_new = known.is_none();
+    let mut machine = known.unwrap_or_else(|| blank(&provenance));
+    let missing = shapes::lacking(&machine, &wanted);
+    if missing.is_empty() {
+        return Ok((machine, warning));
     }
-    let measured = measure(arch, &provenance, &missing)?;
-    let machine = profiles.insert(measured).clone();
-    let kept =
-        fs::create_folders(home).and_then(|()| fs::write_durable(&file, profiles.to_json().as_bytes()));
-    if let Err(error) = kept {
-        warning = Some(format!("the machine's profile could not be kept: {error}"));
+    let until = Instant::now() + QUICK;
+    let heads = Heads { query: ask.arch.heads, key: ask.arch.kv_heads };
+    if is_new {
+        // First of all: fresh pages are those that nobody has touched.
+        bulk::measure(&mut machine, home, Patience::QUICK)?;
     }
-    Ok((machine, warning))
+    let spread = probe(&mut machine, &missing, heads, Patience::QUICK, until)?;
+    if is_new {
+        machine.spread = spread;
+    }
+    machine.glue.extend(whole::glue(ask, adapter, &machine, Patience::QUICK)?);
+    machine.measured_at = Some(provenance.measured_at.clone());
+    let kept = keep(&mut profiles, &machine, home);
+    Ok((machine, warning.or(kept.err().map(|e| format!("the machine's profile could not be kept: {e}")))))
 }
 
-fn measure(arch: &Arch, provenance: &Provenance, shapes: &[super::Shape]) -> Result<Machine> {
-    let shape = Shape {
-        heads: arch.heads,
-        kv_heads: arch.kv_heads,
-        head_dim: arch.head_dim,
-        scale: 1.0,
-        softcap: None,
-        window: None,
-    };
-    let spans = [Span { q: 0..SEGMENT, k: 0..SEGMENT }];
-    let q = filled(SEGMENT, arch.heads * arch.head_dim)?;
-    let kv = filled(SEGMENT, arch.kv_heads * arch.head_dim)?;
-    let (a, b) = (filled(1, VALUES)?, filled(1, VALUES)?);
-    let how = optimizer::AdamW {
-        lr: 1e-3,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.0,
-        correction1: 1.0,
-        correction2_sqrt: 1.0,
-        grad_scale: 1.0,
-    };
-    let (m, v) = (filled(1, VALUES)?, filled(1, VALUES)?);
-    quick(
-        provenance,
-        shapes,
-        &mut [
-            Case {
-                class: Class::Attention,
-                // Scores and values of half a square, forward.
-                amount: 2.0 * (SEGMENT * SEGMENT * arch.heads * arch.head_dim) as f64,
-                run: &mut || attention::forward(&shape, &spans, &q, &kv, &kv).map(drop),
-            },
-            Case {
-                class: Class::Elementwise,
-                amount: 12.0 * VALUES as f64,
-                run: &mut || gate::forward(&a, &b).map(drop),
-            },
-            Case {
-                class: Class::Optimizer,
-                amount: 28.0 * VALUES as f64,
-                run: &mut || optimizer::adamw(&a, &m, &v, &b, &how),
-            },
-        ],
-    )
+/// Measures this machine over the grid and at the shapes of `asks`, and keeps the profile under `home`. `said` hears
+/// how much is done.
+///
+/// # Errors
+/// A fault of an op; `home` cannot be written.
+pub fn calibrate(
+    asks: &[(Ask<'_>, Option<&Adapter>)],
+    threads: usize,
+    home: &Path,
+    said: &mut dyn FnMut(usize, usize),
+) -> Result<Machine> {
+    let provenance = Provenance::here(threads);
+    let mut machine = blank(&provenance);
+    let started = Instant::now();
+    let patience = Patience::THOROUGH;
+    bulk::measure(&mut machine, home, patience)?;
+    for (ask, adapter) in asks {
+        let heads = Heads { query: ask.arch.heads, key: ask.arch.kv_heads };
+        probe(&mut machine, &shapes::wanted(ask), heads, patience, started + THOROUGH)?;
+        machine.glue.extend(whole::glue(ask, *adapter, &machine, patience)?);
+    }
+    let grid = shapes::grid();
+    let mut spreads = Vec::new();
+    for (done, one) in grid.iter().enumerate() {
+        if started.elapsed() > THOROUGH {
+            break;
+        }
+        said(done, grid.len());
+        spreads.push(probe(&mut machine, &[*one], GRID_HEADS, patience, started + THOROUGH)?);
+    }
+    machine.spread = crate::estimate::history::median(&mut spreads);
+    let load = grid.first().copied();
+    bulk::power(&mut machine, &mut || match load {
+        Some(probe) => probe.measure(GRID_HEADS, Patience::QUICK).map(drop),
+        None => Ok(()),
+    })?;
+    machine.evidence = Evidence::Calibrated;
+    machine.measured_at = Some(provenance.measured_at);
+    let (mut profiles, _) = Profiles::load(&home.join(Profiles::FILE));
+    profiles.forget(&machine);
+    keep(&mut profiles, &machine, home)?;
+    Ok(machine)
 }
 
-fn filled(rows: usize, columns: usize) -> Result<candle_core::Tensor> {
-    // Values of ordinary size: denormals and zeros may run at another speed.
-    let values = (0u16..1000).cycle().take(rows * columns).map(|i| f32::from(i) * 1e-3 + 0.1);
-    host::tensor(values.collect(), (rows, columns))
+/// A machine of which only the process's own weight is known.
+fn blank(provenance: &Provenance) -> Machine {
+    let mut machine = Machine::assumed(cpu_model(), provenance.threads);
+    // Before anything is allocated: what the process weighs by itself.
+    if let Some(bytes) = resident().0 {
+        machine.baseline_bytes = bytes;
+    }
+    machine.evidence = Evidence::Measured;
+    machine.build.clone_from(&provenance.build);
+    machine.kernel.clone_from(&provenance.kernel);
+    machine
+}
+
+/// Measures probes until the deadline, the first of them always; gives the middle of their scatter.
+fn probe(
+    machine: &mut Machine,
+    probes: &[Probe],
+    heads: Heads,
+    patience: Patience,
+    until: Instant,
+) -> Result<f64> {
+    let mut spreads = Vec::new();
+    for (done, probe) in probes.iter().enumerate() {
+        if done > 0 && Instant::now() > until {
+            break;
+        }
+        let (rate, timed) = probe.measure(heads, patience)?;
+        machine.rates.retain(|old| !old.is_same(&rate));
+        machine.rates.push(rate);
+        spreads.push(timed.spread);
+    }
+    Ok(crate::estimate::history::median(&mut spreads))
+}
+
+fn keep(profiles: &mut Profiles, machine: &Machine, home: &Path) -> Result<()> {
+    profiles.insert(machine.clone());
+    fs::create_folders(home)?;
+    fs::write_durable(&home.join(Profiles::FILE), profiles.to_json().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::Linear;
+    use crate::estimate::Counts;
+    use crate::estimate::fixture::{config, llama};
+    use crate::model::adapter::Adapter;
+
+    #[test]
+    fn a_run_is_measured_once_and_found_again() {
+        let home = tempfile::tempdir().unwrap();
+        let (arch, config) = (llama(2, 256, 64, 128, 2, 1, true), config());
+        let adapted: Vec<Linear> = arch.linears().collect();
+        let counts = Counts::uniform(100, 32, &config);
+        let ask = Ask { arch: &arch, config: &config, adapted: &adapted, counts: &counts, logits_rows: 64 };
+        let crate::config::Method::Lora(lora) = &config.method else { unreachable!() };
+        let adapter = Adapter::resolve(&arch, lora, None, 0).unwrap();
+        let started = Instant::now();
+        let (first, warning) = machine(&ask, Some(&adapter), 2, home.path()).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(20), "seconds, not minutes");
+        assert_eq!((warning, first.evidence), (None, Evidence::Measured));
+        assert!(first.rates.len() >= 10 && first.glue.len() == 1, "{first:?}");
+        assert!(first.baseline_bytes > 1 << 20);
+        let (second, _) = machine(&ask, Some(&adapter), 2, home.path()).unwrap();
+        assert_eq!(second, first);
+    }
 }

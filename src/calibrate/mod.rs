@@ -1,13 +1,14 @@
-//! Measures this machine into a profile that the estimate reads: products at the model's own shapes, memory, and
-//! whatever op the caller brings along. A profile is kept and used again while machine, threads and build are the same.
+//! Measures this machine: rates of the engine's own ops by shape, memory, disk, power. No speed stands in the source;
+//! after a change of kernels a calibration is all it takes.
 
-mod known;
+pub mod bulk;
+pub mod known;
+pub mod probe;
 pub mod profile;
-pub mod quick;
 pub mod shapes;
 pub mod stopwatch;
+pub mod whole;
 
-pub use known::machine;
-pub use profile::Profiles;
-pub use quick::{Case, Provenance, quick};
-pub use shapes::{Shape, lacking, shapes};
+pub use known::{calibrate, machine};
+pub use profile::{Profiles, Provenance};
+pub use shapes::Ask;

@@ -1,7 +1,6 @@
 //! The profiles that were measured here, one for each machine, thread count, build and kernel path. A file that cannot
 //! be read costs a new measurement, never a run.
 
-use super::quick::Provenance;
 use crate::estimate::Machine;
 use serde::{Deserialize, Serialize};
 use std::io::{ErrorKind, Read};
@@ -15,9 +14,45 @@ pub struct Profiles {
     machines: Vec<Machine>,
 }
 
-const SCHEMA: u32 = 1;
-/// A profile file is a few KiB; beyond this it is something else.
-const MOST_BYTES: u64 = 1 << 20;
+const SCHEMA: u32 = 2;
+/// A profile file is some 100 KiB; beyond this it is something else.
+const MOST_BYTES: u64 = 4 << 20;
+/// Rates that a machine keeps, the newest.
+const MOST_RATES: usize = 1500;
+/// Whole-block measurements that it keeps.
+const MOST_GLUE: usize = 40;
+
+/// What a profile is valid for, and when it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provenance {
+    /// Threads that the engine uses.
+    pub threads: usize,
+    /// Version of the program, and which build of it: other kernels have other rates.
+    pub build: String,
+    /// Kernel path: `amx`, `avx512`, `avx2`, `portable`.
+    pub kernel: String,
+    /// The wall clock, as a label.
+    pub measured_at: String,
+}
+
+impl Provenance {
+    /// Of this process, with `threads` workers.
+    pub fn here(threads: usize) -> Self {
+        Self {
+            threads,
+            build: format!("{} {}", env!("CARGO_PKG_VERSION"), build_mark().unwrap_or_default()),
+            kernel: fttrain_kernels::cpu::path().name().into(),
+            measured_at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        }
+    }
+}
+
+/// Size and time of the program's file: two builds do not share both.
+fn build_mark() -> Option<String> {
+    let meta = std::fs::metadata(std::env::current_exe().ok()?).ok()?;
+    let made = meta.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(format!("{:x}-{:x}", meta.len(), made.as_secs()))
+}
 
 impl Default for Profiles {
     fn default() -> Self {
@@ -63,25 +98,29 @@ impl Profiles {
         })
     }
 
-    /// Adds a profile, or renews the one of the same machine: shapes and classes that only the old one has are kept.
+    /// Drops the profile of a machine that was measured anew as a whole.
+    pub fn forget(&mut self, machine: &Machine) {
+        self.machines.retain(|m| (&m.name, m.threads) != (&machine.name, machine.threads));
+    }
+
+    /// Adds a profile, or renews the one of the same machine: shapes that only the old one has are kept.
     pub fn insert(&mut self, mut new: Machine) -> &Machine {
         let same = |m: &Machine| {
             (&m.name, m.threads, &m.build, &m.kernel) == (&new.name, new.threads, &new.build, &new.kernel)
         };
         if let Some(at) = self.machines.iter().position(same) {
-            let old = self.machines.swap_remove(at);
-            for rate in old.matmul {
-                let known =
-                    |r: &crate::estimate::machine::MatmulRate| (r.m, r.n, r.k) == (rate.m, rate.n, rate.k);
-                if !new.matmul.iter().any(known) {
-                    new.matmul.push(rate);
-                }
-            }
-            for (class, rate) in old.class_rates {
-                new.class_rates.entry(class).or_insert(rate);
-            }
+            let mut old = self.machines.swap_remove(at);
+            old.rates.retain(|rate| !new.rates.iter().any(|r| r.is_same(rate)));
+            old.glue.retain(|glue| !new.glue.contains(glue));
+            new.rates.splice(0..0, old.rates);
+            new.glue.splice(0..0, old.glue);
+            new.rates.drain(..new.rates.len().saturating_sub(MOST_RATES));
+            new.glue.drain(..new.glue.len().saturating_sub(MOST_GLUE));
             new.power_w = new.power_w.or(old.power_w);
+            new.idle_power_w = new.idle_power_w.or(old.idle_power_w);
         }
+        // A build that was replaced will not come back.
+        self.machines.retain(|m| (&m.name, m.threads, &m.kernel) != (&new.name, new.threads, &new.kernel));
         self.machines.push(new);
         // One was pushed just now.
         &self.machines[self.machines.len() - 1]
@@ -101,8 +140,8 @@ impl Profiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::machine::MatmulRate;
-    use crate::estimate::work::Class;
+    use crate::estimate::rates::Rate;
+    use crate::estimate::work::{Class, Stored, Way};
 
     fn provenance(threads: usize) -> Provenance {
         Provenance { threads, build: "1".into(), kernel: "avx2".into(), measured_at: "today".into() }
@@ -112,7 +151,16 @@ mod tests {
         let mut machine = Machine::assumed("cpu", 2);
         machine.build = "1".into();
         machine.kernel = "avx2".into();
-        machine.matmul = vec![MatmulRate { m: 1, n, k: 1, flops_per_s }];
+        machine.rates = vec![Rate {
+            class: Class::Linear,
+            way: Way::Forward,
+            stored: Stored::F32,
+            m: 1,
+            n,
+            k: 1,
+            rank: 0,
+            per_s: flops_per_s,
+        }];
         machine
     }
 
@@ -130,15 +178,16 @@ mod tests {
     #[test]
     fn a_new_measurement_renews_its_shapes_and_keeps_the_others() {
         let mut all = Profiles::default();
-        let mut first = measured(1, 1.0);
-        first.class_rates.insert(Class::Attention, 5.0);
-        all.insert(first);
+        all.insert(measured(1, 1.0));
         all.insert(measured(2, 2.0));
         let merged = all.insert(measured(1, 3.0)).clone();
         assert_eq!(all.machines().len(), 1);
-        let rates: Vec<f64> = merged.matmul.iter().map(|r| r.flops_per_s).collect();
-        assert_eq!(rates, [3.0, 2.0]);
-        assert_eq!(merged.class_rates[&Class::Attention].to_bits(), 5f64.to_bits());
+        let rates: Vec<f64> = merged.rates.iter().map(|r| r.per_s).collect();
+        assert_eq!(rates, [2.0, 3.0]);
+        let mut rebuilt = measured(7, 1.0);
+        rebuilt.build = "2".into();
+        assert_eq!(all.insert(rebuilt).rates.len(), 1, "another build's rates are not kept");
+        assert_eq!(all.machines().len(), 1);
     }
 
     #[test]

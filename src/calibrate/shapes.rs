@@ -1,114 +1,231 @@
-//! Which products a model is made of, so that rates are measured at shapes that occur.
+//! Which ops a run is made of, so that rates are measured at shapes that occur; and the grid of `fttrain calibrate`.
 
-use crate::arch::{Arch, Proj};
+use super::probe::Probe;
+use crate::arch::{Arch, Linear};
 use crate::config::{Config, Method};
-use crate::estimate::Machine;
+use crate::estimate::machine::Kind;
+use crate::estimate::rates::Rate;
+use crate::estimate::work::{Class, Model, Op, Stored, Way};
+use crate::estimate::{Counts, Machine, Parameters};
 
-/// A product `[m, k]·[n, k]ᵀ`, as the engine does it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// Rows: tokens of a micro-batch.
-    pub m: usize,
-    /// Output features.
-    pub n: usize,
-    /// Input features.
-    pub k: usize,
+/// Rows of products, and rows further apart than this factor are measured anew.
+const NEAR: f64 = 1.25;
+
+/// The run whose ops are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// Shapes.
+    pub arch: &'a Arch,
+    /// The run.
+    pub config: &'a Config,
+    /// Linears that get an adapter.
+    pub adapted: &'a [Linear],
+    /// The packed data.
+    pub counts: &'a Counts,
+    /// Rows of logits that the head keeps at once.
+    pub logits_rows: u64,
 }
 
-/// Operations of one measured product: a tenth of a second on two slow cores.
-const MOST_FLOPS: usize = 5_000_000_000;
-/// Elements of one measured operand, 32 MiB in f32: calibrating must not set the process's peak.
-const MOST_ELEMENTS: usize = 8 << 20;
-/// Rows are cut no further than this, where a product still runs at its full rate.
-const LEAST_ROWS: usize = 64;
-/// Tokens of a micro-batch that is not known.
-const TYPICAL_ROWS: usize = 512;
+impl Ask<'_> {
+    /// How the frozen base will be kept on a CPU.
+    pub fn stored(&self) -> Stored {
+        match (&self.config.method, self.config.base.bf16) {
+            (Method::Qlora { .. }, _) => Stored::Quantised,
+            (Method::Lora(_), Some(true)) => Stored::Bf16,
+            _ => Stored::F32,
+        }
+    }
 
-impl Shape {
-    /// Cuts a shape down to what can be measured in a moment: features first, then rows.
-    fn cut(self) -> Self {
-        let k = self.k.clamp(1, MOST_ELEMENTS / 64);
-        let n = self.n.clamp(1, MOST_ELEMENTS / k);
-        let rows = MOST_FLOPS / (2 * n * k).max(1);
-        let m = self.m.max(1).min(rows.max(LEAST_ROWS)).min(MOST_ELEMENTS / n.max(k));
-        Self { m: m.max(1), n, k }
+    /// The model's ops.
+    pub fn model(&self) -> Model<'_> {
+        Model { arch: self.arch, method: &self.config.method, adapted: self.adapted, stored: self.stored() }
     }
 }
 
-/// The distinct products of a run: the blocks' linears, the head, and the adapter's thin one.
-pub fn shapes(arch: &Arch, config: &Config, batch_tokens: Option<usize>) -> Vec<Shape> {
-    let m = batch_tokens.unwrap_or(TYPICAL_ROWS);
-    let mut all: Vec<Shape> = Proj::ALL
-        .into_iter()
-        .map(|p| arch.linear(0, p))
-        .map(|l| (l.outputs, l.inputs))
-        .chain([(arch.vocab_size, arch.hidden_size)])
-        .chain(rank(config).map(|r| (r, arch.hidden_size)))
-        .map(|(n, k)| Shape { m, n, k }.cut())
-        .collect();
-    all.sort_by_key(|s| (s.n, s.k));
-    all.dedup();
+fn size(value: f64) -> usize {
+    usize::try_from(crate::estimate::rounded(value)).unwrap_or(usize::MAX).max(1)
+}
+
+fn probe(op: &Op, stored: Stored, logits_rows: u64) -> Probe {
+    let m = if op.class == Class::Head { op.m.min(logits_rows as f64) } else { op.m };
+    let has_weight = matches!(op.class, Class::Linear | Class::Head) && op.way != Way::Trained;
+    Probe {
+        class: op.class,
+        way: op.way,
+        stored: if has_weight { stored } else { Stored::F32 },
+        m: size(m),
+        n: size(op.n),
+        k: size(op.k),
+        rank: if op.rank > 0.0 { size(op.rank) } else { 0 },
+    }
+}
+
+/// The distinct ops of a run, each at the shape of its mean micro-batch, the costliest first.
+pub fn wanted(ask: &Ask<'_>) -> Vec<Probe> {
+    let (model, counts) = (ask.model(), ask.counts);
+    let parameters = Parameters::count(ask.arch, &ask.config.method, ask.adapted);
+    let mut ops = model.training(&counts.volume(), 1.0, &parameters, false);
+    if counts.eval.passes > 0 {
+        let eval = model.evaluation(&counts.eval.volume());
+        ops.extend(eval.into_iter().filter(|op| op.class == Class::Head));
+    }
+    ops.sort_by(|a, b| (b.flops + b.bytes).total_cmp(&(a.flops + a.bytes)));
+    let mut all: Vec<Probe> = Vec::new();
+    for probe in ops.iter().map(|op| probe(op, model.stored, ask.logits_rows).cut()) {
+        if !all.contains(&probe) {
+            all.push(probe);
+        }
+    }
     all
 }
 
-fn rank(config: &Config) -> Option<usize> {
-    match &config.method {
-        Method::Full => None,
-        Method::Lora(lora) | Method::Qlora { lora, .. } => lora.r,
+/// The probes that a machine has no rate near of: the weight's shape itself, and rows within a quarter.
+pub fn lacking(machine: &Machine, wanted: &[Probe]) -> Vec<Probe> {
+    if machine.kind == Kind::Accelerator {
+        return Vec::new();
     }
+    wanted.iter().filter(|p| !machine.rates.iter().any(|r| covers(r, p))).copied().collect()
 }
 
-/// The shapes that a profile has nothing near of: every dimension within a factor of two counts as near.
-pub fn lacking(machine: &Machine, wanted: &[Shape]) -> Vec<Shape> {
+fn covers(rate: &Rate, probe: &Probe) -> bool {
     let near = |a: usize, b: u64| {
         let (a, b) = (a as f64, b as f64);
-        a <= 2.0 * b && b <= 2.0 * a
+        a <= NEAR * b && b <= NEAR * a
     };
-    wanted
-        .iter()
-        .filter(|s| !machine.matmul.iter().any(|r| near(s.m, r.m) && near(s.n, r.n) && near(s.k, r.k)))
-        .copied()
-        .collect()
+    let rows_only = matches!(probe.class, Class::Linear | Class::Head | Class::Elementwise);
+    let same = |a: usize, b: u64| if rows_only { a as u64 == b } else { near(a, b) };
+    (rate.class, rate.way, rate.stored, rate.rank)
+        == (probe.class, probe.way, probe.stored, probe.rank as u64)
+        && near(probe.m, rate.m)
+        && same(probe.n, rate.n)
+        && same(probe.k, rate.k)
+}
+
+/// The grid of a calibration: ops over the shapes of models from a hundred million to some billions of parameters,
+/// the most telling first, so that a slow machine leaves out the least.
+pub fn grid() -> Vec<Probe> {
+    let linear = |(n, k): (usize, usize), m, way, stored, rank| Probe {
+        class: Class::Linear,
+        way,
+        stored,
+        m,
+        n,
+        k,
+        rank,
+    };
+    let mut all = Vec::new();
+    for rank in [16, 0] {
+        for m in [1024, 256, 4096, 64] {
+            for shape in
+                [(576, 576), (1536, 576), (576, 1536), (192, 576), (2048, 2048), (8192, 2048), (2048, 8192)]
+            {
+                for stored in [Stored::F32, Stored::Bf16] {
+                    all.push(linear(shape, m, Way::Forward, stored, rank));
+                    all.push(linear(shape, m, Way::Backward, stored, rank));
+                }
+                if rank == 0 {
+                    all.push(linear(shape, m, Way::Trained, Stored::F32, 0));
+                }
+            }
+        }
+    }
+    let plain = |class, way, m, n, k| Probe { class, way, stored: Stored::F32, m, n, k, rank: 0 };
+    let mut others = Vec::new();
+    for way in [Way::Forward, Way::Backward] {
+        for head_dim in [64, 128] {
+            for length in [64, 128, 256, 512, 1024, 2048] {
+                others.push(plain(Class::Attention, way, length, length, head_dim));
+            }
+        }
+        for m in [64, 512, 4096] {
+            for (n, k) in [(1536, 576), (5632, 2048)] {
+                others.push(plain(Class::Elementwise, way, m, n, k));
+            }
+        }
+        for (n, k) in [(49_152, 576), (32_000, 2048)] {
+            others.push(plain(Class::Head, way, 256, n, k));
+            others.push(Probe { stored: Stored::Bf16, ..plain(Class::Head, way, 256, n, k) });
+        }
+    }
+    others.push(plain(Class::Head, Way::Trained, 256, 49_152, 576));
+    for n in [1 << 12, 1 << 15, 1 << 20] {
+        others.push(plain(Class::Optimizer, Way::Backward, 1, n, 1));
+    }
+    let mut ordered: Vec<Probe> = Vec::new();
+    for probe in others.into_iter().chain(all).map(Probe::cut) {
+        if !ordered.contains(&probe) {
+            ordered.push(probe);
+        }
+    }
+    ordered
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::estimate::fixture::{config, llama_70b, smollm2};
-    use crate::estimate::machine::MatmulRate;
+
+    fn probes(arch: &Arch) -> Vec<Probe> {
+        let config = config();
+        let adapted: Vec<Linear> = arch.linears().collect();
+        let counts = Counts::uniform(1000, 512, &config);
+        wanted(&Ask { arch, config: &config, adapted: &adapted, counts: &counts, logits_rows: 170 })
+    }
 
     #[test]
-    fn a_model_has_few_distinct_products_and_each_is_cheap() {
+    fn a_model_has_few_distinct_ops_and_each_is_cheap() {
         for arch in [smollm2(), llama_70b()] {
-            let all = shapes(&arch, &config(), Some(4096));
-            assert!((3..=8).contains(&all.len()), "{all:?}");
-            for s in all {
-                assert!(s.n * s.k <= MOST_ELEMENTS && s.m * s.n <= MOST_ELEMENTS, "{s:?}");
-                assert!(2 * s.m * s.n * s.k <= 2 * MOST_FLOPS, "{s:?}");
+            let all = probes(&arch);
+            assert!((10..=20).contains(&all.len()), "{all:?}");
+            let linears = all.iter().filter(|p| p.class == Class::Linear);
+            for p in linears {
+                assert!(2 * p.m * p.n * p.k <= 64 * 2 * (64 << 20), "{p:?}");
             }
         }
     }
 
     #[test]
-    fn small_products_are_measured_as_they_are() {
-        let all = shapes(&smollm2(), &config(), Some(256));
-        for (n, k) in [(576, 576), (192, 576), (1536, 576), (576, 1536), (16, 576)] {
-            assert!(all.contains(&Shape { m: 256, n, k }), "{n} {k}: {all:?}");
+    fn small_models_are_measured_at_their_own_shapes() {
+        let all = probes(&smollm2());
+        for (n, k) in [(576, 576), (192, 576), (1536, 576), (576, 1536)] {
+            for way in [Way::Forward, Way::Backward] {
+                let found = all
+                    .iter()
+                    .any(|p| p.class == Class::Linear && (p.way, p.n, p.k, p.rank) == (way, n, k, 16));
+                assert!(found, "{way:?} {n} {k}: {all:?}");
+            }
         }
+        assert!(all.iter().any(|p| p.class == Class::Head && p.m == 170));
     }
 
     #[test]
-    fn what_is_near_a_known_shape_is_not_lacking() {
+    fn what_was_measured_is_not_lacking_and_another_width_is() {
+        let all = probes(&smollm2());
         let mut machine = Machine::assumed("test", 1);
-        machine.matmul = vec![MatmulRate { m: 256, n: 1024, k: 576, flops_per_s: 1.0 }];
-        let near = Shape { m: 500, n: 1536, k: 576 };
-        let far = Shape { n: 16, ..near };
-        assert_eq!(lacking(&machine, &[near, far]), [far]);
+        machine.rates = all
+            .iter()
+            .map(|p| Rate {
+                class: p.class,
+                way: p.way,
+                stored: p.stored,
+                m: p.m as u64,
+                n: p.n as u64,
+                k: p.k as u64,
+                rank: p.rank as u64,
+                per_s: 1.0,
+            })
+            .collect();
+        assert_eq!(lacking(&machine, &all), []);
+        let wider = Probe { n: all[0].n + 1, ..all[0] };
+        assert_eq!(lacking(&machine, &[wider]), [wider]);
     }
 
     #[test]
-    fn absurd_shapes_are_cut_and_not_multiplied() {
-        let cut = Shape { m: usize::MAX, n: usize::MAX, k: usize::MAX }.cut();
-        assert!(cut.n * cut.k <= MOST_ELEMENTS && cut.m >= 1);
+    fn the_grid_holds_each_shape_once() {
+        let grid = grid();
+        for (i, probe) in grid.iter().enumerate() {
+            assert!(!grid[..i].contains(probe), "{probe:?}");
+        }
+        assert!((150..400).contains(&grid.len()), "{}", grid.len());
     }
 }

@@ -2,9 +2,13 @@
 
 use super::SetArgs;
 use super::train::{plan_of, verdict};
+use crate::calibrate::Profiles;
 use crate::error::{Error, Kind, Result};
 use crate::estimate::Counts;
+use crate::estimate::machines::{Candidate, Market};
+use crate::fs;
 use crate::report::estimate_table;
+use crate::report::machines_table::{self, MachineRow};
 use crate::train::plan::{Ground, counted, unavailable};
 use crate::train::screen::Screen;
 use clap::Args;
@@ -21,6 +25,9 @@ pub(super) struct EstimateArgs {
     /// Tokens of each of its rows.
     #[arg(long, requires = "rows")]
     tokens_per_row: Option<u64>,
+    /// Predict for other machines: rows of the price table, accelerators, measured profiles, `here`, or `all`.
+    #[arg(long, value_name = "MACHINE", num_args = 1.., value_delimiter = ',')]
+    on: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -37,6 +44,9 @@ pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
         let (counts, summary) = counted(&ground)?;
         (counts, Some(summary))
     };
+    if !args.on.is_empty() {
+        return elsewhere(&ground, &counts, args);
+    }
     let (machine, warning) = ground.machine(&counts)?;
     let mut prediction = ground.predict(&counts, &machine, &[]);
     prediction.warnings.extend(warning);
@@ -54,4 +64,43 @@ pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
     }
     super::print(&estimate_table(&plan, Screen::stdout()));
     Ok(0)
+}
+
+/// Where this machine is meant by a name that needs no profile.
+const HERE: &str = "here";
+
+/// The same run on the machines that were asked for.
+fn elsewhere(ground: &Ground, counts: &Counts, args: &EstimateArgs) -> Result<u8> {
+    let (profiles, warning) = Profiles::load(&fs::home()?.join(Profiles::FILE));
+    let measured = profiles.machines().iter().map(|m| (m.clone(), ground.limits.clone())).collect();
+    let market = Market::open(measured, jiff::Zoned::now().date())?;
+    let mut rows: Vec<MachineRow> = Vec::new();
+    for name in &args.on {
+        let found = if name == HERE { vec![here(ground, counts)?] } else { market.find(name)? };
+        for Candidate { name, machine, limits, price, note } in found {
+            let prediction = ground.predict_on(counts, &machine, &limits, &price, &[], false);
+            rows.push(MachineRow::new(name, note, prediction));
+        }
+    }
+    machines_table::rank(&mut rows);
+    if let Some(warning) = warning {
+        super::say(&format!("warning: {warning}"));
+    }
+    super::print(&if args.json {
+        machines_table::json(&rows)?
+    } else {
+        machines_table::machines_table(&rows, Screen::stdout())
+    });
+    Ok(0)
+}
+
+/// This machine, at the price that the config states.
+fn here(ground: &Ground, counts: &Counts) -> Result<Candidate> {
+    Ok(Candidate {
+        name: HERE.into(),
+        machine: ground.machine(counts)?.0,
+        limits: ground.limits.clone(),
+        price: ground.price.clone(),
+        note: None,
+    })
 }

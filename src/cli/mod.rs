@@ -1,5 +1,6 @@
 //! The command line: one file a verb, each of them arguments and one call.
 
+mod calibrate;
 mod data;
 mod estimate;
 mod generate;
@@ -77,6 +78,8 @@ struct AcceptArgs {
 enum Verb {
     /// Predict time, memory and cost of a run without starting it.
     Estimate(estimate::EstimateArgs),
+    /// Measure this machine once: rates by shape, memory, disk, power.
+    Calibrate(calibrate::CalibrateArgs),
     /// Is the data ready: counts, lengths, masks, duplicates, leakage.
     Data(data::DataArgs),
     /// Go on with a run from its last checkpoint.
@@ -136,6 +139,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.verb {
         Some(Verb::Estimate(args)) => estimate::run(&args),
+        Some(Verb::Calibrate(args)) => calibrate::run(&args),
         Some(Verb::Data(args)) => data::run(&args),
         Some(Verb::Resume { run, set, json, profile, accept }) => {
             train::resume(&run, &set, train::Shown { json, profile }, &accept)

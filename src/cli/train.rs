@@ -5,7 +5,6 @@ use super::{AcceptArgs, SetArgs, TrainArgs, place, say};
 use crate::config::Resolved;
 use crate::data::Summary;
 use crate::error::{Error, Kind, Result};
-use crate::estimate::work::Volume;
 use crate::estimate::{self, Prediction, verdict};
 use crate::ledger::{self, Final, Ledger, Record, RunRow, Status as LedgerStatus};
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
@@ -202,6 +201,8 @@ pub(super) fn plan_of(ground: &Ground, prediction: &Prediction, data: Option<&Su
         interval: intervals(prediction),
         flops_per_step: Some(prediction.flops_per_step),
         price: price(ground),
+        methods: prediction.methods.clone(),
+        levers: prediction.levers.clone(),
         warnings: prediction
             .warnings
             .iter()
@@ -319,21 +320,13 @@ fn inputs(
 
 /// What this machine was measured to reach.
 fn peak(plan: &Plan) -> Peak {
-    Peak {
-        flops_per_s: plan.machine.matmul.iter().map(|m| m.flops_per_s).reduce(f64::max),
-        bytes_per_s: Some(plan.machine.copy_bytes_per_s),
-    }
+    Peak { flops_per_s: plan.machine.peak_flops_per_s(), bytes_per_s: Some(plan.machine.copy_bytes_per_s) }
 }
 
 /// The table of ops to stderr, and with all spans into the run's folder.
 fn show_profile(plan: &Plan, profile: &Profile) -> Result<()> {
     let counts = &plan.prediction.counts;
-    let planned = Volume {
-        tokens: counts.tokens as f64,
-        targets: counts.loss_tokens as f64,
-        squares: counts.segment_squares,
-        calls: counts.micro_batches as f64,
-    };
+    let planned = counts.volume();
     let rows = report::profile::rows(profile, &plan.prediction.work, &planned, counts.steps, peak(plan));
     say(&report::profile::table(&rows, peak(plan), Screen::stderr()));
     let table = serde_json::to_value(&rows).unwrap_or_default();

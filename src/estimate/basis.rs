@@ -37,10 +37,15 @@ pub(crate) fn intervals(
 pub(crate) fn basis(inputs: &Inputs<'_>, learned: &Learned) -> BTreeMap<String, String> {
     let machine = inputs.machine;
     let rates = match machine.evidence {
-        Evidence::Measured => format!(
-            "counted ops over rates measured on {}{}",
+        Evidence::Calibrated | Evidence::Measured => format!(
+            "counted ops over rates measured on {}{}{}",
             machine.name,
-            machine.measured_at.as_ref().map_or(String::new(), |d| format!(" at {d}"))
+            machine.measured_at.as_ref().map_or(String::new(), |d| format!(" at {d}")),
+            if machine.evidence == Evidence::Measured { ", quickly" } else { "" }
+        ),
+        Evidence::Sheet => format!(
+            "counted ops over the data sheet's peaks of {}, times the efficiency of published runs ({})",
+            machine.name, machine.kernel
         ),
         Evidence::Assumed => "counted ops over typical rates: nobody measured this machine".into(),
     };
@@ -92,6 +97,12 @@ pub(crate) fn warnings(inputs: &Inputs<'_>) -> Vec<String> {
                 ));
             }
         }
+    }
+    if inputs.machine.evidence == crate::estimate::machine::Evidence::Measured {
+        all.push(
+            "the machine was measured for a few seconds only: `fttrain calibrate` narrows the interval"
+                .into(),
+        );
     }
     if inputs.counts.assumed {
         all.push("rows and their lengths are assumed, not counted: there is no data yet".into());

@@ -1,5 +1,6 @@
 //! The plain numbers of a packed dataset and its schedule that the estimate needs: tokens, targets, segments.
 
+use super::work::Volume;
 use super::{product, rounded, wide};
 use crate::config::{Config, ValSet};
 use crate::data::Batch;
@@ -51,6 +52,18 @@ pub struct EvalCounts {
     pub max_batch_tokens: u64,
 }
 
+impl EvalCounts {
+    /// What goes through the model in one pass.
+    pub(crate) fn volume(&self) -> Volume {
+        Volume {
+            tokens: self.tokens as f64,
+            targets: self.loss_tokens as f64,
+            squares: self.segment_squares,
+            calls: self.micro_batches as f64,
+        }
+    }
+}
+
 fn squares(batch: &Batch) -> f64 {
     batch.segments.iter().map(|s| (s.len() as f64).powi(2)).sum()
 }
@@ -69,6 +82,16 @@ impl Counts {
             self.max_batch_tokens = self.max_batch_tokens.max(tokens);
             self.max_batch_targets = self.max_batch_targets.max(targets);
             self.max_segment = self.max_segment.max(wide(longest.unwrap_or(0)));
+        }
+    }
+
+    /// What goes through the model in training.
+    pub fn volume(&self) -> Volume {
+        Volume {
+            tokens: self.tokens as f64,
+            targets: self.loss_tokens as f64,
+            squares: self.segment_squares,
+            calls: self.micro_batches as f64,
         }
     }
 

@@ -22,6 +22,12 @@ pub enum Error {
         /// Its rows, each with the price.
         rows: Vec<String>,
     },
+    /// A row that does not say what it rents out.
+    #[error("`{name}` has a price, but neither its cores nor its memory are known")]
+    UnknownHost {
+        /// The row.
+        name: String,
+    },
     /// A price that cannot be one.
     #[error("`{key}` must be finite and at least 0, got {value}")]
     BadPrice {
@@ -95,6 +101,7 @@ impl Fault for Error {
         match self {
             Self::UnknownMachine { .. }
             | Self::BareAccelerator { .. }
+            | Self::UnknownHost { .. }
             | Self::BadPrice { .. }
             | Self::NoSpot { .. }
             | Self::UnknownRegion { .. }
@@ -111,6 +118,7 @@ impl Fault for Error {
             Self::BareAccelerator { rows, .. } => {
                 format!("choose one of its rows:\n    {}", rows.join("\n    "))
             }
+            Self::UnknownHost { .. } => "choose a row whose instance names its vCPUs and memory".into(),
             Self::BadPrice { .. } => "a price is USD per hour, such as 1.5".into(),
             Self::NoSpot { .. } => "`fttrain prices --spot` lists the rows that have one".into(),
             Self::UnknownRegion { nearest, .. } => {

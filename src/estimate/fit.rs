@@ -1,14 +1,14 @@
-//! How a run is planned to fit: the peak with or without recompute, and what would fit where neither does.
+//! How a run is planned to fit: the peak with or without recompute, and what a full micro-batch would need.
 
 use super::history::Learned;
-use super::levers::{Lever, Search};
+use super::levers::Lever;
 use super::memory::{Layout, Load};
 use super::prediction::Inputs;
 use super::{product, rounded, sum, wide};
 use serde::{Deserialize, Serialize};
 
 /// A micro-batch larger than the data can fill, judged as the config states it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FullBatch {
     /// Predicted peak if it were filled, with recompute.
     pub peak_memory_bytes: u64,
@@ -19,6 +19,7 @@ pub struct FullBatch {
 /// Share of the limit that `gradient_checkpointing = "auto"` fills before it recomputes.
 const AUTO_SAFETY: f64 = 0.9;
 const GIB: f64 = 1_073_741_824.0;
+
 /// The peak that a run is planned with.
 pub(crate) struct Peak {
     /// Bytes of each part, corrected by past runs.
@@ -27,39 +28,43 @@ pub(crate) struct Peak {
     pub(crate) uncorrected: u64,
     /// Activations are recomputed.
     pub(crate) recompute: bool,
-    /// Settings that fit; empty where the run fits.
-    pub(crate) levers: Vec<Lever>,
 }
 
 /// Bytes that the run may take: the machine's, or the budget's where that is less.
-fn limit(inputs: &Inputs<'_>) -> u64 {
+pub(crate) fn limit(inputs: &Inputs<'_>) -> u64 {
     let cap = inputs.config.budget.max_memory_gib;
     cap.map_or(inputs.limits.memory_bytes, |gib| rounded(gib * GIB).min(inputs.limits.memory_bytes))
 }
 
-/// The peak, with the decision on recompute where the config leaves it open.
-pub(crate) fn peak(inputs: &Inputs<'_>, layout: &Layout<'_>, learned: &Learned) -> Peak {
-    let counts = inputs.counts;
-    let load = Load { tokens: counts.max_batch_tokens, targets: counts.max_batch_targets };
+/// The largest micro-batch of the data.
+pub(crate) fn load(inputs: &Inputs<'_>) -> Load {
+    Load { tokens: inputs.counts.max_batch_tokens, targets: inputs.counts.max_batch_targets }
+}
+
+/// The peak of a micro-batch, with the decision on recompute where `recompute` leaves it open.
+pub(crate) fn peak(
+    inputs: &Inputs<'_>,
+    layout: &Layout<'_>,
+    learned: &Learned,
+    load: Load,
+    recompute: Option<bool>,
+) -> Peak {
     let (factor, limit) = (learned.memory.factor(), limit(inputs));
-    let expected = |recompute| {
-        let bytes = sum(&layout.peak(counts, load, recompute));
-        bytes as f64 * factor
-    };
-    let recompute = inputs
-        .config
-        .train
-        .gradient_checkpointing
-        .unwrap_or_else(|| expected(false) > limit as f64 * AUTO_SAFETY);
-    let mut parts = layout.peak(counts, load, recompute);
+    let counted = |recompute| floored(layout.peak(inputs.counts, load, recompute), inputs.resident_bytes);
+    let expected = |recompute| sum(&counted(recompute)) as f64 * factor;
+    let recompute = recompute.unwrap_or_else(|| expected(false) > limit as f64 * AUTO_SAFETY);
+    let mut parts = counted(recompute);
     let uncorrected = sum(&parts);
     correct(&mut parts, rounded(expected(recompute)));
-    let levers = if sum(&parts) > limit {
-        Search { layout, counts, config: inputs.config, load, recompute, limit, factor }.run()
-    } else {
-        Vec::new()
-    };
-    Peak { parts, uncorrected, recompute, levers }
+    Peak { parts, uncorrected, recompute }
+}
+
+/// A process never peaks below what it has held already, whatever it held it for.
+fn floored(mut parts: [u64; 9], resident: u64) -> [u64; 9] {
+    let missing = resident.saturating_sub(sum(&parts));
+    let [.., runtime] = &mut parts;
+    *runtime = runtime.saturating_add(missing);
+    parts
 }
 
 /// Moves the modelled parts so that the sum is `total`: the runtime first, then the workspace. Counted parts stay.
@@ -79,21 +84,9 @@ fn correct(parts: &mut [u64; 9], total: u64) {
 }
 
 /// The micro-batch as the config states it, where the data can never fill it.
-pub(crate) fn full_batch(inputs: &Inputs<'_>, layout: &Layout<'_>, learned: &Learned) -> Option<FullBatch> {
+pub(crate) fn filled(inputs: &Inputs<'_>) -> Option<Load> {
     let config = inputs.config;
     let batch = wide(config.train.micro_batch_size);
-    if batch <= inputs.counts.rows {
-        return None;
-    }
     let tokens = product(&[batch, wide(config.data.sequence_len)]);
-    let load = Load { tokens, targets: tokens };
-    let factor = learned.memory.factor();
-    let bytes = sum(&layout.peak(inputs.counts, load, true));
-    let search =
-        Search { layout, counts: inputs.counts, config, load, recompute: true, limit: limit(inputs), factor };
-    let peak_memory_bytes = rounded(bytes as f64 * factor);
-    Some(FullBatch {
-        peak_memory_bytes,
-        levers: if peak_memory_bytes > search.limit { search.run() } else { Vec::new() },
-    })
+    (batch > inputs.counts.rows).then_some(Load { tokens, targets: tokens })
 }

@@ -130,7 +130,7 @@ pub(crate) fn limits(memory_bytes: u64) -> Limits {
 /// Two typical cores, as if they had been measured.
 pub(crate) fn machine() -> Machine {
     let mut machine = Machine::assumed("test", 2);
-    machine.evidence = super::machine::Evidence::Measured;
+    machine.evidence = super::machine::Evidence::Calibrated;
     machine
 }
 

@@ -1,63 +1,81 @@
-//! What past runs teach: the ratio of measured to predicted, drawn towards 1 while runs are few.
+//! What past runs teach: the ratio of measured to predicted, drawn towards 1 while runs are few. Middles in place of
+//! means: one run on a throttled or shared machine does not decide.
 
 use super::Quantities;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One finished run on the machine at hand.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Past {
     /// [`super::Prediction::uncorrected`] of that run.
     pub predicted: Quantities,
     /// What was measured.
     pub measured: Quantities,
+    /// Phases beside training: name, seconds predicted uncorrected, seconds measured.
+    pub phases: Vec<(String, f64, f64)>,
 }
 
-/// Mean and scatter of ln(measured / predicted).
+/// Middle and scatter of ln(measured / predicted).
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Ratio {
     /// Runs that had both figures.
     pub runs: u32,
-    /// Mean of the logarithms.
-    pub mean_ln: f64,
-    /// Their standard deviation; 0 below two runs.
+    /// Median of the logarithms.
+    pub middle_ln: f64,
+    /// Their standard deviation, by the median distance from the middle; 0 below two runs.
     pub sd_ln: f64,
 }
 
 /// What all past runs teach.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Learned {
     /// Of the step's seconds.
     pub time: Ratio,
     /// Of the peak.
     pub memory: Ratio,
+    /// Of the phases beside training, by name.
+    pub phases: BTreeMap<String, Ratio>,
 }
 
 /// Runs that count; the program and the machine change.
 const RECENT: usize = 20;
+/// Median distance of a normal distribution in standard deviations, inverted.
+const SD_OF_MAD: f64 = 1.4826;
+/// What a phase may be corrected by at most: short phases scatter.
+const MOST_OF_A_PHASE: f64 = 10.0;
+
+/// The middle value, of two middle ones the mean; 0 of nothing.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    let at = |i: usize| values.get(i).copied().unwrap_or(0.0);
+    if n % 2 == 1 { at(n / 2) } else { f64::midpoint(at((n / 2).saturating_sub(1)), at(n / 2)) }
+}
 
 impl Ratio {
-    fn of(pairs: impl Iterator<Item = (f64, f64)>) -> Self {
-        let logs: Vec<f64> = pairs
+    /// Of (predicted, measured) pairs; what is not above 0 is left out.
+    pub fn of(pairs: impl Iterator<Item = (f64, f64)>) -> Self {
+        let mut logs: Vec<f64> = pairs
             .filter(|(p, m)| p.is_finite() && m.is_finite() && *p > 0.0 && *m > 0.0)
             .map(|(p, m)| (m / p).ln())
             .collect();
-        let n = logs.len() as f64;
         if logs.is_empty() {
             return Self::default();
         }
-        let mean_ln = logs.iter().sum::<f64>() / n;
-        let squares: f64 = logs.iter().map(|l| (l - mean_ln).powi(2)).sum();
+        let middle_ln = median(&mut logs);
+        let mut distances: Vec<f64> = logs.iter().map(|l| (l - middle_ln).abs()).collect();
         Self {
             runs: u32::try_from(logs.len()).unwrap_or(u32::MAX),
-            mean_ln,
-            sd_ln: if n > 1.0 { (squares / (n - 1.0)).sqrt() } else { 0.0 },
+            middle_ln,
+            sd_ln: SD_OF_MAD * median(&mut distances),
         }
     }
 
-    /// What to multiply a prediction by: the mean ratio, with one run's weight given to "no correction".
+    /// What to multiply a prediction by: the middle ratio, with one run's weight given to "no correction".
     pub fn factor(&self) -> f64 {
         let n = f64::from(self.runs);
-        (self.mean_ln * n / (n + 1.0)).exp()
+        (self.middle_ln * n / (n + 1.0)).exp()
     }
 
     /// Width of the interval of one more run; `None` below two runs.
@@ -74,7 +92,30 @@ impl Learned {
         let pair = |read: fn(&Quantities) -> Option<f64>| {
             Ratio::of(recent.iter().filter_map(move |p| read(&p.predicted).zip(read(&p.measured))))
         };
-        Self { time: pair(|q| q.step_s), memory: pair(|q| q.peak_memory_bytes.map(|b| b as f64)) }
+        let mut names: Vec<&str> =
+            recent.iter().flat_map(|p| &p.phases).map(|(name, _, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let phase = |name: &str| {
+            let pairs = recent.iter().flat_map(|p| &p.phases).filter(|(n, _, _)| n == name);
+            Ratio::of(pairs.map(|(_, predicted, measured)| (*predicted, *measured)))
+        };
+        Self {
+            time: pair(|q| q.step_s),
+            memory: pair(|q| q.peak_memory_bytes.map(|b| b as f64)),
+            phases: names.into_iter().map(|name| (name.to_owned(), phase(name))).collect(),
+        }
+    }
+
+    /// What to multiply a phase's prediction by; evaluation passes go as the training steps do.
+    pub fn phase(&self, name: &str) -> f64 {
+        let own = self.phases.get(name).map(Ratio::factor);
+        match name {
+            "train" => self.time.factor(),
+            "evaluate" => own.unwrap_or_else(|| self.time.factor()),
+            _ => own.unwrap_or(1.0),
+        }
+        .clamp(1.0 / MOST_OF_A_PHASE, MOST_OF_A_PHASE)
     }
 }
 
@@ -84,7 +125,7 @@ mod tests {
 
     fn past(predicted: f64, measured: f64) -> Past {
         let step = |s| Quantities { step_s: Some(s), ..Quantities::default() };
-        Past { predicted: step(predicted), measured: step(measured) }
+        Past { predicted: step(predicted), measured: step(measured), phases: Vec::new() }
     }
 
     #[test]
@@ -99,7 +140,7 @@ mod tests {
         let one = Learned::from(&[past(1.0, 4.0)]).time;
         assert!((one.factor() - 2.0).abs() < 1e-12);
         assert_eq!(one.width(), None);
-        let many = Learned::from(&[past(1.0, 4.0); 15]).time;
+        let many = Learned::from(&vec![past(1.0, 4.0); 15]).time;
         assert!((many.factor() - 4f64.powf(15.0 / 16.0)).abs() < 1e-9);
         assert!(many.width().unwrap() < 1e-6);
     }
@@ -115,8 +156,26 @@ mod tests {
     #[test]
     fn scatter_widens() {
         let learned = Learned::from(&[past(1.0, 1.0), past(1.0, 2.0)]).time;
-        let sd = 2f64.ln() / 2f64.sqrt();
+        let sd = SD_OF_MAD * 2f64.ln() / 2.0;
         let expected = (2.0 * sd * 1.5f64.sqrt()).exp() - 1.0;
         assert!((learned.width().unwrap() - expected).abs() < 1e-9);
+    }
+
+    #[test]
+    fn one_throttled_run_among_many_changes_nothing() {
+        let mut runs = vec![past(1.0, 1.1); 9];
+        runs.push(past(1.0, 8.0));
+        let (with, without) = (Learned::from(&runs).time, Learned::from(&vec![past(1.0, 1.1); 10]).time);
+        assert!((with.factor() / without.factor() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_phase_learns_from_its_own_runs_and_evaluation_from_steps_until_then() {
+        let mut run = past(1.0, 4.0);
+        let learned = Learned::from(std::slice::from_ref(&run));
+        assert!((learned.phase("evaluate") - 2.0).abs() < 1e-9);
+        assert!((learned.phase("save") - 1.0).abs() < 1e-9);
+        run.phases = vec![("save".into(), 1.0, 9.0)];
+        assert!((Learned::from(&[run]).phase("save") - 3.0).abs() < 1e-9);
     }
 }

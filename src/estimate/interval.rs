@@ -3,7 +3,9 @@
 //! The rule, by the class of evidence:
 //! - two or more finished runs on the machine: two standard deviations of their log ratios measured / predicted, for
 //!   a new run (√(1 + 1/n)), never below the floor;
-//! - a measured machine, no such runs: `COLD_TIME`, or twice the spread of the calibration where that is more;
+//! - a machine that was calibrated, or measured quickly: `CALIBRATED_TIME` or `QUICK_TIME`, or the scatter of its
+//!   measurements where that is more (twice it, where each was short);
+//! - a data sheet: the scatter of the published runs that its efficiency comes from;
 //! - an assumed machine: `ASSUMED_TIME`, a factor of four either way;
 //! - memory follows from counted shapes on any machine: `COLD_MEMORY` until runs narrow it.
 
@@ -20,7 +22,9 @@ pub struct Interval {
     pub high: f64,
 }
 
-const COLD_TIME: f64 = 0.4;
+const CALIBRATED_TIME: f64 = 0.15;
+const QUICK_TIME: f64 = 0.3;
+const SHEET_TIME: f64 = 0.25;
 const ASSUMED_TIME: f64 = 3.0;
 const COLD_MEMORY: f64 = 0.2;
 /// Identical runs on a shared machine differ by this much.
@@ -39,7 +43,9 @@ impl Interval {
 /// Width of all times.
 pub fn time_width(machine: &Machine, learned: &Learned) -> f64 {
     let cold = match machine.evidence {
-        Evidence::Measured => COLD_TIME.max(2.0 * machine.spread),
+        Evidence::Calibrated => CALIBRATED_TIME.max(machine.spread),
+        Evidence::Measured => QUICK_TIME.max(2.0 * machine.spread),
+        Evidence::Sheet => SHEET_TIME.max(machine.spread),
         Evidence::Assumed => ASSUMED_TIME,
     };
     learned.time.width().map_or(cold, |w| w.max(LEAST_TIME).max(machine.spread))
@@ -68,7 +74,9 @@ mod tests {
         assert!(assumed > cold);
         let mut noisy = machine();
         noisy.spread = 0.5;
-        assert!((time_width(&noisy, &nothing) - 1.0).abs() < 1e-12);
+        assert!((time_width(&noisy, &nothing) - 0.5).abs() < 1e-12);
+        noisy.evidence = Evidence::Measured;
+        assert!((time_width(&noisy, &nothing) - 1.0).abs() < 1e-12, "short measurements are trusted half");
     }
 
     #[test]

@@ -1,28 +1,49 @@
-//! The settings that would make a run fit: the nearest value of each, with the peak it leads to.
+//! The nearest settings with which a run fits or costs less, and the three methods side by side: each with the peak,
+//! the time and the money that it leads to.
 
-use super::memory::{Layout, Load};
-use super::{Counts, sum, wide};
-use crate::config::Config;
-use crate::units::Bytes;
+use super::fit::{self, FullBatch};
+use super::history::Learned;
+use super::memory::Load;
+use super::prediction::{Inputs, Outline, outline};
+use super::{Counts, wide};
+use crate::arch::Linear;
+use crate::config::{Config, Lora, Method, Targets};
+use crate::units::{Bytes, Seconds, Usd};
 use serde::{Deserialize, Serialize};
 
-/// One setting that fits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A setting with what it leads to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lever {
     /// As it is written in a config: `micro_batch_size = 2`.
     pub setting: String,
     /// Predicted peak with it, bytes.
     pub peak_memory_bytes: u64,
+    /// Whether that is within the limit.
+    pub fits: bool,
+    /// Values that are trained with it.
+    pub trainable: u64,
+    /// Predicted seconds of one optimizer step.
+    pub step_s: f64,
+    /// Predicted seconds of the whole run.
+    pub wall_s: f64,
+    /// Predicted bill, USD; `None` = no price.
+    pub cost_usd: Option<f64>,
 }
 
 impl std::fmt::Display for Lever {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.setting, Bytes(self.peak_memory_bytes))
+        write!(f, "{} ({}, {}", self.setting, Bytes(self.peak_memory_bytes), Seconds(self.wall_s))?;
+        match self.cost_usd {
+            Some(usd) => write!(f, ", {})", Usd(usd)),
+            None => write!(f, ")"),
+        }
     }
 }
 
 /// Sequence lengths are tried in multiples of this.
 const LENGTH_STEP: u64 = 64;
+/// A lower rank than this is not worth a run.
+const LEAST_RANK: usize = 4;
 
 /// `value · part / whole`, at least 1 where `value` is.
 fn scaled(value: u64, part: u64, whole: u64) -> u64 {
@@ -30,70 +51,259 @@ fn scaled(value: u64, part: u64, whole: u64) -> u64 {
     u64::try_from(exact).unwrap_or(u64::MAX).max(value.min(1))
 }
 
-/// The search for settings that keep the peak within `limit`.
+/// The search for settings around those of a config.
 pub(crate) struct Search<'a> {
-    pub(crate) layout: &'a Layout<'a>,
-    pub(crate) counts: &'a Counts,
-    pub(crate) config: &'a Config,
-    pub(crate) load: Load,
-    pub(crate) recompute: bool,
-    pub(crate) limit: u64,
-    /// What past runs add to a peak, as a factor.
-    pub(crate) factor: f64,
+    inputs: &'a Inputs<'a>,
+    learned: &'a Learned,
+    /// Stands in place of the data's largest micro-batch.
+    filled: Option<Load>,
+    recompute: bool,
+    limit: u64,
 }
 
-impl Search<'_> {
-    /// The peak with batches of `part / whole` of the size.
-    fn peak(&self, part: u64, whole: u64, recompute: bool) -> u64 {
-        let load = Load {
-            tokens: scaled(self.load.tokens, part, whole),
-            targets: scaled(self.load.targets, part, whole),
-        };
-        let mut counts = *self.counts;
-        counts.eval.max_batch_tokens = scaled(counts.eval.max_batch_tokens, part, whole);
-        let peak = sum(&self.layout.peak(&counts, load, recompute));
-        super::rounded(peak as f64 * self.factor)
+/// One candidate: what differs from the inputs.
+struct Change {
+    config: Config,
+    counts: Counts,
+    load: Load,
+    recompute: bool,
+}
+
+impl<'a> Search<'a> {
+    /// Around `inputs`, which are planned with or without recompute.
+    pub(crate) fn new(inputs: &'a Inputs<'a>, learned: &'a Learned, recompute: bool) -> Self {
+        Self { inputs, learned, filled: None, recompute, limit: fit::limit(inputs) }
     }
 
-    /// The largest multiple of `step` below `now` that fits, and its peak.
-    fn largest(&self, now: u64, step: u64, recompute: bool) -> Option<(u64, u64)> {
+    fn unchanged(&self) -> Change {
+        Change {
+            config: self.inputs.config.clone(),
+            counts: *self.inputs.counts,
+            load: self.filled.unwrap_or_else(|| fit::load(self.inputs)),
+            recompute: self.recompute,
+        }
+    }
+
+    /// What `read` finds in the outline of a change.
+    fn outlined<R>(&self, change: &Change, read: impl FnOnce(&Outline<'_>) -> R) -> R {
+        let all: Vec<Linear>;
+        let adapted = match &change.config.method {
+            Method::Full => &[][..],
+            _ if self.inputs.adapted.is_empty() => {
+                all = self.inputs.arch.linears().collect();
+                &all
+            }
+            _ => self.inputs.adapted,
+        };
+        let inputs = Inputs { config: &change.config, counts: &change.counts, adapted, ..*self.inputs };
+        read(&outline(&inputs, self.learned, change.load, Some(change.recompute)))
+    }
+
+    fn peak(&self, change: &Change) -> u64 {
+        self.outlined(change, |outline| super::sum(&outline.memory.parts))
+    }
+
+    fn lever(&self, setting: String, change: &Change) -> Lever {
+        self.outlined(change, |outline| {
+            let peak_memory_bytes = super::sum(&outline.memory.parts);
+            let predicted = outline.corrected;
+            Lever {
+                setting,
+                peak_memory_bytes,
+                fits: peak_memory_bytes <= self.limit,
+                trainable: outline.layout.parameters.trainable,
+                step_s: predicted.step_s.unwrap_or(0.0),
+                wall_s: predicted.wall_s.unwrap_or(0.0),
+                cost_usd: predicted.cost_usd,
+            }
+        })
+    }
+
+    /// Batches of `part / whole` of the size; as many tokens in as many more of them.
+    fn shrunk(&self, part: u64, whole: u64) -> Change {
+        let mut change = self.unchanged();
+        let counts = &mut change.counts;
+        change.load = Load {
+            tokens: scaled(change.load.tokens, part, whole),
+            targets: scaled(change.load.targets, part, whole),
+        };
+        counts.max_batch_tokens = scaled(counts.max_batch_tokens, part, whole);
+        counts.eval.max_batch_tokens = scaled(counts.eval.max_batch_tokens, part, whole);
+        counts.micro_batches = scaled(counts.micro_batches, whole, part.max(1));
+        counts.eval.micro_batches = scaled(counts.eval.micro_batches, whole, part.max(1));
+        change
+    }
+
+    /// The largest multiple of `step` below `now` whose change fits.
+    fn largest(&self, now: u64, step: u64, make: &dyn Fn(u64) -> Change) -> Option<(u64, Change)> {
+        let fits = |change: &Change| self.peak(change) <= self.limit;
         let (mut low, mut high) = (0, now.saturating_sub(1) / step);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
-            if self.peak(middle * step, now, recompute) <= self.limit {
+            if fits(&make(middle * step)) {
                 low = middle;
             } else {
                 high = middle - 1;
             }
         }
-        let value = low * step;
-        (value > 0).then(|| (value, self.peak(value, now, recompute)))
+        (low > 0).then(|| (low * step, make(low * step)))
     }
 
-    /// One key lowered until it fits, as the config is or else with recompute.
-    fn lowered(&self, key: &str, now: u64, step: u64) -> Option<Lever> {
-        let plain = self.largest(now, step, self.recompute).map(|found| (found, ""));
-        let with = || {
-            let found = self.largest(now, step, true)?;
-            Some((found, " with gradient_checkpointing = true"))
+    /// A number lowered until the run fits, as the config is or else with recompute.
+    fn lowered(&self, now: u64, step: u64, key: &str, make: &dyn Fn(u64) -> Change) -> Option<Lever> {
+        if let Some((value, change)) = self.largest(now, step, make) {
+            return Some(self.lever(format!("{key} = {value}"), &change));
+        }
+        let with = |value| Change { recompute: true, ..make(value) };
+        let (value, change) = self.largest(now, step, &with)?;
+        Some(self.lever(format!("{key} = {value} with gradient_checkpointing = true"), &change))
+    }
+
+    fn batch(&self) -> Option<Lever> {
+        let now = wide(self.inputs.config.train.micro_batch_size);
+        self.lowered(now, 1, "micro_batch_size", &|value| self.shrunk(value, now))
+    }
+
+    fn length(&self) -> Option<Lever> {
+        let now = wide(self.inputs.config.data.sequence_len);
+        self.lowered(now, LENGTH_STEP, "sequence_len", &|value| {
+            let mut change = self.shrunk(value, now);
+            let counts = &mut change.counts;
+            counts.max_segment = counts.max_segment.min(value);
+            counts.steps = scaled(counts.steps, now, value);
+            change
+        })
+    }
+
+    fn with_method(&self, method: Method) -> Change {
+        let mut change = self.unchanged();
+        change.config.method = method;
+        change
+    }
+
+    fn adapter(&self) -> Lora {
+        match &self.inputs.config.method {
+            Method::Lora(lora) | Method::Qlora { lora, .. } => lora.clone(),
+            Method::Full => Lora {
+                r: Some(16),
+                alpha: Some(32.0),
+                dropout: 0.0,
+                targets: Some(Targets::AllLinear),
+                rslora: Some(false),
+                modules_to_save: Vec::new(),
+                model_dir: None,
+            },
+        }
+    }
+
+    /// Half the rank, or less, until the run fits.
+    fn rank(&self) -> Option<Lever> {
+        let (Method::Lora(lora) | Method::Qlora { lora, .. }) = &self.inputs.config.method else {
+            return None;
         };
-        let ((value, peak_memory_bytes), how) = plain.or_else(with)?;
-        Some(Lever { setting: format!("{key} = {value}{how}"), peak_memory_bytes })
+        let ranks = std::iter::successors(lora.r.map(|r| r / 2), |r| Some(r / 2));
+        ranks.take_while(|r| *r >= LEAST_RANK).find_map(|r| {
+            let mut change = self.unchanged();
+            if let Method::Lora(lora) | Method::Qlora { lora, .. } = &mut change.config.method {
+                lora.r = Some(r);
+            }
+            Some(self.lever(format!("lora_r = {r}"), &change)).filter(|lever| lever.fits)
+        })
+    }
+
+    /// A method that needs less, where it fits.
+    fn method(&self) -> Option<Lever> {
+        let lora = (self.inputs.config.method == Method::Full).then(|| Method::Lora(self.adapter()));
+        let qlora = Method::Qlora { lora: self.adapter(), double_quant: true };
+        let is_quantised = matches!(self.inputs.config.method, Method::Qlora { .. });
+        let candidates = [lora.map(|m| ("--lora", m)), (!is_quantised).then_some(("--qlora", qlora))];
+        candidates.into_iter().flatten().find_map(|(setting, method)| {
+            Some(self.lever(setting.into(), &self.with_method(method))).filter(|lever| lever.fits)
+        })
+    }
+
+    fn recomputed(&self) -> Option<Lever> {
+        let change = Change { recompute: true, ..self.unchanged() };
+        let lever = || self.lever("gradient_checkpointing = true".into(), &change);
+        (!self.recompute).then(lever).filter(|lever| lever.fits)
     }
 
     /// All settings that fit, the one that changes least first.
-    pub(crate) fn run(&self) -> Vec<Lever> {
-        let recomputed = self.peak(1, 1, true);
-        let recompute = (!self.recompute && recomputed <= self.limit).then(|| Lever {
-            setting: "gradient_checkpointing = true".into(),
-            peak_memory_bytes: recomputed,
-        });
-        let batch = wide(self.config.train.micro_batch_size);
-        let length = wide(self.config.data.sequence_len);
-        recompute
+    pub(crate) fn fitting(&self) -> Vec<Lever> {
+        [self.recomputed(), self.batch(), self.length(), self.rank(), self.method()]
             .into_iter()
-            .chain(self.lowered("micro_batch_size", batch, 1))
-            .chain(self.lowered("sequence_len", length, LENGTH_STEP))
+            .flatten()
+            .collect()
+    }
+
+    /// The settings that fit a micro-batch which the data cannot fill.
+    pub(crate) fn full_batch(mut self) -> Option<FullBatch> {
+        self.filled = Some(fit::filled(self.inputs)?);
+        self.recompute = true;
+        let peak_memory_bytes = self.peak(&self.unchanged());
+        let levers = if peak_memory_bytes > self.limit {
+            [self.batch(), self.length()].into_iter().flatten().collect()
+        } else {
+            Vec::new()
+        };
+        Some(FullBatch { peak_memory_bytes, levers })
+    }
+
+    /// Settings that fit and bring time and bill under the budget's caps, or at least nearer: without recompute, and
+    /// with as many steps as the caps pay for.
+    pub(crate) fn cheaper(&self, now: &Outline<'_>) -> Vec<Lever> {
+        let budget = &self.inputs.config.budget;
+        let share = |cap: Option<f64>, value: Option<f64>| cap.zip(value).map(|(cap, value)| cap / value);
+        let (wall, cost) = (now.corrected.wall_s, now.corrected.cost_usd);
+        let shares = [share(budget.max_hours.map(|h| h * 3600.0), wall), share(budget.max_usd, cost)];
+        let Some(share) = shares.into_iter().flatten().reduce(f64::min).filter(|s| *s < 1.0) else {
+            return Vec::new();
+        };
+        let kept = self.recompute.then(|| {
+            let change = Change { recompute: false, ..self.unchanged() };
+            self.lever("gradient_checkpointing = false".into(), &change)
+        });
+        [kept.filter(|lever| lever.fits), self.fewer_steps(now, share)].into_iter().flatten().collect()
+    }
+
+    /// As many steps as `share` of the whole pays for, what is spent beside the steps taken off first.
+    fn fewer_steps(&self, now: &Outline<'_>, share: f64) -> Option<Lever> {
+        let (wall, step) = (now.corrected.wall_s?, now.corrected.step_s?);
+        let counts = *self.inputs.counts;
+        let beside = wall - step * counts.steps as f64;
+        let steps = super::rounded(((share * wall - beside) / step.max(1e-9)).floor());
+        if steps == 0 || steps >= counts.steps {
+            return None;
+        }
+        let mut change = self.unchanged();
+        change.config.train.max_steps = Some(steps);
+        let fewer = |n: u64| scaled(n, steps, counts.steps);
+        change.counts = Counts {
+            steps,
+            micro_batches: fewer(counts.micro_batches),
+            tokens: fewer(counts.tokens),
+            loss_tokens: fewer(counts.loss_tokens),
+            segment_squares: counts.segment_squares * steps as f64 / counts.steps as f64,
+            ..counts
+        };
+        Some(self.lever(format!("max_steps = {steps}"), &change))
+    }
+
+    /// Full fine-tuning, LoRA and QLoRA for the same config; recompute where the method needs it.
+    pub(crate) fn methods(&self) -> Vec<Lever> {
+        let lora = self.adapter();
+        let qlora = Method::Qlora { lora: lora.clone(), double_quant: true };
+        [("full", Method::Full), ("lora", Method::Lora(lora)), ("qlora", qlora)]
+            .into_iter()
+            .map(|(name, method)| {
+                let stated = self.inputs.config.train.gradient_checkpointing;
+                let plain = Change { recompute: stated.unwrap_or(false), ..self.with_method(method.clone()) };
+                let lever = self.lever(name.into(), &plain);
+                if lever.fits || stated.is_some() {
+                    return lever;
+                }
+                self.lever(name.into(), &Change { recompute: true, ..plain })
+            })
             .collect()
     }
 }

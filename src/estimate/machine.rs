@@ -1,5 +1,6 @@
 //! The machine as numbers: how fast, how much memory, how well known. `calibrate` measures it; the estimate only reads.
 
+use super::rates::{Glue, Rate};
 use super::work::Class;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -8,62 +9,84 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Evidence {
-    /// Measured on this machine by `calibrate`.
+    /// Measured on this machine by `fttrain calibrate`: a grid of shapes, each for longer.
+    Calibrated,
+    /// Measured on this machine in a few seconds, at the shapes of a run.
     Measured,
+    /// A data sheet's peaks times the efficiency that published runs reached on such a device.
+    Sheet,
     /// Nobody measured it: typical figures of its kind.
     Assumed,
 }
 
-/// The rate of one matrix product of `[m, k]·[k, n]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct MatmulRate {
-    /// Rows of the activation.
-    pub m: u64,
-    /// Output features.
-    pub n: u64,
-    /// Input features.
-    pub k: u64,
-    /// Floating-point operations per second at this shape.
-    pub flops_per_s: f64,
+/// Where the arithmetic is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The host's cores; activations are f32.
+    #[default]
+    Cpu,
+    /// A GPU with memory of its own; activations are bf16.
+    Accelerator,
 }
 
 /// A machine profile.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// CPU model as the system names it.
+    /// CPU model as the system names it, or the accelerator's name.
     pub name: String,
+    /// Where the arithmetic is done.
+    #[serde(default)]
+    pub kind: Kind,
     /// Threads that were used to measure it.
     pub threads: usize,
-    /// Version of the program that measured it.
+    /// Build of the program that measured it.
     pub build: String,
     /// Kernel path: `amx`, `avx512`, `avx2`, `portable`.
     pub kernel: String,
     /// When it was measured, a label.
     pub measured_at: Option<String>,
-    /// Measured or assumed.
+    /// How its numbers came about.
     pub evidence: Evidence,
-    /// Rates of products at the shapes that were measured.
-    pub matmul: Vec<MatmulRate>,
-    /// Rates of whole op classes where they were measured: FLOP/s, for memory-bound classes bytes/s.
+    /// Rates of ops at the shapes that were measured.
+    pub rates: Vec<Rate>,
+    /// What a whole block takes beside its ops.
+    #[serde(default)]
+    pub glue: Vec<Glue>,
+    /// Rates of whole op classes, where no shape is known: FLOP/s, for memory-bound classes bytes/s.
     pub class_rates: BTreeMap<Class, f64>,
     /// Bytes read and written per second by element-wise work.
     pub elementwise_bytes_per_s: f64,
     /// Bytes read and written per second by a plain copy.
     pub copy_bytes_per_s: f64,
-    /// Bytes per second from and to the disk.
+    /// Bytes per second that a fresh buffer is touched at for the first time.
+    pub fresh_bytes_per_s: f64,
+    /// Bytes per second from the disk, as far as its cache lets one see.
     pub disk_bytes_per_s: f64,
+    /// Bytes per second to the disk, synced.
+    pub disk_write_bytes_per_s: f64,
+    /// Seconds of one small durable write.
+    pub fsync_s: f64,
+    /// Bytes per second of SHA-256.
+    pub sha256_bytes_per_s: f64,
     /// Tokens per second of the tokenizer.
     pub tokenise_tokens_per_s: f64,
     /// Seconds that each optimizer step takes beside its ops.
     pub step_overhead_s: f64,
+    /// Seconds of one kernel's launch; 0 on a CPU, where the rates hold it.
+    #[serde(default)]
+    pub launch_s: f64,
     /// Seconds from the start of the process to the first byte loaded.
     pub startup_s: f64,
-    /// (slowest − fastest) / median of repeated measurements; 0 = unknown.
+    /// Scatter of repeated measurements, (slower − faster) / middle; 0 = unknown.
     pub spread: f64,
-    /// Resident bytes of the process before anything is loaded.
+    /// Resident bytes of the process, or of the device's context, before anything is loaded.
     pub baseline_bytes: u64,
     /// Mean power under load, W; `None` = never measured.
     pub power_w: Option<f64>,
+    /// Power at rest, W; `None` = never measured.
+    #[serde(default)]
+    pub idle_power_w: Option<f64>,
     /// Power by the data sheet, W: energy made from it is modelled.
     pub sheet_power_w: Option<f64>,
     /// What `bf16 = "auto"` means here: the frozen base is kept in bf16.
@@ -94,29 +117,37 @@ impl Machine {
     /// A machine that nobody measured, with `threads` typical cores.
     pub fn assumed(name: impl Into<String>, threads: usize) -> Self {
         let cores = threads.max(1) as f64;
+        let flops = ASSUMED_FLOPS_PER_CORE * cores;
         Self {
             name: name.into(),
+            kind: Kind::Cpu,
             threads,
             build: String::new(),
             kernel: String::new(),
             measured_at: None,
             evidence: Evidence::Assumed,
-            matmul: vec![MatmulRate {
-                m: 512,
-                n: 1024,
-                k: 1024,
-                flops_per_s: ASSUMED_FLOPS_PER_CORE * cores,
-            }],
-            class_rates: BTreeMap::new(),
+            rates: Vec::new(),
+            glue: Vec::new(),
+            class_rates: BTreeMap::from([
+                (Class::Linear, flops),
+                (Class::Head, flops),
+                (Class::Attention, ATTENTION_EFFICIENCY * flops),
+            ]),
             elementwise_bytes_per_s: ASSUMED_BYTES_PER_CORE * cores,
             copy_bytes_per_s: ASSUMED_BYTES_PER_CORE * cores,
+            fresh_bytes_per_s: 1e9,
             disk_bytes_per_s: 500e6,
+            disk_write_bytes_per_s: 500e6,
+            fsync_s: 0.004,
+            sha256_bytes_per_s: 1e9,
             tokenise_tokens_per_s: 500e3,
             step_overhead_s: 0.005,
+            launch_s: 0.0,
             startup_s: 0.2,
             spread: 0.0,
             baseline_bytes: ASSUMED_BASELINE_BYTES,
             power_w: None,
+            idle_power_w: None,
             sheet_power_w: None,
             bf16_base: false,
         }
@@ -124,50 +155,37 @@ impl Machine {
 
     /// Whether the numbers can be a machine's: a profile lies in a file that anyone can edit.
     pub fn is_sound(&self) -> bool {
-        let rates = self.matmul.iter().map(|r| r.flops_per_s);
+        let rates = self.rates.iter().map(|r| r.per_s).chain(self.glue.iter().map(|g| g.factor));
         let positive = |v: f64| v.is_finite() && v > 0.0;
         rates
             .chain(self.class_rates.values().copied())
             .chain([
                 self.elementwise_bytes_per_s,
                 self.copy_bytes_per_s,
+                self.fresh_bytes_per_s,
                 self.disk_bytes_per_s,
+                self.disk_write_bytes_per_s,
+                self.sha256_bytes_per_s,
                 self.tokenise_tokens_per_s,
             ])
             .chain(self.power_w)
+            .chain(self.idle_power_w)
             .all(positive)
-            && [self.step_overhead_s, self.startup_s, self.spread]
+            && [self.step_overhead_s, self.startup_s, self.spread, self.fsync_s, self.launch_s]
                 .into_iter()
                 .all(|v| v.is_finite() && v >= 0.0)
     }
 
-    /// FLOP/s of a product `[m, k]·[k, n]`: the measured shapes' times per operation, weighted by the inverse square
-    /// of their distance in log₂ of the three dimensions. A shape that was measured gives its own rate.
-    pub fn matmul_rate(&self, m: f64, n: f64, k: f64) -> f64 {
-        let octaves = |a: f64, b: u64| (a.max(1.0) / (b.max(1) as f64)).log2().powi(2);
-        let (mut weights, mut time) = (0.0, 0.0);
-        for known in self.matmul.iter().filter(|r| r.flops_per_s > 0.0) {
-            let distance = octaves(m, known.m) + octaves(n, known.n) + octaves(k, known.k);
-            if distance < 1e-9 {
-                return known.flops_per_s;
-            }
-            weights += 1.0 / distance;
-            time += 1.0 / (distance * known.flops_per_s);
-        }
-        if weights > 0.0 && weights.is_finite() {
-            weights / time
-        } else {
-            ASSUMED_FLOPS_PER_CORE * self.threads.max(1) as f64
-        }
+    /// FLOP/s of the fastest product that was measured, or of the class where none was.
+    pub fn peak_flops_per_s(&self) -> Option<f64> {
+        let linear = self.rates.iter().filter(|r| matches!(r.class, Class::Linear | Class::Head));
+        linear.map(|r| r.per_s).reduce(f64::max).or_else(|| self.class_rates.get(&Class::Linear).copied())
     }
 
-    /// FLOP/s of a class of products at a shape.
-    pub(crate) fn class_rate(&self, class: Class, m: f64, n: f64, k: f64) -> f64 {
-        match (self.class_rates.get(&class), class) {
-            (Some(&rate), _) if rate > 0.0 => rate,
-            (_, Class::Attention) => ATTENTION_EFFICIENCY * self.matmul_rate(m, n, k),
-            _ => self.matmul_rate(m, n, k),
-        }
+    /// FLOP/s of a class of products that no measured shape is near of.
+    pub(crate) fn class_rate(&self, class: Class) -> f64 {
+        let flops = ASSUMED_FLOPS_PER_CORE * self.threads.max(1) as f64;
+        self.class_rates.get(&class).copied().filter(|r| *r > 0.0).unwrap_or(flops)
     }
 
     /// Bytes/s of a memory-bound class.
@@ -183,48 +201,19 @@ impl Machine {
 mod tests {
     use super::*;
 
-    fn two_shapes() -> Machine {
-        let mut machine = Machine::assumed("test", 1);
-        machine.matmul = [(100e9, 64), (400e9, 1024)]
-            .map(|(flops_per_s, n)| MatmulRate { m: 256, n, k: 256, flops_per_s })
-            .to_vec();
-        machine
-    }
-
-    #[test]
-    fn a_measured_shape_gives_its_own_rate() {
-        let rate = two_shapes().matmul_rate(256.0, 1024.0, 256.0);
-        assert!((rate - 400e9).abs() < 1.0, "{rate}");
-    }
-
-    #[test]
-    fn a_shape_halfway_takes_the_mean_time_per_operation() {
-        // 256 is two octaves from both: 2 / (1/100 + 1/400) = 160.
-        let rate = two_shapes().matmul_rate(256.0, 256.0, 256.0);
-        assert!((rate - 160e9).abs() < 1.0, "{rate}");
-    }
-
-    #[test]
-    fn a_class_that_was_measured_wins_over_shapes() {
-        let mut machine = two_shapes();
-        machine.class_rates.insert(Class::Attention, 7e9);
-        let rate = machine.class_rate(Class::Attention, 256.0, 64.0, 256.0);
-        assert!((rate - 7e9).abs() < 1.0);
-        assert!(machine.class_rate(Class::Lora, 256.0, 64.0, 256.0) > 99e9);
-    }
-
-    #[test]
-    fn a_profile_without_rates_still_gives_a_finite_one() {
-        let mut machine = two_shapes();
-        machine.matmul.clear();
-        assert!(machine.matmul_rate(1.0, 1.0, 0.0) > 0.0);
-    }
-
     #[test]
     fn a_profile_survives_json() {
-        let mut machine = two_shapes();
+        let mut machine = Machine::assumed("test", 1);
         machine.class_rates.insert(Class::Elementwise, 1e9);
         let text = serde_json::to_string(&machine).unwrap();
         assert_eq!(serde_json::from_str::<Machine>(&text).unwrap(), machine);
+    }
+
+    #[test]
+    fn a_rate_below_0_is_no_machines() {
+        let mut machine = Machine::assumed("test", 1);
+        assert!(machine.is_sound());
+        machine.class_rates.insert(Class::Linear, -1.0);
+        assert!(!machine.is_sound());
     }
 }

@@ -4,6 +4,7 @@
 //! keeps freed pages makes them stay resident.
 
 use super::parameters::{Parameters, rank};
+use super::work::Stored;
 use super::{Counts, product, sum, wide};
 use crate::arch::{Arch, Linear, Proj};
 use crate::config::Method;
@@ -42,6 +43,8 @@ pub struct Layout<'a> {
     pub parameters: Parameters,
     /// How the frozen base is kept.
     pub base: BaseType,
+    /// The memory is an accelerator's: activations are bf16, the data stay with the host.
+    pub on_device: bool,
     /// Rows of logits alive at once.
     pub logits_rows: u64,
     /// Resident bytes before anything is loaded.
@@ -66,7 +69,23 @@ const SAMPLE_BYTES_PER_ROW: u64 = 80;
 /// The tokenizer's tables (both directions of the vocabulary, merges), by entry: 34,260 KiB for the 49,152 of SmolLM2.
 const TOKENIZER_BYTES_PER_ENTRY: u64 = 714;
 
+impl BaseType {
+    /// How products read it.
+    pub(crate) fn stored(self) -> Stored {
+        match self {
+            Self::F32 => Stored::F32,
+            Self::Bf16 => Stored::Bf16,
+            Self::Nf4 { .. } | Self::AsStored { .. } => Stored::Quantised,
+        }
+    }
+}
+
 impl Layout<'_> {
+    /// Bytes of a value that passes from op to op.
+    fn value(&self) -> u64 {
+        if self.on_device { 2 } else { F32 }
+    }
+
     /// Bytes of the frozen base.
     pub fn base_bytes(&self) -> u64 {
         let p = &self.parameters;
@@ -130,7 +149,7 @@ impl Layout<'_> {
             product(&[layers, self.saved_floats()])
         };
         // Behind the last block: its output and the normed output.
-        product(&[load.tokens, sum(&[blocks, product(&[2, d])]), F32])
+        product(&[load.tokens, sum(&[blocks, product(&[2, d])]), self.value()])
     }
 
     /// The largest transient: a block's backward with four buffers of the MLP's width and four of the hidden size,
@@ -138,7 +157,7 @@ impl Layout<'_> {
     fn workspace(&self, load: Load) -> u64 {
         let a = self.arch;
         let (d, f) = (wide(a.hidden_size), wide(a.intermediate_size));
-        let rows = product(&[load.tokens, product(&[4, sum(&[d, f])]), F32]);
+        let rows = product(&[load.tokens, product(&[4, sum(&[d, f])]), self.value()]);
         let widened = if self.base == BaseType::F32 {
             0
         } else {
@@ -149,7 +168,9 @@ impl Layout<'_> {
             Method::Full => product(&[self.parameters.largest_trainable, F32]),
             _ => 0,
         };
-        sum(&[rows, widened, dw])
+        // Products on a device read bf16: a working copy of weights that are kept in f32.
+        let narrow = if self.on_device { product(&[self.parameters.trainable, 2]) } else { 0 };
+        sum(&[rows, widened, dw, narrow])
     }
 
     fn logits(&self, load: Load) -> u64 {
@@ -158,6 +179,9 @@ impl Layout<'_> {
     }
 
     fn data(&self, counts: &Counts) -> u64 {
+        if self.on_device {
+            return 0;
+        }
         sum(&[
             product(&[counts.data_tokens, SAMPLE_BYTES_PER_TOKEN]),
             product(&[counts.rows, SAMPLE_BYTES_PER_ROW]),
@@ -232,6 +256,7 @@ mod tests {
             adapted: &adapted,
             parameters: Parameters::count(&arch, method, &adapted),
             base,
+            on_device: false,
             logits_rows: 256,
             runtime_bytes: 10,
         };

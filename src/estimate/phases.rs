@@ -1,8 +1,9 @@
 //! The phases of a run from its first byte to its last, and what it leaves on the disk.
 
+use super::history::Learned;
 use super::memory::Layout;
 use super::prediction::Inputs;
-use super::work::{Model, Op, Volume};
+use super::work::{Model, Op};
 use super::{Counts, product, sum, time, wide};
 use crate::config::Config;
 
@@ -12,39 +13,36 @@ pub(crate) const RECORD_BYTES: u64 = 16 << 20;
 /// Tokens of a sample that is decoded before and after training, at most.
 pub const SAMPLE_TOKENS: usize = 96;
 
-/// Seconds of each phase, products and passes of the model multiplied by what past runs taught.
+/// Seconds of each phase, multiplied by what past runs taught of it.
 pub(crate) fn phases(
     inputs: &Inputs<'_>,
     layout: &Layout<'_>,
     model: &Model<'_>,
     training: &[Op],
-    factor: f64,
+    learned: &Learned,
 ) -> Vec<(String, f64)> {
     let (counts, machine) = (inputs.counts, inputs.machine);
     let eval = counts.eval;
-    let passes = model.evaluation(&Volume {
-        tokens: eval.tokens as f64,
-        targets: eval.loss_tokens as f64,
-        squares: eval.segment_squares,
-        calls: eval.micro_batches as f64,
-    });
+    let passes = model.evaluation(&eval.volume());
     let kept = sum(&[layout.base_bytes(), product(&[layout.parameters.trainable, 4])]);
     let file = inputs.file_bytes.unwrap_or_else(|| product(&[layout.parameters.total, 2]));
     let commits = commits(inputs.config, counts.steps);
-    let train = time::seconds(training, machine) + counts.steps as f64 * machine.step_overhead_s;
-    let judged = eval.passes as f64 * time::seconds(&passes, machine);
+    let hidden = inputs.arch.hidden_size as f64;
+    let of = |ops: &[Op]| time::seconds(ops, machine, model.stored, hidden);
+    let train = of(training) + counts.steps as f64 * machine.step_overhead_s;
+    let judged = eval.passes as f64 * of(&passes);
     let decoded = (2 * inputs.config.output.samples.len() * SAMPLE_TOKENS) as f64;
     let phases = [
         ("load", time::load(file, kept, machine)),
         ("tokenise", time::tokenise(counts.data_tokens, machine)),
         ("calibrate", 0.0),
-        ("train", factor * train),
-        ("evaluate", factor * judged + time::decode(decoded, kept, machine)),
+        ("train", train),
+        ("evaluate", judged + time::decode(decoded, kept, machine)),
         ("save", time::save(layout.checkpoint_bytes(), commits, machine)),
     ];
     phases
         .into_iter()
-        .map(|(name, s)| (name.to_owned(), taken(inputs.taken, name, s)))
+        .map(|(name, s)| (name.to_owned(), taken(inputs.taken, name, s * learned.phase(name))))
         .filter(|(_, s)| *s > 0.0)
         .collect()
 }

@@ -3,13 +3,13 @@
 use super::fit::{self, FullBatch};
 use super::history::{Learned, Past};
 use super::interval::Interval;
-use super::levers::Lever;
-use super::machine::{Evidence, Limits, Machine};
-use super::memory::{BaseType, Layout};
+use super::levers::{Lever, Search};
+use super::machine::{self, Evidence, Limits, Machine};
+use super::memory::{BaseType, Layout, Load};
 use super::money::{PhaseCost, PriceUsed};
 use super::parameters::Parameters;
 use super::parts::{self, MemoryPart};
-use super::work::{Model, Op, Volume};
+use super::work::{Model, Op};
 use super::{Counts, Quantities, basis, phases, sum};
 use crate::arch::{Arch, Linear};
 use crate::config::{Config, Method};
@@ -43,6 +43,8 @@ pub struct Inputs<'a> {
     pub file_bytes: Option<u64>,
     /// The base keeps the types of its file (GGUF under QLoRA): its bytes are those of the file.
     pub keeps_file_types: bool,
+    /// What the process that will run has held at its highest so far; 0 where another one will.
+    pub resident_bytes: u64,
 }
 
 /// What a run is predicted to take.
@@ -63,6 +65,8 @@ pub struct Prediction {
     pub predicted: Quantities,
     /// As they follow from counts and rates alone; what past runs are compared with.
     pub uncorrected: Quantities,
+    /// Seconds of the phases, likewise.
+    pub uncorrected_phases: Vec<(String, f64)>,
     /// Bounds, by the quantity's key.
     pub interval: BTreeMap<String, Interval>,
     /// What each quantity rests on, by its key.
@@ -75,8 +79,10 @@ pub struct Prediction {
     pub phases: Vec<PhaseCost>,
     /// Activations are recomputed in the backward pass.
     pub recompute: bool,
-    /// Settings with a lower peak that fit; empty where the run fits.
+    /// The nearest settings that fit, or that cost less where the budget's caps are crossed; else empty.
     pub levers: Vec<Lever>,
+    /// The same run in full, with LoRA and with QLoRA.
+    pub methods: Vec<Lever>,
     /// Set where no micro-batch can be as large as the config states.
     pub full_batch: Option<FullBatch>,
     /// Bytes of one checkpoint.
@@ -85,7 +91,9 @@ pub struct Prediction {
     pub disk_bytes: u64,
     /// The machine's name.
     pub machine: String,
-    /// Measured or assumed.
+    /// Build of the program that measured it.
+    pub build: String,
+    /// How its numbers came about.
     pub evidence: Evidence,
     /// What past runs taught.
     pub learned: Learned,
@@ -99,54 +107,76 @@ pub struct Prediction {
     pub warnings: Vec<String>,
 }
 
-/// Predicts a run.
-pub fn predict(inputs: &Inputs<'_>) -> Prediction {
-    let learned = Learned::from(inputs.history);
+/// The bare figures of a run.
+pub(crate) struct Outline<'a> {
+    pub(crate) layout: Layout<'a>,
+    pub(crate) memory: fit::Peak,
+    pub(crate) training: Vec<Op>,
+    /// Phases as they follow from counts and rates alone.
+    pub(crate) plain: Vec<(String, f64)>,
+    /// Phases corrected by past runs.
+    pub(crate) phases: Vec<(String, f64)>,
+    /// The six quantities, corrected by past runs.
+    pub(crate) corrected: Quantities,
+}
+
+/// Counts to work, work to time and money, shapes to memory, for one micro-batch `load`.
+pub(crate) fn outline<'a>(
+    inputs: &Inputs<'a>,
+    learned: &Learned,
+    load: Load,
+    recompute: Option<bool>,
+) -> Outline<'a> {
     let parameters = Parameters::count(inputs.arch, &inputs.config.method, inputs.adapted);
     let layout = layout(inputs, parameters);
-    let memory = fit::peak(inputs, &layout, &learned);
+    let memory = fit::peak(inputs, &layout, learned, load, recompute);
     let model = Model {
         arch: inputs.arch,
         method: &inputs.config.method,
         adapted: inputs.adapted,
-        narrow_base: layout.base != BaseType::F32 && inputs.config.method != Method::Full,
+        stored: layout.base.stored(),
     };
-    let counts = inputs.counts;
-    let training = model.training(
-        &Volume {
-            tokens: counts.tokens as f64,
-            targets: counts.loss_tokens as f64,
-            squares: counts.segment_squares,
-            calls: counts.micro_batches as f64,
-        },
-        counts.steps as f64,
-        &parameters,
-        memory.recompute,
-    );
-    let plain = phases::phases(inputs, &layout, &model, &training, 1.0);
-    let corrected = phases::phases(inputs, &layout, &model, &training, learned.time.factor());
-    let predicted = quantities(inputs, &corrected, sum(&memory.parts));
-    let flops: f64 = training.iter().map(|op| op.flops).sum();
-    let (checkpoint_bytes, disk_bytes) = phases::disk(inputs.config, counts, &layout);
+    let volume = inputs.counts.volume();
+    let training = model.training(&volume, inputs.counts.steps as f64, &parameters, memory.recompute);
+    let plain = phases::phases(inputs, &layout, &model, &training, &Learned::default());
+    let phases = phases::phases(inputs, &layout, &model, &training, learned);
+    let corrected = quantities(inputs, &phases, sum(&memory.parts));
+    Outline { layout, memory, training, plain, phases, corrected }
+}
+
+/// Predicts a run.
+pub fn predict(inputs: &Inputs<'_>) -> Prediction {
+    let learned = Learned::from(inputs.history);
+    let stated = inputs.config.train.gradient_checkpointing;
+    let run = outline(inputs, &learned, fit::load(inputs), stated);
+    let (counts, memory, parameters) = (inputs.counts, &run.memory, &run.layout.parameters);
+    let search = || Search::new(inputs, &learned, memory.recompute);
+    let levers =
+        if sum(&memory.parts) > fit::limit(inputs) { search().fitting() } else { search().cheaper(&run) };
+    let flops: f64 = run.training.iter().map(|op| op.flops).sum();
+    let (checkpoint_bytes, disk_bytes) = phases::disk(inputs.config, counts, &run.layout);
     Prediction {
         parameters: parameters.total,
         trainable: parameters.trainable,
         flops_per_step: flops / counts.steps.max(1) as f64,
-        flops: by_class(&training),
-        work: training,
-        predicted,
-        uncorrected: quantities(inputs, &plain, memory.uncorrected),
-        interval: basis::intervals(inputs, &predicted, &learned),
+        flops: by_class(&run.training),
+        work: run.training,
+        predicted: run.corrected,
+        uncorrected: quantities(inputs, &run.plain, memory.uncorrected),
+        uncorrected_phases: run.plain.clone(),
+        interval: basis::intervals(inputs, &run.corrected, &learned),
         basis: basis::basis(inputs, &learned),
-        modelled: basis::modelled(inputs.machine, &predicted),
+        modelled: basis::modelled(inputs.machine, &run.corrected),
         memory_parts: parts::named(memory.parts),
-        phases: inputs.price.share(&corrected),
+        phases: inputs.price.share(&run.phases),
         recompute: memory.recompute,
-        levers: memory.levers,
-        full_batch: fit::full_batch(inputs, &layout, &learned),
+        levers,
+        methods: search().methods(),
+        full_batch: search().full_batch(),
         checkpoint_bytes,
         disk_bytes,
         machine: inputs.machine.name.clone(),
+        build: inputs.machine.build.clone(),
         evidence: inputs.machine.evidence,
         learned,
         limits: inputs.limits.clone(),
@@ -157,7 +187,8 @@ pub fn predict(inputs: &Inputs<'_>) -> Prediction {
 }
 
 fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
-    let bf16 = inputs.config.base.bf16.unwrap_or(inputs.machine.bf16_base);
+    let is_accelerator = inputs.machine.kind == machine::Kind::Accelerator;
+    let bf16 = inputs.config.base.bf16.unwrap_or(inputs.machine.bf16_base || is_accelerator);
     let base = match (&inputs.config.method, inputs.file_bytes) {
         (Method::Qlora { .. }, Some(bytes)) if inputs.keeps_file_types => BaseType::AsStored { bytes },
         (Method::Qlora { double_quant, .. }, _) => {
@@ -173,6 +204,7 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
         adapted: inputs.adapted,
         parameters,
         base,
+        on_device: is_accelerator,
         logits_rows: inputs.logits_rows,
         runtime_bytes: inputs.machine.baseline_bytes,
     }
@@ -195,7 +227,10 @@ fn quantities(inputs: &Inputs<'_>, phases: &[(String, f64)], peak: u64) -> Quant
 fn by_class(ops: &[Op]) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     for op in ops.iter().filter(|op| op.flops > 0.0) {
-        *all.entry(op.class.name().to_owned()).or_insert(0.0) += op.flops;
+        *all.entry(op.class.name().to_owned()).or_insert(0.0) += op.flops - op.adapter_flops;
+        if op.adapter_flops > 0.0 {
+            *all.entry("lora".to_owned()).or_insert(0.0) += op.adapter_flops;
+        }
     }
     all
 }
@@ -223,6 +258,7 @@ mod tests {
             logits_rows: 256,
             file_bytes: None,
             keeps_file_types: false,
+            resident_bytes: 0,
         })
     }
 
@@ -276,6 +312,7 @@ mod tests {
             logits_rows: 256,
             file_bytes: None,
             keeps_file_types: false,
+            resident_bytes: 0,
         });
         assert_eq!(p.predicted.energy_j, None);
         let expected = 100.0 * p.predicted.wall_s.unwrap();
@@ -333,7 +370,7 @@ mod tests {
         let mut measured = first.uncorrected;
         measured.step_s = measured.step_s.map(|s| 2.0 * s);
         measured.peak_memory_bytes = measured.peak_memory_bytes.map(|b| b + b / 10);
-        let past = Past { predicted: first.uncorrected, measured };
+        let past = Past { predicted: first.uncorrected, measured, phases: Vec::new() };
         let adapted: Vec<Linear> = arch.linears().collect();
         let p = predict(&Inputs {
             arch: &arch,
@@ -343,11 +380,12 @@ mod tests {
             machine: &machine(),
             limits: &limits(64 << 30),
             price: &price(None),
-            history: &[past; 19],
+            history: &vec![past; 19],
             taken: &[],
             logits_rows: 256,
             file_bytes: None,
             keeps_file_types: false,
+            resident_bytes: 0,
         });
         let ratio = p.predicted.step_s.unwrap() / first.predicted.step_s.unwrap();
         assert!((ratio - 2f64.powf(0.95)).abs() < 1e-6, "{ratio}");

@@ -1,32 +1,59 @@
 //! Seconds of each phase: every op's FLOPs or bytes over the machine's rate at that shape, plus overheads.
 
 use super::Machine;
-use super::work::Op;
+use super::machine::Kind;
+use super::work::{Class, Op, Stored};
 
-/// Seconds that the ops take on a machine.
-pub fn seconds(ops: &[Op], machine: &Machine) -> f64 {
-    ops.iter()
-        .map(|op| {
-            let compute =
-                if op.flops > 0.0 { op.flops / machine.class_rate(op.class, op.m, op.n, op.k) } else { 0.0 };
-            let memory = if op.bytes > 0.0 { op.bytes / machine.byte_rate(op.class) } else { 0.0 };
-            compute + memory
-        })
-        .sum()
+/// Kernels that one call of an op launches on an accelerator, by its class; an adapter adds [`ADAPTER_KERNELS`].
+fn kernels(class: Class) -> f64 {
+    match class {
+        Class::Linear | Class::Attention => 2.0,
+        Class::Head => 8.0,
+        Class::Elementwise => 12.0,
+        Class::Optimizer => 1.0,
+    }
+}
+
+/// Two thin products, a scaling, a sum, a copy.
+const ADAPTER_KERNELS: f64 = 5.0;
+/// Activations and gradients on an accelerator are bf16, and ops are counted in f32.
+const BF16_SHARE: f64 = 0.5;
+
+/// Seconds that the ops of a model of width `hidden` take on a machine, its frozen weights kept as `stored`.
+pub fn seconds(ops: &[Op], machine: &Machine, stored: Stored, hidden: f64) -> f64 {
+    ops.iter().map(|op| one(op, machine, stored, hidden)).sum()
+}
+
+/// Seconds of one op's calls.
+pub fn one(op: &Op, machine: &Machine, stored: Stored, hidden: f64) -> f64 {
+    let narrower = machine.kind == Kind::Accelerator && op.class == Class::Elementwise;
+    let bytes = if narrower { BF16_SHARE * op.bytes } else { op.bytes };
+    let work = if op.flops > 0.0 { op.flops } else { bytes };
+    if work <= 0.0 {
+        return 0.0;
+    }
+    let glue = match op.class {
+        Class::Linear | Class::Elementwise => machine.glue(op.m, hidden),
+        _ => 1.0,
+    };
+    let adapter = if op.rank > 0.0 { ADAPTER_KERNELS } else { 0.0 };
+    let launches = op.calls * (kernels(op.class) + adapter) * machine.launch_s;
+    // An accelerator works while the host launches: the slower of the two sets the pace.
+    (glue * work / machine.rate(op, stored)).max(launches)
 }
 
 /// Seconds to read `file_bytes` of weights and widen them to `kept_bytes`, from the start of the process.
 pub fn load(file_bytes: u64, kept_bytes: u64, machine: &Machine) -> f64 {
     machine.startup_s
         + file_bytes as f64 / machine.disk_bytes_per_s.max(1.0)
-        + (file_bytes as f64 + kept_bytes as f64) / machine.copy_bytes_per_s.max(1.0)
+        + kept_bytes as f64 / machine.fresh_bytes_per_s.max(1.0)
 }
 
 /// Seconds to commit `times` folders of `bytes` each: written, hashed as they are written, synced.
 pub fn save(bytes: u64, times: u64, machine: &Machine) -> f64 {
-    let each = SYNCS_PER_COMMIT * FSYNC_S
-        + bytes as f64 / machine.disk_bytes_per_s.max(1.0)
-        + bytes as f64 / SHA256_BYTES_PER_S;
+    let each = SYNCS_PER_COMMIT * machine.fsync_s
+        + bytes as f64 / machine.disk_write_bytes_per_s.max(1.0)
+        + bytes as f64 / machine.sha256_bytes_per_s.max(1.0);
     each * times as f64
 }
 
@@ -43,24 +70,33 @@ pub fn tokenise(tokens: u64, machine: &Machine) -> f64 {
 
 /// Three files, the folder and its parent.
 const SYNCS_PER_COMMIT: f64 = 5.0;
-/// Typical of a local SSD; modelled.
-const FSYNC_S: f64 = 0.004;
-/// Typical of one core with SHA instructions; modelled.
-const SHA256_BYTES_PER_S: f64 = 1e9;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::work::{Class, Pass, Site};
+    use crate::estimate::rates::Glue;
+    use crate::estimate::work::Way;
 
     #[test]
     fn products_take_flops_over_rate_and_the_rest_bytes_over_bandwidth() {
         let mut machine = Machine::assumed("test", 1);
         machine.class_rates.insert(Class::Linear, 100.0);
         machine.elementwise_bytes_per_s = 10.0;
-        let (site, pass) = (Site::Down, Pass::Forward);
-        let op = |class, flops, bytes| Op { class, site, pass, m: 1.0, n: 1.0, k: 1.0, flops, bytes };
-        let ops = [op(Class::Linear, 500.0, 0.0), op(Class::Elementwise, 0.0, 20.0)];
-        assert!((seconds(&ops, &machine) - 7.0).abs() < 1e-9);
+        let ops = [
+            Op { flops: 500.0, ..Op::nothing(Class::Linear, Way::Forward) },
+            Op { bytes: 20.0, ..Op::nothing(Class::Elementwise, Way::Forward) },
+        ];
+        assert!((seconds(&ops, &machine, Stored::F32, 1.0) - 7.0).abs() < 1e-9);
+        machine.glue = vec![Glue { tokens: 1, hidden: 1, factor: 2.0 }];
+        assert!((seconds(&ops, &machine, Stored::F32, 1.0) - 14.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn launches_count_where_a_kernel_has_one() {
+        let mut machine = Machine::assumed("test", 1);
+        machine.class_rates.insert(Class::Linear, 1.0);
+        machine.launch_s = 0.5;
+        let op = Op { flops: 1.0, calls: 3.0, ..Op::nothing(Class::Linear, Way::Forward) };
+        assert!((one(&op, &machine, Stored::F32, 1.0) - 3.0).abs() < 1e-9);
     }
 }

@@ -149,6 +149,7 @@ mod tests {
             logits_rows: 256,
             file_bytes: None,
             keeps_file_types: false,
+            resident_bytes: 0,
         })
     }
 

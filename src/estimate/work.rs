@@ -1,8 +1,8 @@
 //! What a run computes: a list of ops, each with its shape, FLOPs and bytes, counted from shapes and token counts.
 //!
-//! Linears: 2·N·in·out forward; backward as much again for dx, and once more for dW where the weight is trained.
-//! Attention: causal, by real segment lengths. Head: counted tokens only. Left out: embedding look-up, final norm,
-//! softmax arithmetic (memory-bound, and inside the element-wise bytes).
+//! Linears: 2·N·in·out forward, and 2·N·r·(in + out) where an adapter is on them; backward as much again for dx and
+//! twice the adapter's, and once more for dW where the weight is trained. Attention: causal, by real segment lengths.
+//! Head: counted tokens only, its softmax and loss inside its rate. Left out: embedding look-up, final norm.
 
 use super::parameters::{self, Parameters};
 use crate::arch::{Arch, Linear, Proj};
@@ -13,32 +13,40 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// The blocks' base weights.
+    /// The blocks' linears, with the adapters on them.
     Linear,
-    /// The adapter's thin products.
-    Lora,
     /// Scores and values.
     Attention,
-    /// The output projection, counted tokens only.
+    /// The output projection and the loss, counted tokens only.
     Head,
-    /// Norms, rope, gate, residuals, widening of bf16 weights: bound by memory.
+    /// Norms, rope, gate, residuals: bound by memory.
     Elementwise,
     /// Clipping and the update: bound by memory.
     Optimizer,
 }
 
-impl Class {
-    /// The name in tables and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Linear => "linear",
-            Self::Lora => "lora",
-            Self::Attention => "attention",
-            Self::Head => "head",
-            Self::Elementwise => "elementwise",
-            Self::Optimizer => "optimizer",
-        }
-    }
+/// What an op is done for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// The output; of the head the loss alone.
+    Forward,
+    /// The gradient of the input, and of the adapter; of the head loss and gradient.
+    Backward,
+    /// The same, and the gradient of the weight itself.
+    Trained,
+}
+
+/// How the frozen weights that an op reads are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stored {
+    /// 4 bytes a weight.
+    F32,
+    /// 2 bytes a weight, widened or multiplied as they are.
+    Bf16,
+    /// Blocks of few bits.
+    Quantised,
 }
 
 /// Where in the model an op stands: what a profile tells apart.
@@ -131,6 +139,8 @@ impl Pass {
 pub struct Op {
     /// Its class.
     pub class: Class,
+    /// What it is done for.
+    pub way: Way,
     /// Its place in the model.
     pub site: Site,
     /// Its way through it.
@@ -141,10 +151,16 @@ pub struct Op {
     pub n: f64,
     /// Input features.
     pub k: f64,
+    /// Rank of the adapter on it; 0 = none.
+    pub rank: f64,
     /// FLOPs of all calls; 0 for what only moves bytes.
     pub flops: f64,
+    /// Of them, the adapter's.
+    pub adapter_flops: f64,
     /// Bytes of all calls that memory must move; 0 for products.
     pub bytes: f64,
+    /// Calls.
+    pub calls: f64,
 }
 
 /// How much goes through the model in a phase.
@@ -169,31 +185,132 @@ pub struct Model<'a> {
     pub method: &'a Method,
     /// Linears with an adapter.
     pub adapted: &'a [Linear],
-    /// The frozen base is stored in less than f32 and widened at each use.
-    pub narrow_base: bool,
+    /// How the frozen base is kept.
+    pub stored: Stored,
 }
 
 const F32: f64 = 4.0;
 /// Backward of attention against its forward: the scores are made again, then four products in place of two
 /// (Dao et al. 2022).
-const ATTENTION_BACKWARD: f64 = 2.5;
+pub(crate) const ATTENTION_BACKWARD: f64 = 2.5;
 /// Element-wise traffic backward against forward: each op reads its saved input beside the gradient.
 const ELEMENTWISE_BACKWARD: f64 = 2.0;
 /// Passes over a trainable tensor at a step: norm 1, update reads p, g, m, v and writes p, m, v, gradient zeroed 1.
-const OPTIMIZER_PASSES: f64 = 9.0;
-/// bf16 read, f32 written, then read by the product.
-const WIDENING_BYTES: f64 = 2.0 + F32 + F32;
+pub(crate) const OPTIMIZER_PASSES: f64 = 9.0;
 
 fn f(n: usize) -> f64 {
     n as f64
 }
 
-fn matmul(class: Class, at: (Site, Pass), m: f64, n: f64, k: f64, rows: f64) -> Op {
-    Op { class, site: at.0, pass: at.1, m, n, k, flops: 2.0 * rows * n * k, bytes: 0.0 }
+impl Class {
+    /// The name in tables and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Attention => "attention",
+            Self::Head => "head",
+            Self::Elementwise => "elementwise",
+            Self::Optimizer => "optimizer",
+        }
+    }
 }
 
-fn traffic(class: Class, at: (Site, Pass), bytes: f64) -> Op {
-    Op { class, site: at.0, pass: at.1, m: 1.0, n: 1.0, k: 1.0, flops: 0.0, bytes }
+impl Way {
+    /// Products of the weight's size that it takes.
+    fn products(self) -> f64 {
+        if self == Self::Trained { 2.0 } else { 1.0 }
+    }
+
+    /// Products of the adapter's size: x·Aᵀ and ·Bᵀ forward; dy·B, ·A, dA and dB backward.
+    fn adapter_products(self) -> f64 {
+        if self == Self::Forward { 1.0 } else { 2.0 }
+    }
+}
+
+impl Op {
+    /// An op that does nothing yet.
+    pub fn nothing(class: Class, way: Way) -> Self {
+        let (site, pass) = match class {
+            Class::Linear => (Site::Down, Pass::Backward),
+            Class::Attention => (Site::Attention, Pass::Backward),
+            // The head makes its gradient on the way forward.
+            Class::Head => (Site::Head, Pass::Forward),
+            Class::Elementwise => (Site::Norm, Pass::Backward),
+            Class::Optimizer => (Site::Update, Pass::Update),
+        };
+        Self {
+            class,
+            way,
+            site,
+            pass: if way == Way::Forward { Pass::Forward } else { pass },
+            m: 1.0,
+            n: 1.0,
+            k: 1.0,
+            rank: 0.0,
+            flops: 0.0,
+            adapter_flops: 0.0,
+            bytes: 0.0,
+            calls: 0.0,
+        }
+    }
+
+    /// `calls` passes of `m` rows through a linear `[n, k]` with an adapter of `rank`.
+    pub fn linear(way: Way, (m, n, k): (f64, f64, f64), rank: f64, rows: f64, calls: f64) -> Self {
+        let adapter_flops = way.adapter_products() * 2.0 * rows * rank * (n + k);
+        let flops = way.products() * 2.0 * rows * n * k + adapter_flops;
+        Self { m, n, k, rank, flops, adapter_flops, calls, ..Self::nothing(Class::Linear, way) }
+    }
+
+    /// `rows` counted rows, `m` at a time, through the head `[n, k]`: loss, and unless forward its gradient.
+    pub fn head(way: Way, (m, n, k): (f64, f64, f64), rows: f64, calls: f64) -> Self {
+        let products = match way {
+            Way::Forward => 1.0,
+            Way::Backward => 2.0,
+            Way::Trained => 3.0,
+        };
+        Self { m, n, k, flops: products * 2.0 * rows * n * k, calls, ..Self::nothing(Class::Head, way) }
+    }
+
+    /// Attention over `pairs` query-key pairs of `width` = heads · head size, in segments of `length`.
+    pub fn attention(way: Way, length: f64, head_dim: f64, width: f64, pairs: f64, calls: f64) -> Self {
+        let times = if way == Way::Forward { 1.0 } else { ATTENTION_BACKWARD };
+        let flops = times * 4.0 * width * pairs;
+        Self { m: length, n: length, k: head_dim, flops, calls, ..Self::nothing(Class::Attention, way) }
+    }
+
+    /// Element-wise work of `tokens` tokens in one block, `m` at a time.
+    pub fn elementwise(way: Way, arch: &Arch, m: f64, tokens: f64, calls: f64) -> [Self; 4] {
+        let times = if way == Way::Forward { 1.0 } else { ELEMENTWISE_BACKWARD };
+        let (n, k) = (f(arch.intermediate_size), f(arch.hidden_size));
+        elementwise_floats(arch).map(|(site, floats)| {
+            let bytes = times * F32 * floats * tokens;
+            Self { site, m, n, k, bytes, calls, ..Self::nothing(Class::Elementwise, way) }
+        })
+    }
+
+    /// The same op at a place in the model.
+    fn at(self, site: Site, pass: Pass) -> Self {
+        Self { site, pass, ..self }
+    }
+
+    /// `updates` updates of `values` trained values that lie in tensors of `each`.
+    pub fn optimizer(values: f64, each: f64, updates: f64) -> Self {
+        let bytes = OPTIMIZER_PASSES * F32 * values * updates;
+        let calls = values / each.max(1.0) * updates;
+        Self { n: each, bytes, calls, ..Self::nothing(Class::Optimizer, Way::Backward) }
+    }
+}
+
+/// Floats that one layer's element-wise ops read and write for a token, forward.
+fn elementwise_floats(a: &Arch) -> [(Site, f64); 4] {
+    let heads = f(a.heads + a.kv_heads) * f(a.head_dim);
+    let qk_norm = if a.qk_norm { 2.0 * heads } else { 0.0 };
+    [
+        (Site::Norm, 4.0 * f(a.hidden_size) + qk_norm),
+        (Site::Residual, 6.0 * f(a.hidden_size)),
+        (Site::Rope, 2.0 * heads),
+        (Site::Gate, 3.0 * f(a.intermediate_size)),
+    ]
 }
 
 impl Model<'_> {
@@ -223,7 +340,7 @@ impl Model<'_> {
         }
     }
 
-    /// Query-key pairs of one layer: half the squares, less where a sliding window cuts them.
+    /// Query-key pairs of all layers: half the squares, less where a sliding window cuts them.
     fn pairs(&self, volume: &Volume) -> f64 {
         self.arch
             .layers
@@ -235,128 +352,80 @@ impl Model<'_> {
             .sum()
     }
 
-    /// Floats that one layer's element-wise ops read and write for a token, forward.
-    fn elementwise_floats(&self) -> [(Site, f64); 4] {
-        let a = self.arch;
-        let heads = f(a.heads + a.kv_heads) * f(a.head_dim);
-        let qk_norm = if a.qk_norm { 2.0 * heads } else { 0.0 };
-        [
-            (Site::Norm, 4.0 * f(a.hidden_size) + qk_norm),
-            (Site::Residual, 6.0 * f(a.hidden_size)),
-            (Site::Rope, 2.0 * heads),
-            (Site::Gate, 3.0 * f(a.intermediate_size)),
-        ]
-    }
-
-    /// The topmost `layers` blocks forward, for the first time or once more; all adapters lie in them.
-    fn blocks_forward(&self, pass: Pass, v: &Volume, layers: f64, ops: &mut Vec<Op>) {
+    /// The topmost `layers` blocks; all adapters lie in them.
+    fn blocks(&self, way: Way, pass: Pass, v: &Volume, layers: f64, ops: &mut Vec<Op>) {
         let m = v.tokens / v.calls.max(1.0);
-        let share = if self.layers() > 0.0 { layers / self.layers() } else { 0.0 };
+        let adapted = |proj: Proj| f(self.adapted.iter().filter(|l| l.proj == proj).count()).min(layers);
         for proj in Proj::ALL {
             let l = self.arch.linear(0, proj);
-            let rows = v.tokens * layers;
-            ops.push(matmul(Class::Linear, (Site::of(proj), pass), m, f(l.outputs), f(l.inputs), rows));
+            let shape = (m, f(l.outputs), f(l.inputs));
+            let with = adapted(proj);
+            for (count, rank) in [(layers - with, 0.0), (with, self.rank())] {
+                if count > 0.0 {
+                    let op = Op::linear(way, shape, rank, v.tokens * count, v.calls * count);
+                    ops.push(op.at(Site::of(proj), pass));
+                }
+            }
         }
-        for l in self.adapted {
-            let (r, at) = (self.rank(), (Site::of(l.proj), pass));
-            ops.push(matmul(Class::Lora, at, m, r, f(l.inputs), v.tokens));
-            ops.push(matmul(Class::Lora, at, m, f(l.outputs), r, v.tokens));
-        }
-        let width = f(self.arch.heads) * f(self.arch.head_dim);
-        ops.push(self.attention(pass, v, 4.0 * width * self.pairs(v) * share));
-        for (site, floats) in self.elementwise_floats() {
-            ops.push(traffic(Class::Elementwise, (site, pass), F32 * floats * v.tokens * layers));
-        }
-        self.widen_blocks(pass, v, layers, ops);
-    }
-
-    fn blocks_backward(&self, v: &Volume, ops: &mut Vec<Op>) {
-        let (m, layers) = (v.tokens / v.calls.max(1.0), self.layers_backward());
         let share = if self.layers() > 0.0 { layers / self.layers() } else { 0.0 };
-        for proj in Proj::ALL {
-            let l = self.arch.linear(0, proj);
-            let (n, k, rows) = (f(l.outputs), f(l.inputs), v.tokens * layers);
-            let at = (Site::of(proj), Pass::Backward);
-            ops.push(matmul(Class::Linear, at, m, k, n, rows));
-            if matches!(self.method, Method::Full) {
-                // dW = dyᵀ·x: the tokens are the inner dimension.
-                let mut dw = matmul(Class::Linear, at, m, n, k, rows);
-                (dw.m, dw.k) = (dw.k, dw.m);
-                ops.push(dw);
-            }
-        }
-        for l in self.adapted {
-            let (r, n, k) = (self.rank(), f(l.outputs), f(l.inputs));
-            let at = (Site::of(l.proj), Pass::Backward);
-            // dy·B and (dy·B)·A, then dB and dA of the same sizes.
-            for _ in 0..2 {
-                ops.push(matmul(Class::Lora, at, m, r, n, v.tokens));
-                ops.push(matmul(Class::Lora, at, m, k, r, v.tokens));
-            }
-        }
-        let width = f(self.arch.heads) * f(self.arch.head_dim);
-        let forward = 4.0 * width * self.pairs(v) * share;
-        ops.push(self.attention(Pass::Backward, v, ATTENTION_BACKWARD * forward));
-        for (site, floats) in self.elementwise_floats() {
-            let bytes = ELEMENTWISE_BACKWARD * F32 * floats * v.tokens * layers;
-            ops.push(traffic(Class::Elementwise, (site, Pass::Backward), bytes));
-        }
-        self.widen_blocks(Pass::Backward, v, layers, ops);
-    }
-
-    fn attention(&self, pass: Pass, v: &Volume, flops: f64) -> Op {
+        let (head_dim, calls) = (f(self.arch.head_dim), v.calls * layers);
         // One call is one head of one segment of the mean length, weighted by its work.
         let length = (v.squares / v.tokens.max(1.0)).max(1.0);
-        let (m, n, k) = (length, length, f(self.arch.head_dim));
-        Op { class: Class::Attention, site: Site::Attention, pass, m, n, k, flops, bytes: 0.0 }
+        let width = f(self.arch.heads) * head_dim;
+        let attention = Op::attention(way, length, head_dim, width, self.pairs(v) * share, calls);
+        ops.push(attention.at(Site::Attention, pass));
+        let others = Op::elementwise(way, self.arch, m, v.tokens * layers, calls);
+        ops.extend(others.map(|op| op.at(op.site, pass)));
     }
 
-    fn widen_blocks(&self, pass: Pass, v: &Volume, layers: f64, ops: &mut Vec<Op>) {
-        for proj in Proj::ALL.into_iter().filter(|_| self.narrow_base) {
-            let l = self.arch.linear(0, proj);
-            let weights = f(l.inputs) * f(l.outputs) * layers;
-            ops.push(traffic(Class::Elementwise, (Site::of(proj), pass), WIDENING_BYTES * weights * v.calls));
-        }
+    /// Way of the blocks' backward pass.
+    fn backward(&self) -> Way {
+        if *self.method == Method::Full { Way::Trained } else { Way::Backward }
     }
 
-    /// The projection of counted tokens and the loss, with the hidden gradient in the same pass when training.
-    fn head(&self, v: &Volume, training: bool, ops: &mut Vec<Op>) {
-        let (d, vocab) = (f(self.arch.hidden_size), f(self.arch.vocab_size));
-        let (m, at) = (v.targets / v.calls.max(1.0), (Site::Head, Pass::Forward));
-        ops.push(matmul(Class::Head, at, m, vocab, d, v.targets));
-        if training {
-            ops.push(matmul(Class::Head, at, m, d, vocab, v.targets));
-            if parameters::trains_head(self.method) {
-                ops.push(Op { m: vocab, k: m, ..matmul(Class::Head, at, m, d, vocab, v.targets) });
-            }
+    fn head(&self, v: &Volume, training: bool) -> Op {
+        let m = v.targets / v.calls.max(1.0);
+        let way = match (training, parameters::trains_head(self.method)) {
+            (false, _) => Way::Forward,
+            (true, false) => Way::Backward,
+            (true, true) => Way::Trained,
+        };
+        Op::head(way, (m, f(self.arch.vocab_size), f(self.arch.hidden_size)), v.targets, v.calls)
+    }
+
+    /// Values of a mean trained tensor.
+    fn mean_trained(&self, counted: &Parameters) -> f64 {
+        let tensors = match self.method {
+            Method::Full => self.layers() * f(Proj::ALL.len()),
+            _ => 2.0 * f(self.adapted.len()),
+        };
+        counted.trainable as f64 / tensors.max(1.0)
+    }
+
+    /// The blocks forward and backward, with the forward pass again where they are recomputed.
+    pub fn blocks_training(&self, v: &Volume, recompute: bool) -> Vec<Op> {
+        let mut ops = Vec::new();
+        self.blocks(Way::Forward, Pass::Forward, v, self.layers(), &mut ops);
+        if recompute {
+            self.blocks(Way::Forward, Pass::Recompute, v, self.layers_backward(), &mut ops);
         }
-        // Logits are written, read for the maximum, for the sum, and turned into their gradient in place.
-        let passes = if training { 5.0 } else { 3.0 };
-        ops.push(traffic(Class::Elementwise, at, passes * F32 * v.targets * vocab));
-        if self.narrow_base {
-            ops.push(traffic(Class::Elementwise, at, WIDENING_BYTES * d * vocab * v.calls));
-        }
+        self.blocks(self.backward(), Pass::Backward, v, self.layers_backward(), &mut ops);
+        ops
     }
 
     /// Everything that training computes, updates included.
     pub fn training(&self, v: &Volume, steps: f64, counted: &Parameters, recompute: bool) -> Vec<Op> {
-        let mut ops = Vec::new();
-        self.blocks_forward(Pass::Forward, v, self.layers(), &mut ops);
-        self.head(v, true, &mut ops);
-        if recompute {
-            self.blocks_forward(Pass::Recompute, v, self.layers_backward(), &mut ops);
-        }
-        self.blocks_backward(v, &mut ops);
-        let floats = counted.trainable as f64 * OPTIMIZER_PASSES;
-        ops.push(traffic(Class::Optimizer, (Site::Update, Pass::Update), F32 * floats * steps));
+        let mut ops = self.blocks_training(v, recompute);
+        ops.push(self.head(v, true));
+        ops.push(Op::optimizer(counted.trainable as f64, self.mean_trained(counted), steps));
         ops
     }
 
     /// Everything that one evaluation computes.
     pub fn evaluation(&self, v: &Volume) -> Vec<Op> {
         let mut ops = Vec::new();
-        self.blocks_forward(Pass::Forward, v, self.layers(), &mut ops);
-        self.head(v, false, &mut ops);
+        self.blocks(Way::Forward, Pass::Forward, v, self.layers(), &mut ops);
+        ops.push(self.head(v, false));
         ops
     }
 }
@@ -369,13 +438,17 @@ mod tests {
     const ONE_TOKEN: Volume = Volume { tokens: 1.0, targets: 1.0, squares: 0.0, calls: 1.0 };
 
     fn flops(ops: &[Op], class: Class) -> f64 {
-        ops.iter().filter(|o| o.class == class).map(|o| o.flops).sum()
+        ops.iter().filter(|o| o.class == class).map(|o| o.flops - o.adapter_flops).sum()
+    }
+
+    fn adapter_flops(ops: &[Op]) -> f64 {
+        ops.iter().map(|o| o.adapter_flops).sum()
     }
 
     fn training(method: &Method, adapted: &[Linear], v: &Volume, recompute: bool) -> Vec<Op> {
         let arch = smollm2();
         let counted = Parameters::count(&arch, method, adapted);
-        let model = Model { arch: &arch, method, adapted, narrow_base: false };
+        let model = Model { arch: &arch, method, adapted, stored: Stored::F32 };
         model.training(v, 1.0, &counted, recompute)
     }
 
@@ -387,7 +460,7 @@ mod tests {
         let (weights, head, adapter) = (106_168_320.0, 49_152.0 * 576.0, 4_884_480.0);
         assert!((flops(&ops, Class::Linear) - 4.0 * weights).abs() < 1.0);
         assert!((flops(&ops, Class::Head) - 4.0 * head).abs() < 1.0);
-        assert!((flops(&ops, Class::Lora) - 6.0 * adapter).abs() < 1.0);
+        assert!((adapter_flops(&ops) - 6.0 * adapter).abs() < 1.0);
         // The 0.57 GFLOP a token that was found by hand.
         let total: f64 = ops.iter().map(|o| o.flops).sum();
         assert!((total - 0.567e9).abs() < 0.005e9, "{total}");
@@ -426,7 +499,7 @@ mod tests {
         let full = training(&Method::Full, &[], &ONE_TOKEN, false);
         assert!((flops(&full, Class::Linear) - 6.0 * 106_168_320.0).abs() < 1.0);
         assert!((flops(&full, Class::Head) - 6.0 * 49_152.0 * 576.0).abs() < 1.0);
-        assert!(flops(&full, Class::Lora).abs() < 1e-9);
+        assert!(adapter_flops(&full).abs() < 1e-9);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::terminal::warnings;
 use super::words::{self, UNKNOWN, or_word};
 use super::{Inputs, Status};
 use crate::estimate::Quantities;
+use crate::estimate::levers::Lever;
 use crate::train::screen::{Screen, visible};
 use crate::units::group_thousands;
 use std::collections::BTreeMap;
@@ -41,6 +42,10 @@ pub struct Plan {
     pub flops_per_step: Option<f64>,
     /// What an hour costs.
     pub price: Price,
+    /// The same run by the three methods.
+    pub methods: Vec<Lever>,
+    /// The nearest settings that fit, or that cost less where a cap is crossed.
+    pub levers: Vec<Lever>,
     /// What the reader must know.
     pub warnings: Vec<String>,
 }
@@ -51,6 +56,8 @@ pub fn estimate_table(plan: &Plan, screen: Screen) -> String {
         setting(plan, screen),
         memory(plan, screen),
         expected(plan, screen),
+        settings("Methods side by side", "method", &plan.methods, screen),
+        settings("What fits or costs less", "setting", &plan.levers, screen),
         warnings(&plan.warnings, screen),
     ];
     let shown: Vec<String> = sections.into_iter().filter(|s| !s.is_empty()).collect();
@@ -149,4 +156,30 @@ fn expected(plan: &Plan, screen: Screen) -> String {
     let price = format!("price: {}", visible(&words::price(&plan.price)));
     body += &wrap(&price, "  ", screen.columns);
     section(screen, "Time, energy and money", &body)
+}
+
+/// Settings with the peak, the time and the money that each leads to.
+fn settings(heading: &str, title: &'static str, levers: &[Lever], screen: Screen) -> String {
+    if levers.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new()
+        .left(title)
+        .right("peak memory")
+        .right("one step")
+        .right("whole run")
+        .right("cost")
+        .extra("trained", 1);
+    for lever in levers {
+        let fits = if lever.fits { "" } else { " (does not fit)" };
+        table.row([
+            visible(&lever.setting),
+            format!("{}{fits}", words::bytes(lever.peak_memory_bytes as f64)),
+            words::seconds(lever.step_s),
+            words::seconds(lever.wall_s),
+            or_word(lever.cost_usd, words::money, UNKNOWN),
+            group_thousands(lever.trainable),
+        ]);
+    }
+    section(screen, heading, &table.render(screen))
 }

@@ -148,11 +148,11 @@ pub fn table(rows: &[Row], peak: Peak, screen: Screen) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::work::Class;
+    use crate::estimate::work::{Class, Way};
     use crate::ops::profile::Total;
 
     fn product(site: Site, pass: Pass, flops: f64) -> Op {
-        Op { class: Class::Linear, site, pass, m: 1.0, n: 1.0, k: 1.0, flops, bytes: 0.0 }
+        Op { site, pass, flops, ..Op::nothing(Class::Linear, Way::Forward) }
     }
 
     fn profile() -> Profile {

@@ -6,6 +6,8 @@ use crate::estimate::{Machine, Prediction, Quantities};
 use crate::fs;
 use crate::ledger::Ledger;
 
+/// Phases whose time is modelled and not clocked before the prediction.
+const LEARNED: [&str; 3] = ["load", "evaluate", "save"];
 /// Runs that are looked at.
 const LOOKED_AT: u32 = 200;
 
@@ -19,9 +21,21 @@ pub(super) fn of(arch: &Arch, machine: &Machine) -> Vec<Past> {
         let report: serde_json::Value = serde_json::from_str(&outcome.report_json).ok()?;
         let measured: Quantities = serde_json::from_value(report["measured"].clone()).ok()?;
         let is_same = prediction.machine == machine.name
+            && prediction.build == machine.build
             && prediction.limits.cores == machine.threads
             && prediction.parameters == arch.parameter_count();
-        is_same.then_some(Past { predicted: prediction.uncorrected, measured })
+        let phases = measured_phases(&prediction, &report);
+        is_same.then_some(Past { predicted: prediction.uncorrected, measured, phases })
     };
     outcomes.iter().rev().filter_map(past).collect()
+}
+
+/// Phases beside training that were predicted and took place.
+fn measured_phases(prediction: &Prediction, report: &serde_json::Value) -> Vec<(String, f64, f64)> {
+    let took = |name: &str| {
+        let phases = report["phases"].as_array()?;
+        phases.iter().find(|p| p["name"] == name)?["wall_s"].as_f64()
+    };
+    let beside = prediction.uncorrected_phases.iter().filter(|(name, _)| LEARNED.contains(&name.as_str()));
+    beside.filter_map(|(name, s)| Some((name.clone(), *s, took(name)?))).collect()
 }

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::estimate::amount::Kind;
 use crate::estimate::carbon::Intensity;
 use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
+use crate::meter::process::resident;
 use crate::meter::{Meter, Phase};
 use crate::model::adapter::Adapter;
 use crate::ops::head;
@@ -96,7 +97,7 @@ impl Ground {
         price.beside = beside;
         price.warnings.extend(warning);
         let grid = estimate::carbon::intensity(&config.cost.grid)?;
-        let threads = start_threads(config)?;
+        let threads = start_threads(config.train.threads)?;
         let source = Source::locate(&config.base)?;
         let arch = source.arch()?;
         let adapter = match &config.method {
@@ -125,27 +126,40 @@ impl Ground {
     /// # Errors
     /// A fault of an op.
     pub fn machine(&self, counts: &Counts) -> Result<(Machine, Option<String>)> {
-        let batch_tokens = usize::try_from(counts.max_batch_tokens).unwrap_or(usize::MAX);
         let (mut machine, warning) =
-            calibrate::machine(&self.arch, &self.resolved.config, batch_tokens, self.threads, &fs::home()?)?;
+            calibrate::machine(&self.ask(counts), self.adapter.as_ref(), self.threads, &fs::home()?)?;
         let sheet = estimate::power::cpu(&machine.name);
         machine.sheet_power_w =
             machine.sheet_power_w.or_else(|| Some(sheet?.watts_per_thread() * machine.threads as f64));
         Ok((machine, warning))
     }
 
-    /// The price with the power that electricity is paid by on a machine.
-    fn priced(&self, machine: &Machine) -> PriceUsed {
-        let mut price = self.price.clone();
-        match machine.power_w {
-            Some(watts) => price.set_power(Some(watts), Kind::Predicted),
-            None => price.set_power(machine.sheet_power_w, Kind::Modelled),
+    /// What of the machine a run with these counts asks for.
+    pub fn ask<'a>(&'a self, counts: &'a Counts) -> calibrate::Ask<'a> {
+        calibrate::Ask {
+            arch: &self.arch,
+            config: &self.resolved.config,
+            adapted: &self.adapted,
+            counts,
+            logits_rows: head::chunk_rows(self.arch.vocab_size) as u64,
         }
-        price
     }
 
     /// Predicts a run; `taken` are the phases that are over by the clock.
     pub fn predict(&self, counts: &Counts, machine: &Machine, taken: &[(String, f64)]) -> Prediction {
+        self.predict_on(counts, machine, &self.limits, &self.price, taken, true)
+    }
+
+    /// Predicts a run on any machine, within its limits and at its price; `is_here` says that this process would run it.
+    pub fn predict_on(
+        &self,
+        counts: &Counts,
+        machine: &Machine,
+        limits: &Limits,
+        price: &PriceUsed,
+        taken: &[(String, f64)],
+        is_here: bool,
+    ) -> Prediction {
         let mut config = self.resolved.config.clone();
         if let (Method::Lora(lora) | Method::Qlora { lora, .. }, Some(adapter)) =
             (&mut config.method, &self.adapter)
@@ -154,20 +168,21 @@ impl Ground {
             lora.r = Some(adapter.spec.r);
             lora.modules_to_save = adapter.modules_to_save.iter().cloned().collect();
         }
-        let price = self.priced(machine);
+        let price = powered(price, machine);
         estimate::predict(&estimate::Inputs {
             arch: &self.arch,
             config: &config,
             adapted: &self.adapted,
             counts,
             machine,
-            limits: &self.limits,
+            limits,
             price: &price,
             history: &history::of(&self.arch, machine),
             taken,
             logits_rows: head::chunk_rows(self.arch.vocab_size) as u64,
             file_bytes: self.source.gguf_bytes(),
             keeps_file_types: self.source.is_gguf(),
+            resident_bytes: if is_here { resident().1.unwrap_or(0) } else { 0 },
         })
     }
 }
@@ -350,6 +365,16 @@ fn refuse_own_inputs(config: &Config, out: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The price with the power that electricity is paid by on a machine.
+fn powered(price: &PriceUsed, machine: &Machine) -> PriceUsed {
+    let mut price = price.clone();
+    match machine.power_w {
+        Some(watts) => price.set_power(Some(watts), Kind::Predicted),
+        None => price.set_power(machine.sheet_power_w, Kind::Modelled),
+    }
+    price
+}
+
 /// What the config may say and this version does not do.
 pub fn unavailable(config: &Config) -> Option<Error> {
     let is_cuda = config.train.device == Device::Cuda;
@@ -357,8 +382,11 @@ pub fn unavailable(config: &Config) -> Option<Error> {
 }
 
 /// Sizes the one pool of workers, once a process, and chooses the kernels.
-fn start_threads(config: &Config) -> Result<usize> {
-    let threads = config.train.threads.unwrap_or_else(|| crate::meter::machine::limits().cores);
+///
+/// # Errors
+/// `FTTRAIN_KERNEL` names a path that this CPU cannot run (2).
+pub fn start_threads(wanted: Option<usize>) -> Result<usize> {
+    let threads = wanted.unwrap_or_else(|| crate::meter::machine::limits().cores);
     // A second run in one process keeps the pool of the first.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     if let Ok(name) = std::env::var("FTTRAIN_KERNEL") {

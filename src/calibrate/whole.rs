@@ -1,0 +1,101 @@
+//! Whole blocks against the sum of their ops: what allocation, caches and the way between ops cost.
+
+use super::shapes::Ask;
+use super::stopwatch::Patience;
+use crate::arch::Arch;
+use crate::data::{Batch, IGNORE, Sample};
+use crate::error::Result;
+use crate::estimate::rates::Glue;
+use crate::estimate::time;
+use crate::estimate::work::{Model, Stored, Volume};
+use crate::estimate::{Machine, rounded};
+use crate::model::adapter::Adapter;
+use crate::model::build::{self, Trained};
+use crate::model::decoder::Training;
+use crate::ops::dropout::Noise;
+use candle_core::{DType, Tensor};
+
+/// Blocks that are run.
+const LAYERS: usize = 2;
+/// A vocabulary and targets so few that the head does not count.
+const VOCABULARY: usize = 256;
+const TARGETS: usize = 4;
+/// Blocks that would take longer are not run: at their size nothing lies between the ops.
+const LONGEST_S: f64 = 1.0;
+/// A factor beyond this is a disturbed measurement.
+const MOST: f64 = 1.6;
+
+/// Runs two blocks of the model forward and backward on a mean micro-batch; `None` where that would take too long, or
+/// the adapter holds whole modules.
+///
+/// # Errors
+/// A fault of an op.
+pub fn glue(
+    ask: &Ask<'_>,
+    adapter: Option<&Adapter>,
+    machine: &Machine,
+    patience: Patience,
+) -> Result<Option<Glue>> {
+    let counts = ask.counts;
+    let mean = |total: f64, of: f64| usize::try_from(rounded(total / of.max(1.0))).unwrap_or(usize::MAX);
+    let tokens = mean(counts.tokens as f64, counts.micro_batches as f64).max(1);
+    let length = mean(counts.segment_squares, counts.tokens as f64).clamp(1, tokens);
+    let arch = cut(ask.arch);
+    let adapted: Vec<_> = ask.adapted.iter().filter(|l| l.layer < LAYERS).cloned().collect();
+    let whole = adapter.is_some_and(|a| !a.modules_to_save.is_empty());
+    if whole || arch.layers.len() < LAYERS || ask.stored() == Stored::Quantised {
+        return Ok(None);
+    }
+    let model = Model { arch: &arch, adapted: &adapted, ..ask.model() };
+    let segments = tokens.div_ceil(length);
+    let volume = Volume {
+        tokens: tokens as f64,
+        targets: 0.0,
+        squares: segments as f64 * (tokens as f64 / segments as f64).powi(2),
+        calls: 1.0,
+    };
+    let ops = model.blocks_training(&volume, false);
+    let expected_s = time::seconds(&ops, machine, model.stored, 0.0);
+    if expected_s > LONGEST_S {
+        return Ok(None);
+    }
+    let dtype = if model.stored == Stored::Bf16 { DType::BF16 } else { DType::F32 };
+    let trained = adapter.map_or(Trained::Whole, Trained::Adapter);
+    let positions = tokens.div_ceil(segments);
+    let (decoder, params) =
+        build::decoder(&arch, trained, dtype, positions, &mut |name, dtype| weight(&arch, name, dtype))?;
+    let samples: Vec<Sample> = (0..segments).map(|i| sample(positions.min(tokens - i * positions))).collect();
+    let batch = Batch::new(&samples, 0);
+    let how = Training { scale: 1.0, recompute: false, noise: Noise { seed: 0, step: 0, first_token: 0 } };
+    let timed =
+        patience.time(&mut || decoder.loss_and_backward(&batch, how, &mut params.no_grads()).map(drop))?;
+    let factor = (timed.typical_s / expected_s).clamp(1.0 / MOST, MOST);
+    Ok(Some(Glue { tokens: tokens as u64, hidden: arch.hidden_size as u64, factor }))
+}
+
+/// The same blocks, two of them, under a small vocabulary.
+fn cut(arch: &Arch) -> Arch {
+    let mut cut = arch.clone();
+    cut.layers.truncate(LAYERS);
+    cut.vocab_size = VOCABULARY;
+    cut.tie_word_embeddings = true;
+    cut
+}
+
+fn weight(arch: &Arch, name: &str, dtype: DType) -> Result<Tensor> {
+    let parameters = arch.parameters();
+    let shape = parameters.iter().find(|p| p.name == name).map(|p| p.shape.clone()).unwrap_or_default();
+    let (rows, columns) = match shape[..] {
+        [rows, columns] => (rows, columns),
+        _ => (1, shape.iter().product()),
+    };
+    Ok(super::probe::filled(rows, columns)?.reshape(shape)?.affine(0.05, 0.0)?.to_dtype(dtype)?)
+}
+
+fn sample(length: usize) -> Sample {
+    let mut labels = vec![IGNORE; length];
+    for label in labels.iter_mut().skip(1).take(TARGETS) {
+        *label = 1;
+    }
+    Sample { ids: (0..200u32).cycle().take(length).collect(), labels }
+}

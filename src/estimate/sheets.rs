@@ -1,0 +1,221 @@
+//! Accelerators by their data sheets: peaks that nobody reaches, and the share of them that published runs reach.
+
+use super::csv;
+use super::error::Error;
+use super::history::median;
+use super::machine::{Evidence, Kind, Limits, Machine};
+use super::prices::Row;
+use super::published::{Published, Use};
+use super::rates::Rate;
+use super::work::{Class, Stored, Way};
+use crate::error::Result;
+
+/// The shipped table; the columns are named in its first line.
+const SHIPPED: &str = include_str!("sheets.csv");
+const GIB: f64 = 1_073_741_824.0;
+/// Share of the bandwidth that element-wise kernels reach: typical of streaming kernels.
+const BANDWIDTH_SHARE: f64 = 0.7;
+/// Context, libraries' workspaces and the allocator's slack on a device: 0.4 to 0.8 GiB on CUDA 12.
+const CONTEXT_BYTES: u64 = 640 << 20;
+/// An accelerator's memory that a process cannot have: what the driver keeps.
+const USABLE: f64 = 0.97;
+/// Of a bf16 base's rate, on a quantised one, where no such run was published of a generation.
+const QUANTISED_SHARE: f64 = 0.7;
+/// Share of the peak, where nothing at all was published.
+const TYPICAL_SHARE: f64 = 0.4;
+
+/// One accelerator.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sheet {
+    /// As the price table names it.
+    pub name: String,
+    /// Architecture: runs of one generation speak for another card of it.
+    pub generation: String,
+    /// Dense bf16 products with f32 sums (fp16 where it has no bf16), FLOP/s.
+    pub peak_flops_per_s: f64,
+    /// Memory bandwidth, bytes/s.
+    pub bytes_per_s: f64,
+    /// Memory, GiB.
+    pub vram_gib: f64,
+    /// Board power, W.
+    pub tdp_w: f64,
+    /// Where the figures stand.
+    pub source: String,
+}
+
+/// All shipped sheets.
+///
+/// # Errors
+/// None in a released program: a test reads every row.
+pub fn shipped() -> Result<Vec<Sheet>> {
+    Ok(csv::read("data sheets", SHIPPED, sheet)?)
+}
+
+fn sheet(row: &csv::Row<'_>) -> Result<Sheet, Error> {
+    Ok(Sheet {
+        name: row.text("accelerator")?.into(),
+        generation: row.text("generation")?.into(),
+        peak_flops_per_s: row.needed("peak_tflops")? * 1e12,
+        bytes_per_s: row.needed("gb_per_s")? * 1e9,
+        vram_gib: row.needed("vram_gib")?,
+        tdp_w: row.needed("tdp_w")?,
+        source: row.text("source")?.into(),
+    })
+}
+
+/// What published runs reached.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reached {
+    /// Share of the peak with a bf16 or trained base.
+    pub share: f64,
+    /// Share of the peak with a quantised base.
+    pub quantised: f64,
+    /// Seconds of a launch.
+    pub launch_s: f64,
+    /// Scatter around these shares.
+    pub spread: f64,
+    /// Runs that say so, of this generation or, where there are none, of all.
+    pub runs: usize,
+    /// Whether they are of this generation.
+    pub of_generation: bool,
+}
+
+/// Learns what share of its peak a generation reaches, from the rows to fit on.
+pub fn reached(generation: &str, sheets: &[Sheet], published: &[Published]) -> Reached {
+    let found = |name: &str| sheets.iter().find(|s| s.name == name);
+    let launch = published.iter().filter(|row| row.used == Use::Launch);
+    let launch_s =
+        launch.filter_map(|row| Some(row.launch_s(&ideal(found(&row.accelerator)?)))).fold(0.0, f64::max);
+    // Share of the peak of one row, by a machine that reaches it all.
+    let share = |row: &Published| {
+        let sheet = found(&row.accelerator)?;
+        Some((sheet.generation == generation, row.is_quantised(), row.share(&ideal(sheet))?))
+    };
+    let all: Vec<(bool, bool, f64)> =
+        published.iter().filter(|row| row.used == Use::Fit).filter_map(share).collect();
+    let of = |same: bool, quantised: bool| -> Vec<f64> {
+        all.iter().filter(|(s, q, _)| (*s || !same) && *q == quantised).map(|(_, _, share)| *share).collect()
+    };
+    let mut own = of(true, false);
+    let of_generation = !own.is_empty();
+    if !of_generation {
+        own = of(false, false);
+    }
+    let spread = match own.iter().copied().reduce(f64::max).zip(own.iter().copied().reduce(f64::min)) {
+        Some((high, low)) if own.len() > 1 => (high / low).sqrt() - 1.0,
+        _ => 0.0,
+    };
+    let share = if own.is_empty() { TYPICAL_SHARE } else { median(&mut own) };
+    let mut quantised = of(true, true);
+    Reached {
+        share,
+        quantised: if quantised.is_empty() { QUANTISED_SHARE * share } else { median(&mut quantised) },
+        launch_s,
+        spread,
+        runs: own.len(),
+        of_generation,
+    }
+}
+
+/// A machine that reaches its peaks, without launches.
+fn ideal(sheet: &Sheet) -> Machine {
+    let mut machine = Machine::assumed(sheet.name.clone(), 1);
+    machine.kind = Kind::Accelerator;
+    machine.evidence = Evidence::Sheet;
+    for class in [Class::Linear, Class::Head, Class::Attention] {
+        machine.class_rates.insert(class, sheet.peak_flops_per_s);
+    }
+    machine.elementwise_bytes_per_s = BANDWIDTH_SHARE * sheet.bytes_per_s;
+    machine.copy_bytes_per_s = BANDWIDTH_SHARE * sheet.bytes_per_s;
+    machine.baseline_bytes = CONTEXT_BYTES;
+    machine.sheet_power_w = Some(sheet.tdp_w);
+    machine
+}
+
+/// The machine that a sheet and published runs make.
+pub fn machine(sheet: &Sheet, sheets: &[Sheet], published: &[Published]) -> Machine {
+    let reached = reached(&sheet.generation, sheets, published);
+    let mut machine = ideal(sheet);
+    for rate in machine.class_rates.values_mut() {
+        *rate *= reached.share;
+    }
+    // One rate of any shape: weights of few bits are unpacked on the way.
+    for (stored, share) in [(Stored::Quantised, reached.quantised), (Stored::Bf16, reached.share)] {
+        for way in [Way::Forward, Way::Backward, Way::Trained] {
+            let per_s = sheet.peak_flops_per_s * share;
+            let (class, m, n, k, rank) = (Class::Linear, 1, 1, 1, 0);
+            machine.rates.push(Rate { class, way, stored, m, n, k, rank, per_s });
+        }
+    }
+    machine.launch_s = reached.launch_s;
+    // Runs of another generation say less.
+    machine.spread = if reached.of_generation { reached.spread } else { 2.0 * reached.spread };
+    let whose = if reached.of_generation { sheet.generation.as_str() } else { "other generations" };
+    let runs = if reached.runs == 1 { "run" } else { "runs" };
+    machine.kernel = format!("{:.0} % in {} {runs} of {whose}", 100.0 * reached.share, reached.runs);
+    machine
+}
+
+/// The sheet of an accelerator, in any case.
+pub fn find<'a>(sheets: &'a [Sheet], name: &str) -> Option<&'a Sheet> {
+    sheets.iter().find(|s| s.name.eq_ignore_ascii_case(name))
+}
+
+/// What a process may take of one accelerator of `vram_gib`.
+pub fn limits(sheet: &Sheet, vram_gib: Option<f64>) -> Limits {
+    let gib = vram_gib.unwrap_or(sheet.vram_gib);
+    Limits {
+        cores: 1,
+        memory_bytes: super::rounded(gib * GIB * USABLE),
+        memory_source: format!("memory of one {}", sheet.name),
+    }
+}
+
+/// Cores and bytes that a CPU row's instance name states: `(8 vCPU 32GB)`, `8vcpu-32gb`, `CPU.8V.32G`.
+pub fn host_of(row: &Row) -> Option<(usize, u64)> {
+    let text = row.instance.to_lowercase();
+    let number_before = |unit: char| {
+        let mut at = text.char_indices().filter(|(_, c)| *c == unit).map(|(at, _)| at);
+        at.find_map(|at| {
+            let before = text.get(..at)?.trim_end();
+            let digits: String = before.chars().rev().take_while(char::is_ascii_digit).collect();
+            digits.chars().rev().collect::<String>().parse::<u64>().ok()
+        })
+    };
+    let cores = usize::try_from(number_before('v')?).ok().filter(|n| (1..=1024).contains(n))?;
+    Some((cores, number_before('g')?.saturating_mul(1 << 30)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::estimate::prices::Table;
+    use crate::estimate::published;
+
+    #[test]
+    fn every_accelerator_of_the_price_table_has_a_sheet_with_a_source() {
+        let sheets = shipped().unwrap();
+        for row in Table::shipped().unwrap().rows() {
+            if let Some(name) = &row.accelerator {
+                assert!(find(&sheets, name).is_some_and(|s| !s.source.is_empty()), "{name}");
+            } else if !row.instance.contains("per vCPU") {
+                let (cores, bytes) = host_of(row).unwrap_or_else(|| panic!("{}", row.instance));
+                assert!((2..=64).contains(&cores) && bytes >= 8 << 30, "{}", row.instance);
+            }
+        }
+    }
+
+    #[test]
+    fn every_sheet_reaches_a_share_of_its_peak() {
+        let (sheets, published) = (shipped().unwrap(), published::shipped().unwrap());
+        for sheet in &sheets {
+            let reached = reached(&sheet.generation, &sheets, &published);
+            assert!((0.1..0.95).contains(&reached.share), "{} {reached:?}", sheet.name);
+            assert!(reached.quantised < reached.share, "{} {reached:?}", sheet.name);
+            assert!((0.0..1e-3).contains(&reached.launch_s), "{reached:?}");
+            assert!(machine(sheet, &sheets, &published).is_sound());
+        }
+        assert!(reached("ampere", &sheets, &published).of_generation);
+        assert!(!reached("turing", &sheets, &published).of_generation);
+    }
+}

@@ -1,0 +1,167 @@
+//! One run on many machines: ranked by cost and by time, with what would make it fit where it does not.
+
+use super::table::{Table, section, wrap};
+use super::words::{self, UNKNOWN, or_word};
+use crate::estimate::Prediction;
+use crate::train::screen::{Screen, visible};
+use serde::Serialize;
+
+/// A machine with what is predicted on it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MachineRow {
+    /// As it was asked for, or the row of the price table.
+    pub name: String,
+    /// Whether the run fits into its memory.
+    pub fits: bool,
+    /// Place by cost among those that fit and have a price, from 1.
+    pub rank_by_cost: Option<usize>,
+    /// Place by time among those that fit, from 1.
+    pub rank_by_time: Option<usize>,
+    /// What to say about it.
+    pub note: Option<String>,
+    /// Everything that is predicted.
+    #[serde(flatten)]
+    pub prediction: Prediction,
+}
+
+impl MachineRow {
+    /// A row without a rank.
+    pub fn new(name: String, note: Option<String>, prediction: Prediction) -> Self {
+        let peak = prediction.predicted.peak_memory_bytes;
+        let fits = peak.is_none_or(|peak| peak <= prediction.limits.memory_bytes);
+        Self { name, fits, rank_by_cost: None, rank_by_time: None, note, prediction }
+    }
+
+    fn wall_s(&self) -> f64 {
+        self.prediction.predicted.wall_s.unwrap_or(f64::INFINITY)
+    }
+
+    fn cost(&self) -> f64 {
+        self.prediction.predicted.cost_usd.unwrap_or(f64::INFINITY)
+    }
+}
+
+/// Ranks the rows that fit, and puts the cheapest first; then those without a price, then those that do not fit.
+pub fn rank(rows: &mut [MachineRow]) {
+    rows.sort_by(|a, b| b.fits.cmp(&a.fits).then(a.wall_s().total_cmp(&b.wall_s())));
+    for (place, row) in rows.iter_mut().filter(|r| r.fits).enumerate() {
+        row.rank_by_time = Some(place + 1);
+    }
+    rows.sort_by(|a, b| b.fits.cmp(&a.fits).then(a.cost().total_cmp(&b.cost())));
+    for (place, row) in rows.iter_mut().filter(|r| r.fits && r.cost().is_finite()).enumerate() {
+        row.rank_by_cost = Some(place + 1);
+    }
+}
+
+/// The rows as JSON.
+///
+/// # Errors
+/// A value that JSON cannot hold.
+pub fn json(rows: &[MachineRow]) -> crate::error::Result<String> {
+    let text = serde_json::to_string_pretty(&serde_json::json!({ "machines": rows }));
+    Ok(text.map_err(super::Error::Unwritable)? + "\n")
+}
+
+/// The rows as a table, and beneath it what would make the run fit.
+pub fn machines_table(rows: &[MachineRow], screen: Screen) -> String {
+    let mut table = Table::new()
+        .left("machine")
+        .right("cost")
+        .extra("interval", 3)
+        .right("time")
+        .right("by time")
+        .extra("one step", 2)
+        .right("peak")
+        .extra("of", 1);
+    for row in rows {
+        let p = &row.prediction;
+        let interval = p
+            .interval
+            .get("cost_usd")
+            .map_or_else(String::new, |i| format!("{} – {}", words::money(i.low), words::money(i.high)));
+        let time = |s: Option<f64>| or_word(s, words::seconds, UNKNOWN);
+        let peak = or_word(p.predicted.peak_memory_bytes, |b| words::bytes(b as f64), UNKNOWN);
+        table.row([
+            visible(&row.name),
+            or_word(p.predicted.cost_usd, words::money, UNKNOWN),
+            interval,
+            time(p.predicted.wall_s),
+            row.rank_by_time.map_or_else(|| "does not fit".to_owned(), |place| place.to_string()),
+            time(p.predicted.step_s),
+            peak,
+            words::bytes(p.limits.memory_bytes as f64),
+        ]);
+    }
+    let mut body = table.render(screen);
+    for line in remarks(rows) {
+        body += &wrap(&visible(&line), "  ", screen.columns);
+    }
+    screen.fit(section(screen, "On these machines", &body))
+}
+
+/// What would make the run fit, once for each accelerator, and on what each rate rests.
+fn remarks(rows: &[MachineRow]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    let mut say = |line: String| {
+        if !all.contains(&line) {
+            all.push(line);
+        }
+    };
+    for row in rows.iter().filter(|row| !row.fits) {
+        let p = &row.prediction;
+        let levers: Vec<String> = p.levers.iter().map(|l| l.setting.clone()).collect();
+        let what = if levers.is_empty() { "nothing here".to_owned() } else { levers.join(", or ") };
+        say(format!("fits on {} with: {what}", p.machine));
+    }
+    for row in rows {
+        if let Some(basis) = row.prediction.basis.get("step_s") {
+            say(basis.clone());
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::estimate::fixture::{config, limits, machine, price, smollm2};
+    use crate::estimate::{Counts, Inputs, predict};
+
+    fn row(name: &str, usd: Option<f64>, memory: u64) -> MachineRow {
+        let (arch, config) = (smollm2(), config());
+        let prediction = predict(&Inputs {
+            arch: &arch,
+            config: &config,
+            adapted: &arch.linears().collect::<Vec<_>>(),
+            counts: &Counts::uniform(1000, 512, &config),
+            machine: &machine(),
+            limits: &limits(memory),
+            price: &price(usd),
+            history: &[],
+            taken: &[],
+            logits_rows: 256,
+            file_bytes: None,
+            keeps_file_types: false,
+            resident_bytes: 0,
+        });
+        MachineRow::new(name.into(), None, prediction)
+    }
+
+    #[test]
+    fn the_cheapest_that_fits_comes_first_and_what_does_not_fit_last() {
+        let mut rows = [
+            row("small", Some(0.1), 1 << 29),
+            row("dear", Some(9.0), 64 << 30),
+            row("free", None, 64 << 30),
+            row("good", Some(1.0), 64 << 30),
+        ];
+        rank(&mut rows);
+        assert_eq!(rows.each_ref().map(|r| r.name.as_str()), ["good", "dear", "free", "small"]);
+        assert_eq!(rows[0].rank_by_cost, Some(1));
+        assert_eq!((rows[2].rank_by_cost, rows[3].rank_by_time), (None, None));
+        let text = machines_table(&rows, Screen::plain(120));
+        assert!(text.contains("does not fit") && text.contains("fits on test with: "), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&json(&rows).unwrap()).unwrap();
+        assert!(json["machines"][0]["predicted"]["wall_s"].is_number());
+    }
+}
