@@ -217,7 +217,7 @@ impl Plan {
         meter.enter(Phase::Calibrate);
         let counts = counts(&ground.resolved.config, &epochs, &eval);
         let (machine, warning) = ground.machine(&counts)?;
-        ground.price = ground.priced(&machine);
+        ground.price = powered(&ground.price, &machine);
 
         meter.enter(Phase::Load);
         let taken: Vec<_> =
