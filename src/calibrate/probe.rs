@@ -9,8 +9,10 @@ use crate::ops::attention::{self, Span};
 use crate::ops::linear::{Linear, Lora};
 use crate::ops::norm::Norm;
 use crate::ops::rope::Table;
-use crate::ops::{Grads, Matrix, ParamId, Weight, gate, head, optimizer};
+use crate::ops::{Grads, Matrix, ParamId, Weight, gate, head, host, optimizer};
 use candle_core::{DType, Device, Tensor};
+use fttrain_kernels::cpu::Nf4;
+use std::sync::Arc;
 
 /// An op at a shape; the fields are those of [`Rate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub struct Probe {
     pub class: Class,
     /// What it is done for.
     pub way: Way,
-    /// How the frozen weight is kept; quantised weights are measured as bf16.
+    /// How the frozen weight is kept; quantised linears are measured in NF4, a quantised model's head in bf16.
     pub stored: Stored,
     /// Rows.
     pub m: usize,
@@ -114,11 +116,16 @@ impl Probe {
                 site: 0,
             })
         };
-        Ok(Linear {
-            weight: self.weight(self.n, self.k, trained)?.into(),
-            bias: None,
-            lora: (self.rank > 0).then(|| lora(self.rank)).transpose()?,
-        })
+        let weight = if self.stored == Stored::Quantised && trained.is_none() {
+            let values = filled(self.n, self.k)?;
+            let values = host::read(&values)?;
+            let shape = (self.n, self.k);
+            let blocks = Nf4::encode(shape, true, |range, out| out.copy_from_slice(&values[range]));
+            Weight { value: Matrix::Quantised(Arc::new(blocks)), param: None }
+        } else {
+            self.weight(self.n, self.k, trained)?.into()
+        };
+        Ok(Linear { weight, bias: None, lora: (self.rank > 0).then(|| lora(self.rank)).transpose()? })
     }
 
     fn linear(&self, patience: Patience) -> Result<(Timed, f64)> {

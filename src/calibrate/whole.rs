@@ -3,6 +3,7 @@
 use super::shapes::Ask;
 use super::stopwatch::Patience;
 use crate::arch::Arch;
+use crate::arch::source::WeightFiles;
 use crate::data::{Batch, IGNORE, Sample};
 use crate::error::Result;
 use crate::estimate::rates::Glue;
@@ -12,8 +13,10 @@ use crate::estimate::{Machine, rounded};
 use crate::model::adapter::Adapter;
 use crate::model::build::{self, Trained};
 use crate::model::decoder::Training;
+use crate::model::frozen::Frozen;
+use crate::model::weights::Loader;
 use crate::ops::dropout::Noise;
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 
 /// Blocks that are run.
 const LAYERS: usize = 2;
@@ -43,7 +46,7 @@ pub fn glue(
     let arch = cut(ask.arch);
     let adapted: Vec<_> = ask.adapted.iter().filter(|l| l.layer < LAYERS).cloned().collect();
     let whole = adapter.is_some_and(|a| !a.modules_to_save.is_empty());
-    if whole || arch.layers.len() < LAYERS || ask.stored() == Stored::Quantised {
+    if whole || arch.layers.len() < LAYERS {
         return Ok(None);
     }
     let model = Model { arch: &arch, adapted: &adapted, ..ask.model() };
@@ -59,11 +62,15 @@ pub fn glue(
     if expected_s > LONGEST_S {
         return Ok(None);
     }
-    let dtype = if model.stored == Stored::Bf16 { DType::BF16 } else { DType::F32 };
+    let frozen = match model.stored {
+        Stored::F32 => Frozen::Dense(DType::F32),
+        Stored::Bf16 => Frozen::Dense(DType::BF16),
+        Stored::Quantised => Frozen::Nf4 { double_quant: true, others: DType::BF16 },
+    };
     let trained = adapter.map_or(Trained::Whole, Trained::Adapter);
     let positions = tokens.div_ceil(segments);
-    let (decoder, params) =
-        build::decoder(&arch, trained, dtype, positions, &mut |name, dtype| weight(&arch, name, dtype))?;
+    let loader = Loader::open(&WeightFiles::Reinit, &arch, 0, "calibration")?;
+    let (decoder, params) = build::decoder(&arch, trained, frozen, positions, &loader)?;
     let samples: Vec<Sample> = (0..segments).map(|i| sample(positions.min(tokens - i * positions))).collect();
     let batch = Batch::new(&samples, 0);
     let how = Training { scale: 1.0, recompute: false, noise: Noise { seed: 0, step: 0, first_token: 0 } };
@@ -80,16 +87,6 @@ fn cut(arch: &Arch) -> Arch {
     cut.vocab_size = VOCABULARY;
     cut.tie_word_embeddings = true;
     cut
-}
-
-fn weight(arch: &Arch, name: &str, dtype: DType) -> Result<Tensor> {
-    let parameters = arch.parameters();
-    let shape = parameters.iter().find(|p| p.name == name).map(|p| p.shape.clone()).unwrap_or_default();
-    let (rows, columns) = match shape[..] {
-        [rows, columns] => (rows, columns),
-        _ => (1, shape.iter().product()),
-    };
-    Ok(super::probe::filled(rows, columns)?.reshape(shape)?.affine(0.05, 0.0)?.to_dtype(dtype)?)
 }
 
 fn sample(length: usize) -> Sample {

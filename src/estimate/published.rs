@@ -199,7 +199,7 @@ impl Published {
     /// Peak memory that is predicted, bytes.
     pub fn predicted_bytes(&self, machine: &Machine) -> u64 {
         let base = match &self.method {
-            Method::Qlora { double_quant, .. } => BaseType::Nf4 { double_quant: *double_quant },
+            Method::Qlora { double_quant, .. } => BaseType::Nf4 { double_quant: *double_quant, others: 2 },
             _ => BaseType::Bf16,
         };
         let layout = Layout {
