@@ -7,6 +7,7 @@ use crate::estimate::rates::Rate;
 use crate::estimate::work::{Class, Op, Stored, Way};
 use crate::ops::attention::{self, Span};
 use crate::ops::linear::{Linear, Lora};
+use crate::ops::matmul::Precision;
 use crate::ops::norm::Norm;
 use crate::ops::rope::Table;
 use crate::ops::{Grads, Matrix, ParamId, Weight, gate, head, host, optimizer};
@@ -125,7 +126,10 @@ impl Probe {
         } else {
             self.weight(self.n, self.k, trained)?.into()
         };
-        Ok(Linear { weight, bias: None, lora: (self.rank > 0).then(|| lora(self.rank)).transpose()? })
+        let lora = (self.rank > 0).then(|| lora(self.rank)).transpose()?;
+        // As the model has it: a base that is kept narrow is multiplied narrow, too.
+        let precision = if self.stored == Stored::F32 { Precision::F32 } else { Precision::Bf16 };
+        Ok(Linear { weight, bias: None, lora, precision })
     }
 
     fn linear(&self, patience: Patience) -> Result<(Timed, f64)> {
@@ -139,7 +143,7 @@ impl Probe {
             if self.way == Way::Forward {
                 return layer.forward(&x, None).map(drop);
             }
-            layer.backward(&x, &saved, &dy, None, true, None, &mut Grads::new(3)).map(drop)
+            layer.backward(&x, &saved, &dy, true, None, &mut Grads::new(3)).map(drop)
         })?;
         let op = Op::linear(self.way, self.shape(), self.rank as f64, self.m as f64, 1.0);
         Ok((timed, op.flops))

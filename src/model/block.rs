@@ -8,7 +8,7 @@ use crate::ops::linear::{self, Linear};
 use crate::ops::norm::{self, Norm};
 use crate::ops::profile::{self, Site};
 use crate::ops::rope::Table;
-use crate::ops::{Grads, Weight, gate, host};
+use crate::ops::{Grads, Weight, gate, residual};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -81,9 +81,9 @@ impl Block {
     pub fn forward(&self, x: &Tensor, pass: Pass, cache: Option<&mut Cache>) -> Result<(Tensor, Saved)> {
         let (h, attn_norm) = self.attn_norm.forward(x)?;
         let span = profile::op(Site::Qkv);
-        let (q, saved_q) = self.q.forward(&h, pass.noise)?; // [N, H·d]
-        let (k, saved_k) = self.k.forward(&h, pass.noise)?; // [N, K·d]
-        let (v, saved_v) = self.v.forward(&h, pass.noise)?; // [N, K·d]
+        // [N, H·d], [N, K·d], [N, K·d]
+        let [(q, saved_q), (k, saved_k), (v, saved_v)] =
+            linear::forward([&self.q, &self.k, &self.v], &h, pass.noise)?;
         drop(span);
         let (q, saved_q_norm) = norm_heads(self.q_norm.as_ref(), q)?;
         let (k, saved_k_norm) = norm_heads(self.k_norm.as_ref(), k)?;
@@ -97,17 +97,18 @@ impl Block {
         let span = profile::op(Site::Output);
         let (middle, saved_o) = self.o.forward(&attended, pass.noise)?;
         drop(span);
-        add_in_place(&middle, x)?;
+        residual::add(&middle, x)?;
         let (g, mlp_norm) = self.mlp_norm.forward(&middle)?;
         let span = profile::op(Site::GateUp);
-        let (gate_out, saved_gate) = self.gate.forward(&g, pass.noise)?; // [N, F]
-        let (up_out, saved_up) = self.up.forward(&g, pass.noise)?; // [N, F]
+        // [N, F], [N, F]
+        let [(gate_out, saved_gate), (up_out, saved_up)] =
+            linear::forward([&self.gate, &self.up], &g, pass.noise)?;
         drop(span);
         let act = gate::forward(&gate_out, &up_out)?;
         let span = profile::op(Site::Down);
         let (y, down) = self.down.forward(&act, pass.noise)?;
         drop(span);
-        add_in_place(&y, &middle)?;
+        residual::add(&y, &middle)?;
         let saved = Saved {
             attn_norm,
             projections: [saved_q, saved_k, saved_v],
@@ -135,8 +136,7 @@ impl Block {
     ) -> Result<Option<Tensor>> {
         let d_middle = self.mlp_backward(saved, dy, pass, grads)?;
         let span = profile::op(Site::Output);
-        let d_attended =
-            self.o.backward(&saved.attended, &saved.o, &d_middle, None, true, pass.noise, grads)?;
+        let d_attended = self.o.backward(&saved.attended, &saved.o, &d_middle, true, pass.noise, grads)?;
         drop(span);
         let Some(d_attended) = d_attended else {
             return Ok(None);
@@ -149,9 +149,8 @@ impl Block {
         let h = self.attn_norm.again(&saved.attn_norm)?;
         let [q, k, v] = &saved.projections;
         let span = profile::op(Site::Qkv);
-        let dh = self.q.backward(&h, q, &dq, None, wanted, pass.noise, grads)?;
-        let dh = self.k.backward(&h, k, &dk, dh, wanted, pass.noise, grads)?;
-        let dh = self.v.backward(&h, v, &d.v, dh, wanted, pass.noise, grads)?;
+        let shared = [(&self.q, q, &dq), (&self.k, k, &dk), (&self.v, v, &d.v)];
+        let dh = linear::backward(&shared, &h, wanted, pass.noise, grads)?;
         drop(span);
         match dh {
             Some(dh) => Ok(Some(self.attn_norm.backward(&saved.attn_norm, &dh, Some(d_middle), grads)?)),
@@ -162,7 +161,7 @@ impl Block {
     fn mlp_backward(&self, saved: &Saved, dy: Tensor, pass: Pass, grads: &mut Grads) -> Result<Tensor> {
         let act = gate::forward(&saved.gate_out, &saved.up_out)?;
         let span = profile::op(Site::Down);
-        let d_act = self.down.backward(&act, &saved.down, &dy, None, true, pass.noise, grads)?;
+        let d_act = self.down.backward(&act, &saved.down, &dy, true, pass.noise, grads)?;
         drop(span);
         drop(act);
         let Some(d_act) = d_act else { return Ok(dy) };
@@ -170,8 +169,8 @@ impl Block {
         let g = self.mlp_norm.again(&saved.mlp_norm)?;
         let [gate, up] = &saved.gated;
         let span = profile::op(Site::GateUp);
-        let dg = self.gate.backward(&g, gate, &d_gate, None, true, pass.noise, grads)?;
-        let dg = self.up.backward(&g, up, &d_up, dg, true, pass.noise, grads)?;
+        let shared = [(&self.gate, gate, &d_gate), (&self.up, up, &d_up)];
+        let dg = linear::backward(&shared, &g, true, pass.noise, grads)?;
         drop(span);
         match dg {
             Some(dg) => self.mlp_norm.backward(&saved.mlp_norm, &dg, Some(dy), grads),
@@ -250,15 +249,4 @@ fn unnorm_heads(
         (Some(norm), Some(saved)) => norm.backward(saved, &dy, None, grads),
         _ => Ok(dy),
     }
-}
-
-/// to += x.
-fn add_in_place(to: &Tensor, x: &Tensor) -> Result<()> {
-    let _span = profile::op(Site::Residual);
-    let x = host::read(x)?;
-    host::edit(to, |to| {
-        for (sum, x) in to.iter_mut().zip(x.iter()) {
-            *sum += x;
-        }
-    })
 }

@@ -126,7 +126,7 @@ impl Builder<'_> {
             Trained::Adapter(adapter) if adapter.adapts(&shape.name) => Some(self.lora(adapter, &shape)?),
             _ => None,
         };
-        Ok(Linear { weight, bias, lora })
+        Ok(Linear { weight, bias, lora, precision: self.frozen.precision() })
     }
 
     fn lora(&mut self, adapter: &Adapter, shape: &crate::arch::Linear) -> Result<Lora> {

@@ -1,6 +1,7 @@
 //! How a base that is not trained is kept in memory.
 
 use super::weights::Kept;
+use crate::ops::matmul::Precision;
 use candle_core::DType;
 
 /// How the weights that are not trained are kept.
@@ -42,6 +43,14 @@ impl Frozen {
         match self {
             Self::Dense(dtype) | Self::Nf4 { others: dtype, .. } => dtype,
             Self::AsStored => DType::F32,
+        }
+    }
+
+    /// What its products are rounded to: a base that is kept in bf16 is also multiplied in it.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::Dense(DType::BF16) | Self::Nf4 { others: DType::BF16, .. } => Precision::Bf16,
+            _ => Precision::F32,
         }
     }
 

@@ -1,8 +1,9 @@
 //! The last projection and the cross-entropy as one op, in chunks over the counted tokens: logits are never whole,
 //! and the gradient of the hidden state is made in the forward pass.
 
+use super::matmul::{self, Precision};
 use super::profile::{self, Site};
-use super::{Grads, Matrix, Weight, host, matmul};
+use super::{Grads, Matrix, Weight, host};
 use crate::error::Result;
 use candle_core::Tensor;
 use fttrain_kernels::cpu::cross_entropy_rows;
@@ -42,7 +43,7 @@ pub fn loss_and_backward(
         sum += sum_losses(&logits, weight, targets, Some(scale))?;
         parts.push(matmul::nn(&logits, &weight.value)?);
         if let Some(id) = weight.param {
-            matmul::tn(grads.slot(id), &logits, &rows, 1.0)?;
+            matmul::tn(grads.slot(id), &logits, &rows, 1.0, Precision::F32)?;
         }
     }
     let d_hidden = match parts.len() {

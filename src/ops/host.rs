@@ -1,24 +1,27 @@
 //! Reads and edits the f32 values of contiguous CPU tensors, which candle's own interface only copies.
 
 use crate::error::{Error, Kind, Result};
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Shape, Storage, Tensor, WithDType};
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 /// The values of a tensor, borrowed for reading through candle's lock guard.
-struct Read<G> {
+struct Read<G, T> {
     storage: G,
     range: Range<usize>,
+    kind: PhantomData<T>,
 }
 
-impl<G: Deref<Target = Storage>> Deref for Read<G> {
-    type Target = [f32];
+impl<G: Deref<Target = Storage>, T: WithDType> Deref for Read<G, T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
-            _ => &[], // `read` made sure of the kind.
-        }
+    fn deref(&self) -> &[T] {
+        let values = match &*self.storage {
+            Storage::Cpu(values) => T::cpu_storage_as_slice(values).ok(),
+            _ => None,
+        };
+        values.map_or(&[], |values| &values[self.range.clone()]) // `read_as` made sure of the kind.
     }
 }
 
@@ -27,10 +30,20 @@ impl<G: Deref<Target = Storage>> Deref for Read<G> {
 /// # Errors
 /// The tensor is of another kind: a fault of the program.
 pub fn read(tensor: &Tensor) -> Result<impl Deref<Target = [f32]> + '_> {
+    read_as(tensor)
+}
+
+/// Borrows the values of a contiguous CPU tensor of any kind.
+///
+/// # Errors
+/// The tensor is of another kind: a fault of the program.
+pub fn read_as<T: WithDType>(tensor: &Tensor) -> Result<impl Deref<Target = [T]> + '_> {
     let (storage, layout) = tensor.storage_and_layout();
     let range = layout.contiguous_offsets().map(|(start, end)| start..end);
     match (&*storage, range) {
-        (Storage::Cpu(CpuStorage::F32(_)), Some(range)) => Ok(Read { storage, range }),
+        (Storage::Cpu(values), Some(range)) if T::cpu_storage_as_slice(values).is_ok() => {
+            Ok(Read { storage, range, kind: PhantomData })
+        }
         _ => Err(wrong_kind(tensor)),
     }
 }

@@ -4,9 +4,11 @@
 //! a frozen W gets no gradient, a trained one `dW = dyᵀ·x`.
 
 use super::dropout::{self, Noise};
-use super::{Grads, Matrix, Weight, host, matmul};
-use crate::error::Result;
-use candle_core::Tensor;
+use super::matmul::{self, Held, Precision};
+use super::{Grads, Matrix, Weight, host, residual};
+use crate::error::{Error, Kind, Result};
+use candle_core::{DType, Tensor};
+use fttrain_kernels::cpu::{Out, Packed, Product, Start, Term, product_new, products};
 
 /// The layer's weights.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub struct Linear {
     pub bias: Option<Weight>,
     /// The adapter.
     pub lora: Option<Lora>,
+    /// What its products are rounded to.
+    pub precision: Precision,
 }
 
 /// A low-rank adapter.
@@ -43,50 +47,21 @@ pub struct Saved {
 impl Linear {
     /// x `[N, in]` → `[N, out]`; `noise` is `None` outside training.
     pub fn forward(&self, x: &Tensor, noise: Option<Noise>) -> Result<(Tensor, Saved)> {
-        let y = matmul::nt(x, &self.weight.value)?;
-        if let Some(bias) = &self.bias {
-            add_to_rows(&y, &bias.value)?;
-        }
-        let xa = match &self.lora {
-            None => None,
-            Some(lora) => {
-                let xa = matmul::nt(&lora.dropped(x, noise)?, &lora.a.value)?;
-                matmul::nt_add(&y, &xa, &lora.b.value, lora.scale)?;
-                Some(xa)
-            }
-        };
-        Ok((y, Saved { xa }))
+        let [made] = forward([self], x, noise)?;
+        Ok(made)
     }
 
-    /// dy `[N, out]` → the gradient of x `[N, in]`, added to `dx` where there is one; `None` when not `wanted`.
+    /// dy `[N, out]` → the gradient of x `[N, in]`; `None` when not `wanted`.
     pub fn backward(
         &self,
         x: &Tensor,
         saved: &Saved,
         dy: &Tensor,
-        dx: Option<Tensor>,
         wanted: bool,
         noise: Option<Noise>,
         grads: &mut Grads,
     ) -> Result<Option<Tensor>> {
-        if let Some(id) = self.weight.param {
-            matmul::tn(grads.slot(id), dy, x, 1.0)?;
-        }
-        if let Some(id) = self.bias.as_ref().and_then(|bias| bias.param) {
-            add_column_sums(grads.slot(id), dy)?;
-        }
-        let dx = match (wanted, dx) {
-            (false, _) => None,
-            (true, None) => Some(matmul::nn(dy, &self.weight.value)?),
-            (true, Some(dx)) => {
-                matmul::nn_add(&dx, dy, &self.weight.value, 1.0)?;
-                Some(dx)
-            }
-        };
-        if let (Some(lora), Some(xa)) = (&self.lora, &saved.xa) {
-            lora.backward(x, xa, dy, dx.as_ref(), noise, grads)?;
-        }
-        Ok(dx)
+        backward(&[(self, saved, dy)], x, wanted, noise, grads)
     }
 
     /// Whether anything in it is trained.
@@ -98,6 +73,135 @@ impl Linear {
     }
 }
 
+/// Layers that share their input x `[N, in]`, which is packed once, → `[N, out]` of each.
+pub fn forward<const L: usize>(
+    layers: [&Linear; L],
+    x: &Tensor,
+    noise: Option<Noise>,
+) -> Result<[(Tensor, Saved); L]> {
+    let rows = x.dim(0)?;
+    let held = Held::new(x)?;
+    let packed = Packed::new(held.side(), layers[0].precision);
+    let mut parts = Vec::with_capacity(L);
+    for layer in layers {
+        let low =
+            layer.lora.as_ref().map(|lora| lora.forward(x, &packed, layer.precision, noise)).transpose()?;
+        parts.push((Sides::of(layer)?, low, Vec::new()));
+    }
+    let all = parts.iter_mut().map(|(sides, low, y)| one_forward(rows, &packed, sides, low.as_ref(), y));
+    products(all.collect());
+    let made = parts.into_iter().map(|(sides, low, y)| {
+        let y = host::tensor(y, (rows, sides.weight.side().lines()))?;
+        Ok((y, Saved { xa: low.map(|low| low.xa) }))
+    });
+    let made = made.collect::<Result<Vec<_>>>()?;
+    made.try_into().map_err(|_| Error::new(Kind::Bug, "not as many outputs as layers"))
+}
+
+fn one_forward<'a>(
+    rows: usize,
+    x: &'a Packed,
+    sides: &'a Sides<'_>,
+    low: Option<&'a Low>,
+    y: &'a mut Vec<f32>,
+) -> Product<'a> {
+    let weight = sides.weight.side();
+    let mut terms = vec![Term { left: x, right: weight }];
+    if let (Some(low), Some((_, b))) = (low, &sides.lora) {
+        terms.push(Term { left: &low.packed, right: b.side() });
+    }
+    let start = sides.bias.as_deref().map_or(Start::Nothing, Start::Row);
+    Product { shape: (rows, weight.lines()), terms, start, out: Out::Fresh(y) }
+}
+
+/// Layers that share their input x `[N, in]`, each with the gradient of its output → the gradient of x, in one sum
+/// over all of them; `None` when not `wanted`. Gradients of what is trained are added to `grads`.
+pub fn backward(
+    layers: &[(&Linear, &Saved, &Tensor)],
+    x: &Tensor,
+    wanted: bool,
+    noise: Option<Noise>,
+    grads: &mut Grads,
+) -> Result<Option<Tensor>> {
+    let mut parts = Vec::with_capacity(layers.len());
+    for &(layer, saved, dy) in layers {
+        layer.own_gradients(x, dy, grads)?;
+        if !wanted && layer.lora.is_none() {
+            continue;
+        }
+        let packed = Packed::new(Held::new(dy)?.side(), layer.precision);
+        let low = match (&layer.lora, &saved.xa) {
+            (Some(lora), Some(xa)) => {
+                Some(lora.backward(x, xa, dy, &packed, layer.precision, noise, grads)?)
+            }
+            _ => None,
+        };
+        parts.push((layer, Sides::of(layer)?, packed, low));
+    }
+    if !wanted {
+        return Ok(None);
+    }
+    let mut terms = Vec::with_capacity(2 * parts.len());
+    for (layer, sides, dy, low) in &parts {
+        terms.push(Term { left: dy, right: sides.weight.side().t() });
+        if let (Some(low), Some((a, _)), false) = (low, &sides.lora, layer.drops(noise)) {
+            terms.push(Term { left: low, right: a.side().t() });
+        }
+    }
+    let shape = x.dims2()?;
+    let mut dx = Vec::new();
+    products(vec![Product { shape, terms, start: Start::Nothing, out: Out::Fresh(&mut dx) }]);
+    let dx = host::tensor(dx, shape)?;
+    for (layer, sides, _, low) in &parts {
+        if let (Some(lora), Some(low), Some((a, _)), true) =
+            (&layer.lora, low, &sides.lora, layer.drops(noise))
+        {
+            let through = host::tensor(product_new(low, a.side().t()), shape)?;
+            residual::add(&dx, &lora.dropped(&through, noise)?)?;
+        }
+    }
+    Ok(Some(dx))
+}
+
+/// A layer's weights, held for reading.
+struct Sides<'a> {
+    weight: Held<'a>,
+    bias: Option<Vec<f32>>,
+    /// A and B.
+    lora: Option<(Held<'a>, Held<'a>)>,
+}
+
+impl<'a> Sides<'a> {
+    fn of(layer: &'a Linear) -> Result<Self> {
+        let bias = match &layer.bias {
+            Some(bias) => Some(host::read(&bias.value.to_dtype(DType::F32)?)?.to_vec()),
+            None => None,
+        };
+        let lora = match &layer.lora {
+            Some(lora) => Some((Held::new(&lora.a.value)?, Held::new(&lora.b.value)?)),
+            None => None,
+        };
+        Ok(Self { weight: Held::new(&layer.weight.value)?, bias, lora })
+    }
+}
+
+impl Linear {
+    fn drops(&self, noise: Option<Noise>) -> bool {
+        self.lora.as_ref().is_some_and(|lora| lora.drops(noise))
+    }
+
+    /// Gradients of W and of the bias, where they are trained.
+    fn own_gradients(&self, x: &Tensor, dy: &Tensor, grads: &mut Grads) -> Result<()> {
+        if let Some(id) = self.weight.param {
+            matmul::tn(grads.slot(id), dy, x, 1.0, self.precision)?;
+        }
+        if let Some(id) = self.bias.as_ref().and_then(|bias| bias.param) {
+            add_column_sums(grads.slot(id), dy)?;
+        }
+        Ok(())
+    }
+}
+
 impl Saved {
     /// Bytes kept.
     pub fn bytes(&self) -> u64 {
@@ -105,7 +209,20 @@ impl Saved {
     }
 }
 
+/// The small side of an adapter's forward pass.
+struct Low {
+    /// drop(x)·Aᵀ `[N, R]`.
+    xa: Tensor,
+    /// The same times s.
+    packed: Packed,
+}
+
 impl Lora {
+    /// Whether dropout has a part in this pass.
+    fn drops(&self, noise: Option<Noise>) -> bool {
+        noise.is_some() && self.dropout > 0.0
+    }
+
     fn dropped(&self, x: &Tensor, noise: Option<Noise>) -> Result<Tensor> {
         match noise {
             Some(noise) if self.dropout > 0.0 => dropout::apply(x, self.dropout, self.site, noise),
@@ -113,48 +230,45 @@ impl Lora {
         }
     }
 
-    /// Adds to the gradients of A and B, and to `dx` where it is wanted.
+    fn forward(
+        &self,
+        x: &Tensor,
+        packed: &Packed,
+        precision: Precision,
+        noise: Option<Noise>,
+    ) -> Result<Low> {
+        let a = Held::new(&self.a.value)?;
+        let xa = if self.drops(noise) {
+            product_new(&Packed::new(Held::new(&self.dropped(x, noise)?)?.side(), precision), a.side())
+        } else {
+            product_new(packed, a.side())
+        };
+        let xa = host::tensor(xa, (packed.lines(), a.side().lines()))?;
+        let scaled = Packed::new(Held::new(&xa)?.side().scaled(self.scale), precision);
+        Ok(Low { xa, packed: scaled })
+    }
+
+    /// Adds to the gradients of A and B → s·dy·B `[N, R]`.
     fn backward(
         &self,
         x: &Tensor,
         xa: &Tensor,
         dy: &Tensor,
-        dx: Option<&Tensor>,
+        packed: &Packed,
+        precision: Precision,
         noise: Option<Noise>,
         grads: &mut Grads,
-    ) -> Result<()> {
+    ) -> Result<Packed> {
         if let Some(id) = self.b.param {
-            matmul::tn(grads.slot(id), dy, xa, self.scale)?;
+            matmul::tn(grads.slot(id), dy, xa, self.scale, precision)?;
         }
-        let dy_b = matmul::nn(dy, &self.b.value)?; // [N, R]
+        let b = Held::new(&self.b.value)?;
+        let dy_b = host::tensor(product_new(packed, b.side().t()), xa.shape())?;
         if let Some(id) = self.a.param {
-            matmul::tn(grads.slot(id), &dy_b, &self.dropped(x, noise)?, self.scale)?;
+            matmul::tn(grads.slot(id), &dy_b, &self.dropped(x, noise)?, self.scale, precision)?;
         }
-        let Some(dx) = dx else { return Ok(()) };
-        if noise.is_none() || self.dropout == 0.0 {
-            return matmul::nn_add(dx, &dy_b, &self.a.value, self.scale);
-        }
-        let through = self.dropped(&matmul::nn(&dy_b, &self.a.value)?, noise)?;
-        let through = host::read(&through)?;
-        host::edit(dx, |dx| {
-            for (sum, x) in dx.iter_mut().zip(through.iter()) {
-                *sum += self.scale * x;
-            }
-        })
+        Ok(Packed::new(Held::new(&dy_b)?.side().scaled(self.scale), precision))
     }
-}
-
-/// Adds `bias` `[out]` to each row of `y` `[N, out]`.
-fn add_to_rows(y: &Tensor, bias: &Tensor) -> Result<()> {
-    let wide = bias.to_dtype(candle_core::DType::F32)?;
-    let bias = host::read(&wide)?;
-    host::edit(y, |y| {
-        for row in y.chunks_exact_mut(bias.len()) {
-            for (y, b) in row.iter_mut().zip(bias.iter()) {
-                *y += b;
-            }
-        }
-    })
 }
 
 /// Adds the sum of the rows of `dy` `[N, out]`, in their order.

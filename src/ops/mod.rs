@@ -17,6 +17,7 @@ pub mod matrix;
 pub mod norm;
 pub mod optimizer;
 pub mod profile;
+pub mod residual;
 pub mod rope;
 
 pub use grads::{Grads, ParamId, Weight};

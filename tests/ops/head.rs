@@ -73,19 +73,24 @@ fn nothing_counted_costs_nothing() {
     assert!(grads.get(ParamId(0)).is_none());
 }
 
+/// What the vocabulary's products round to bf16 is off by 2⁻⁹ of itself at most, both sides together by 2⁻⁸.
 #[test]
-fn a_frozen_bf16_head_gives_what_its_f32_copy_gives_and_gets_no_gradient() {
-    let (hidden, w) = (Input::random("hidden", &[33, 17]), Input::random_bf16("w", &[131, 17]));
+fn a_frozen_bf16_head_gives_nearly_what_its_f32_copy_gives_and_gets_no_gradient() {
+    let (hidden, w) = (Input::random_bf16("hidden", &[33, 17]), Input::random_bf16("w", &[131, 17]));
     let targets = targets(33, 131);
-    let both = [DType::F32, DType::BF16].map(|kind| {
+    let [(exact, exact_dx), (sum, dx)] = [DType::F32, DType::BF16].map(|kind| {
         let weight = Weight::frozen(w.tensor().to_dtype(kind).unwrap());
         let mut grads = Grads::new(1);
         let (sum, dx) =
             head::loss_and_backward(&hidden.tensor(), &weight, &targets, 0.5, &mut grads).unwrap();
         assert!(grads.get(ParamId(0)).is_none());
-        (sum.to_bits(), values(&dx))
+        (sum, values(&dx))
     });
-    assert_eq!(both[0], both[1]);
+    assert!((sum - exact).abs() < 1e-5 * exact, "{sum}, in f32 {exact}");
+    let largest = exact_dx.iter().fold(0f32, |m, x| m.max(x.abs()));
+    for (a, b) in dx.iter().zip(&exact_dx) {
+        assert!((a - b).abs() <= largest / 256.0, "{a}, in f32 {b} of {largest}");
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! `y = x·Wᵀ + bias + s·drop(x)·Aᵀ·Bᵀ`, frozen and trained, with every combination of parts.
 
 use super::references::{Input, Ours, agree, constant, random, values};
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use fttrain::ops::dropout::{self, Noise};
-use fttrain::ops::linear::{Linear, Lora};
+use fttrain::ops::linear::{self, Linear, Lora};
+use fttrain::ops::matmul::Precision;
 use fttrain::ops::{Grads, ParamId, Weight, host};
 
 /// Rows, inputs, outputs: single ones, and sizes that no tile divides.
@@ -57,6 +58,7 @@ fn make(parts: Parts, (n, inputs, outputs): (usize, usize, usize)) -> Made {
             dropout: p,
             site: SITE,
         }),
+        precision: Precision::F32,
     };
     Made { layer, inputs: vec![x, w, bias, a, b], noise: (p > 0.0).then_some(NOISE) }
 }
@@ -82,7 +84,7 @@ fn check(parts: Parts, shape: (usize, usize, usize)) {
     let mut grads = Grads::new(5);
     let (y, saved) = layer.forward(&x, noise).unwrap();
     let dy_tensor = host::tensor(dy.clone(), (n, outputs)).unwrap();
-    let dx = layer.backward(&x, &saved, &dy_tensor, None, true, noise, &mut grads).unwrap().unwrap();
+    let dx = layer.backward(&x, &saved, &dy_tensor, true, noise, &mut grads).unwrap().unwrap();
     let gradient = |id| grads.get(ParamId(id)).map(values);
     let ours = Ours {
         y: values(&y),
@@ -164,19 +166,70 @@ fn gradients_are_added_to_what_is_there() {
     let (x, dy) = (inputs[0].tensor(), Input::random("dy", &[9, 7]).tensor());
     let (_, saved) = layer.forward(&x, noise).unwrap();
     let mut grads = Grads::new(5);
-    let mut backward = |dx: Option<Tensor>| {
-        let dx = layer.backward(&x, &saved, &dy, dx, true, noise, &mut grads).unwrap().unwrap();
-        let of_weights: Vec<f32> = (1..5).flat_map(|id| values(grads.get(ParamId(id)).unwrap())).collect();
-        (values(&dx), of_weights)
+    let mut backward = || {
+        layer.backward(&x, &saved, &dy, true, noise, &mut grads).unwrap();
+        (1..5).flat_map(|id| values(grads.get(ParamId(id)).unwrap())).collect::<Vec<f32>>()
     };
-    let (dx, once) = backward(None);
-    let before = random("before", dx.len(), 1.0);
-    let (sum, twice) = backward(Some(host::tensor(before.clone(), (9, 6)).unwrap()));
-    for (i, sum) in sum.iter().enumerate() {
-        assert!((sum - (before[i] + dx[i])).abs() < 1e-5, "dx[{i}]");
-    }
+    let (once, twice) = (backward(), backward());
     for (i, twice) in twice.iter().enumerate() {
         assert!((twice - 2.0 * once[i]).abs() < 1e-5 * once[i].abs().max(1.0), "gradient {i}");
+    }
+}
+
+#[test]
+fn layers_that_share_their_input_give_what_each_gives_alone() {
+    for p in [0.0, 0.4] {
+        let lora = Parts { lora: Some((3, p)), ..Parts::default() };
+        let with = |parts, outputs| make(parts, (33, 40, outputs)).layer;
+        let (a, b) = (with(lora, 37), with(Parts { bias: Some(Trained::No), ..lora }, 37));
+        let c = with(Parts::default(), 5);
+        let (layers, noise) = ([&a, &b, &c], Some(NOISE));
+        let x = Input::random("x", &[33, 40]).tensor();
+        let shared = linear::forward(layers, &x, noise).unwrap();
+        let mut dx_alone = vec![0.0; 33 * 40];
+        let (mut grads_shared, mut grads_alone) = (Grads::new(5), Grads::new(5));
+        let mut parts = Vec::new();
+        let dys = [37, 37, 5].map(|outputs| Input::random("dy", &[33, outputs]).tensor());
+        for ((layer, (y, saved)), dy) in layers.into_iter().zip(&shared).zip(&dys) {
+            let (alone, saved_alone) = layer.forward(&x, noise).unwrap();
+            assert_eq!(values(y), values(&alone));
+            let dx = layer.backward(&x, &saved_alone, dy, true, noise, &mut grads_alone).unwrap().unwrap();
+            dx_alone.iter_mut().zip(values(&dx)).for_each(|(sum, dx)| *sum += dx);
+            parts.push((layer, saved, dy));
+        }
+        let dx = linear::backward(&parts, &x, true, noise, &mut grads_shared).unwrap().unwrap();
+        for (i, (dx, alone)) in values(&dx).iter().zip(&dx_alone).enumerate() {
+            assert!((dx - alone).abs() < 1e-4, "dx[{i}]: {dx}, alone {alone}");
+        }
+        for id in [3, 4].map(ParamId) {
+            assert_eq!(values(grads_shared.get(id).unwrap()), values(grads_alone.get(id).unwrap()));
+        }
+    }
+}
+
+/// bf16 keeps 8 bits: two rounded sides are off by 2⁻⁸ together, and sums of them by less.
+#[test]
+fn products_in_bf16_are_near_those_in_f32() {
+    for parts in [
+        Parts { bf16: true, ..Parts::default() },
+        Parts { lora: Some((4, 0.0)), bf16: true, ..Parts::default() },
+    ] {
+        let Made { mut layer, inputs, noise } = make(parts, (33, 130, 65));
+        let (x, dy) = (inputs[0].tensor(), Input::random("dy", &[33, 65]).tensor());
+        let mut run = |precision| {
+            layer.precision = precision;
+            let mut grads = Grads::new(5);
+            let (y, saved) = layer.forward(&x, noise).unwrap();
+            let dx = layer.backward(&x, &saved, &dy, true, noise, &mut grads).unwrap().unwrap();
+            let of_weights = [3, 4].into_iter().filter_map(|id| grads.get(ParamId(id)).map(values));
+            [values(&y), values(&dx)].into_iter().chain(of_weights).collect::<Vec<_>>()
+        };
+        for (exact, rounded) in run(Precision::F32).iter().zip(run(Precision::Bf16)) {
+            let largest = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
+            for (a, b) in exact.iter().zip(&rounded) {
+                assert!((a - b).abs() <= largest / 128.0, "{a} and {b} of {largest}");
+            }
+        }
     }
 }
 
@@ -186,8 +239,8 @@ fn an_unwanted_input_gradient_is_not_made_and_changes_no_other() {
     let (x, dy) = (inputs[0].tensor(), Input::random("dy", &[9, 7]).tensor());
     let (_, saved) = layer.forward(&x, noise).unwrap();
     let (mut with, mut without) = (Grads::new(5), Grads::new(5));
-    assert!(layer.backward(&x, &saved, &dy, None, true, noise, &mut with).unwrap().is_some());
-    assert!(layer.backward(&x, &saved, &dy, None, false, noise, &mut without).unwrap().is_none());
+    assert!(layer.backward(&x, &saved, &dy, true, noise, &mut with).unwrap().is_some());
+    assert!(layer.backward(&x, &saved, &dy, false, noise, &mut without).unwrap().is_none());
     for id in (1..5).map(ParamId) {
         assert_eq!(values(with.get(id).unwrap()), values(without.get(id).unwrap()), "{id:?}");
     }

@@ -5,12 +5,13 @@
 use std::sync::OnceLock;
 
 mod adamw;
+mod add;
 pub mod attention;
 mod cross_entropy;
 mod gate;
 mod math;
-mod matmul;
 mod norm;
+mod product;
 mod quantised;
 mod rope;
 mod share;
@@ -20,10 +21,11 @@ mod widen;
 pub mod peak;
 
 pub use adamw::{AdamW, adamw, sum_of_squares};
+pub use add::add;
 pub use cross_entropy::cross_entropy_rows;
 pub use gate::{gate_backward, gate_forward};
-pub use matmul::{MatRef, matmul, matmul_new};
 pub use norm::{norm_backward, norm_forward};
+pub use product::{Operand, Out, Packed, Precision, Product, Source, Start, Term, product_new, products};
 pub use quantised::{DynamicCode, Ggml, GgmlKind, Nf4, Quantised, dynamic_map};
 pub use rope::rope;
 pub use widen::{narrow_bf16, widen_bf16};
@@ -37,11 +39,13 @@ pub enum Path {
     Avx2,
     /// AVX-512 F, BW, DQ, VL.
     Avx512,
+    /// The same, with products of bf16 by `vdpbf16ps`.
+    Avx512Bf16,
 }
 
 impl Path {
     /// All, the best last.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
     /// The name that `FTTRAIN_KERNEL` takes and that reports show.
     pub fn name(self) -> &'static str {
@@ -49,25 +53,39 @@ impl Path {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512bf16",
+        }
+    }
+
+    /// Whether it multiplies in bf16 where it may.
+    pub fn has_bf16(self) -> bool {
+        self == Self::Avx512Bf16
+    }
+
+    /// Whether this CPU can run it.
+    pub fn is_here(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+            match self {
+                Self::Portable => true,
+                Self::Avx2 => has!("avx2") && has!("fma"),
+                Self::Avx512 => avx512,
+                Self::Avx512Bf16 => avx512 && has!("avx512bf16"),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Portable
         }
     }
 
     /// Best of what this CPU has.
     pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let has512 = std::arch::is_x86_feature_detected!("avx512f")
-                && std::arch::is_x86_feature_detected!("avx512bw")
-                && std::arch::is_x86_feature_detected!("avx512dq")
-                && std::arch::is_x86_feature_detected!("avx512vl");
-            if has512 {
-                return Self::Avx512;
-            }
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                return Self::Avx2;
-            }
-        }
-        Self::Portable
+        let best = Self::ALL.into_iter().rev().find(|path| path.is_here()).unwrap_or(Self::Portable);
+        // Measured: twice the rate of f32 FMA on AMD's Zen 5, half of it on Intel's Sapphire Rapids.
+        if best == Self::Avx512Bf16 && !crate::sys::is_amd() { Self::Avx512 } else { best }
     }
 }
 
@@ -83,11 +101,10 @@ pub fn path() -> Path {
 /// # Errors
 /// The name is unknown, the CPU lacks the path, or another path is already in use.
 pub fn force(name: &str) -> Result<Path, String> {
-    let wanted = Path::ALL
-        .into_iter()
-        .find(|p| p.name() == name)
-        .ok_or_else(|| format!("`{name}` is not a kernel path; there are avx512, avx2, portable"))?;
-    if wanted > Path::detect() {
+    let wanted = Path::ALL.into_iter().find(|p| p.name() == name).ok_or_else(|| {
+        format!("`{name}` is not a kernel path; there are avx512bf16, avx512, avx2, portable")
+    })?;
+    if !wanted.is_here() {
         return Err(format!(
             "this CPU cannot run the `{name}` kernels; its best are `{}`",
             Path::detect().name()
@@ -125,7 +142,7 @@ macro_rules! dispatch {
             match $crate::cpu::path() {
                 // SAFETY: `path()` names a set only after the CPU was asked for each of its features.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::Path::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::cpu::Path::Avx512 | $crate::cpu::Path::Avx512Bf16 => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::Path::Avx2 => unsafe { avx2($($arg),*) },

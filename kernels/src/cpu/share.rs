@@ -3,21 +3,37 @@
 use std::marker::PhantomData;
 
 /// A mutable slice whose disjoint parts are handed to several threads.
-pub(crate) struct Shared<'a> {
-    start: *mut f32,
+pub(crate) struct Shared<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    owner: PhantomData<&'a mut [f32]>,
+    owner: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: the pointer comes from an exclusive borrow that lives as long as `Shared`; `part` obliges its callers to
 // keep concurrent parts disjoint.
-unsafe impl Sync for Shared<'_> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 // SAFETY: as above.
-unsafe impl Send for Shared<'_> {}
+unsafe impl<T: Send> Send for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
-    pub(crate) fn new(slice: &'a mut [f32]) -> Self {
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
+    }
+
+    /// Room for `len` values in an empty vector, none of which is initialised: it is only for [`Self::place`].
+    pub(crate) fn fresh(vector: &'a mut Vec<T>, len: usize) -> Self {
+        vector.reserve_exact(len);
+        Self { start: vector.as_mut_ptr(), len, owner: PhantomData }
+    }
+
+    /// Where the part `at .. at + len` stands; its values may be uninitialised.
+    ///
+    /// # Safety
+    /// No other thread may read or write values of the part while they are used.
+    pub(crate) unsafe fn place(&self, at: usize, len: usize) -> *mut T {
+        assert!(at <= self.len && len <= self.len - at, "part {at}+{len} of {}", self.len);
+        // SAFETY: inside the buffer.
+        unsafe { self.start.add(at) }
     }
 
     /// The part `at .. at + len`.
@@ -25,7 +41,7 @@ impl<'a> Shared<'a> {
     /// # Safety
     /// No other part that overlaps it may be alive, on any thread.
     #[allow(clippy::mut_from_ref)] // Disjointness is the caller's promise.
-    pub(crate) unsafe fn part(&self, at: usize, len: usize) -> &mut [f32] {
+    pub(crate) unsafe fn part(&self, at: usize, len: usize) -> &mut [T] {
         assert!(at <= self.len && len <= self.len - at, "part {at}+{len} of {}", self.len);
         // SAFETY: inside the borrowed slice, and disjoint by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }

@@ -1,4 +1,4 @@
-//! Calls into C that the program itself may not make.
+//! Calls into C and questions to the CPU that the program itself may not make.
 
 use libmimalloc_sys::{mi_option_set, mi_option_t};
 
@@ -10,4 +10,17 @@ const PURGE_DELAY: mi_option_t = 15;
 pub fn keep_pages() {
     // SAFETY: sets an integer option of the allocator, which any thread may do at any time.
     unsafe { mi_option_set(PURGE_DELAY, -1) }
+}
+
+/// Whether AMD made this CPU.
+#[cfg(target_arch = "x86_64")]
+pub fn is_amd() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+}
+
+/// Whether AMD made this CPU: no other architecture's.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn is_amd() -> bool {
+    false
 }

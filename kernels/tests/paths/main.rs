@@ -2,7 +2,7 @@
 //! process, so the tests run themselves again, a process for each.
 
 mod attention;
-mod matmul;
+mod product;
 mod rows;
 mod values;
 
@@ -33,6 +33,9 @@ fn paths_of_this_cpu() -> Vec<&'static str> {
             && is_x86_feature_detected!("avx512vl");
         if wide {
             paths.push("avx512");
+            if is_x86_feature_detected!("avx512bf16") {
+                paths.push("avx512bf16");
+            }
         }
     }
     paths
@@ -64,7 +67,12 @@ fn every_path_of_this_cpu_passes_every_test_of_the_kernels() {
         }
     }
     assert_eq!(executed, paths, "a path of this CPU was not executed");
-    assert_eq!(Path::detect().name(), *paths.last().unwrap());
+    // On Intel's CPUs `vdpbf16ps` is slower than f32 products, so it is not chosen there unasked.
+    let detected = Path::detect().name();
+    assert!(
+        paths.contains(&detected) && paths[paths.len().saturating_sub(2)..].contains(&detected),
+        "{detected}"
+    );
 }
 
 /// The number of passed tests that a test binary reports.

@@ -1,0 +1,245 @@
+//! Packing with AVX-512: 16 words of 16 lines at a time, converted and turned in registers.
+
+use super::operand::{Piece, Values};
+use half::bf16;
+use std::arch::x86_64::{
+    __m256i, __m512bh, __m512i, __mmask16, __mmask32, _mm256_maskz_loadu_epi16, _mm512_castps_si512,
+    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_loadu_si512, _mm512_mask_storeu_epi32,
+    _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_permutexvar_epi16, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_slli_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
+};
+
+/// # Safety
+/// As for `Kernel::pack_left` with `LINES` lines, inside a function with AVX-512 F, BW and VL, and BF16 with `TO_BF16`.
+#[inline(always)]
+pub(super) unsafe fn pack_with<const LINES: usize, const TO_BF16: bool>(
+    piece: &Piece<'_>,
+    words: usize,
+    to: *mut u32,
+) {
+    let depth = piece.depth.div_ceil(if TO_BF16 { 2 } else { 1 });
+    assert!(piece.lines <= LINES && depth <= words, "a piece larger than its block");
+    // SAFETY: by the caller's promise.
+    unsafe {
+        match (piece.values, piece.turned) {
+            (Values::F32(x), false) => along::<LINES, TO_BF16, _>(piece, words, to, x),
+            (Values::Bf16(x), false) => along::<LINES, TO_BF16, _>(piece, words, to, x),
+            (Values::F32(x), true) => across::<LINES, TO_BF16, _>(piece, words, to, x),
+            (Values::Bf16(x), true) => across::<LINES, TO_BF16, _>(piece, words, to, x),
+        }
+    }
+}
+
+/// A kind of value in memory.
+trait Value: Copy {
+    /// The next 16 words of a line, of which `left` values are there; the others become 0.
+    ///
+    /// # Safety
+    /// `left` values can be read at `at`, and the CPU has the features.
+    unsafe fn line<const TO_BF16: bool>(at: *const Self, left: usize, scale: f32) -> __m512i;
+
+    /// One word of the lines in `lanes`: a row, or with `TO_BF16` a row and, where there is one, the row behind it.
+    ///
+    /// # Safety
+    /// The lanes can be read in each of the rows, and the CPU has the features.
+    unsafe fn row<const TO_BF16: bool>(
+        at: *const Self,
+        next: Option<*const Self>,
+        lanes: __mmask16,
+        scale: f32,
+    ) -> __m512i;
+}
+
+impl Value for f32 {
+    #[inline(always)]
+    unsafe fn line<const TO_BF16: bool>(at: *const Self, left: usize, scale: f32) -> __m512i {
+        // SAFETY: by the caller's promise; lanes beyond `left` are not read.
+        unsafe {
+            let scale = _mm512_set1_ps(scale);
+            let low = _mm512_mul_ps(_mm512_maskz_loadu_ps(low16(left), at), scale);
+            if !TO_BF16 {
+                return _mm512_castps_si512(low);
+            }
+            let high = at.wrapping_add(16);
+            let high = _mm512_mul_ps(_mm512_maskz_loadu_ps(low16(left.saturating_sub(16)), high), scale);
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn row<const TO_BF16: bool>(
+        at: *const Self,
+        next: Option<*const Self>,
+        lanes: __mmask16,
+        scale: f32,
+    ) -> __m512i {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let scale = _mm512_set1_ps(scale);
+            let read = |at| _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, at), scale);
+            if !TO_BF16 {
+                return _mm512_castps_si512(read(at));
+            }
+            let second = next.map_or_else(|| _mm512_setzero_ps(), read);
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, read(at)));
+            _mm512_permutexvar_epi16(_mm512_loadu_si512(PAIRS.as_ptr().cast()), both)
+        }
+    }
+}
+
+impl Value for bf16 {
+    #[inline(always)]
+    unsafe fn line<const TO_BF16: bool>(at: *const Self, left: usize, _: f32) -> __m512i {
+        // SAFETY: by the caller's promise; lanes beyond `left` are not read.
+        unsafe {
+            if TO_BF16 {
+                _mm512_maskz_loadu_epi16(low32(left), at.cast())
+            } else {
+                widened(_mm256_maskz_loadu_epi16(low16(left), at.cast()))
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn row<const TO_BF16: bool>(
+        at: *const Self,
+        next: Option<*const Self>,
+        lanes: __mmask16,
+        _: f32,
+    ) -> __m512i {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let first = _mm256_maskz_loadu_epi16(lanes, at.cast());
+            if !TO_BF16 {
+                return widened(first);
+            }
+            let first = _mm512_cvtepu16_epi32(first);
+            match next {
+                Some(at) => _mm512_or_si512(first, widened(_mm256_maskz_loadu_epi16(lanes, at.cast()))),
+                None => first,
+            }
+        }
+    }
+}
+
+/// Puts value i of the lower half beside value i of the upper.
+static PAIRS: [u16; 32] = {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        order[2 * i as usize] = i;
+        order[2 * i as usize + 1] = i + 16;
+        i += 1;
+    }
+    order
+};
+
+/// bf16 in the upper half of each word: an f32.
+#[inline(always)]
+unsafe fn widened(x: __m256i) -> __m512i {
+    // SAFETY: the caller's function has AVX-512.
+    unsafe { _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)) }
+}
+
+/// Lines lie along memory: 16 words of 16 lines are turned in registers.
+///
+/// # Safety
+/// As for [`pack_with`]; the piece lies inside `from`.
+#[inline(always)]
+unsafe fn along<const LINES: usize, const TO_BF16: bool, T: Value>(
+    piece: &Piece<'_>,
+    words: usize,
+    to: *mut u32,
+    from: &[T],
+) {
+    let per_word = if TO_BF16 { 2 } else { 1 };
+    for first in (0..LINES).step_by(16) {
+        let lanes = low16(LINES - first);
+        for word in (0..words).step_by(16) {
+            let left = piece.depth.saturating_sub(word * per_word);
+            // SAFETY: only values of the piece are read, and only words below `words` are written.
+            unsafe {
+                let mut block = [_mm512_setzero_si512(); 16];
+                for (i, line) in block.iter_mut().enumerate().take(piece.lines.saturating_sub(first)) {
+                    let at = from.as_ptr().wrapping_add((first + i) * piece.stride + word * per_word);
+                    *line = T::line::<TO_BF16>(at, left, piece.scale);
+                }
+                for (i, line) in turned(block).into_iter().enumerate().take(words - word) {
+                    _mm512_mask_storeu_epi32(to.add((word + i) * LINES + first).cast(), lanes, line);
+                }
+            }
+        }
+    }
+}
+
+/// Lines lie across memory: each row, or pair of rows, is one word of all lines.
+///
+/// # Safety
+/// As for [`pack_with`]; the piece lies inside `from`.
+#[inline(always)]
+unsafe fn across<const LINES: usize, const TO_BF16: bool, T: Value>(
+    piece: &Piece<'_>,
+    words: usize,
+    to: *mut u32,
+    from: &[T],
+) {
+    let per_word = if TO_BF16 { 2 } else { 1 };
+    for word in 0..words {
+        let row = word * per_word;
+        for first in (0..LINES).step_by(16) {
+            let read = low16(piece.lines.saturating_sub(first));
+            // SAFETY: only values of the piece are read, and word `word` of the block is written.
+            unsafe {
+                let at = |row: usize| from.as_ptr().wrapping_add(row * piece.stride + first);
+                let next = (TO_BF16 && row + 1 < piece.depth).then(|| at(row + 1));
+                let value = if row < piece.depth && read != 0 {
+                    T::row::<TO_BF16>(at(row), next, read, piece.scale)
+                } else {
+                    _mm512_setzero_si512()
+                };
+                _mm512_mask_storeu_epi32(to.add(word * LINES + first).cast(), low16(LINES - first), value);
+            }
+        }
+    }
+}
+
+fn low16(count: usize) -> __mmask16 {
+    if count >= 16 { u16::MAX } else { (1 << count) - 1 }
+}
+
+fn low32(count: usize) -> __mmask32 {
+    if count >= 32 { u32::MAX } else { (1 << count) - 1 }
+}
+
+/// Rows to columns of 16 × 16 words: pairs, quadruples, then lanes of 128 bits.
+#[inline(always)]
+unsafe fn turned(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // SAFETY: the caller's function has AVX-512.
+    unsafe {
+        let mut pairs = rows;
+        for i in (0..16).step_by(2) {
+            pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+            pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+        }
+        let mut quads = pairs;
+        for i in (0..16).step_by(4) {
+            quads[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+            quads[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+            quads[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+            quads[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+        }
+        let mut columns = quads;
+        for j in 0..4 {
+            let even = |a, b| _mm512_shuffle_i32x4::<0x88>(a, b);
+            let odd = |a, b| _mm512_shuffle_i32x4::<0xdd>(a, b);
+            let (a, b, c, d) = (quads[j], quads[4 + j], quads[8 + j], quads[12 + j]);
+            columns[j] = even(even(a, b), even(c, d));
+            columns[4 + j] = even(odd(a, b), odd(c, d));
+            columns[8 + j] = odd(even(a, b), even(c, d));
+            columns[12 + j] = odd(odd(a, b), odd(c, d));
+        }
+        columns
+    }
+}
