@@ -4,7 +4,9 @@ mod calibrate;
 mod data;
 mod estimate;
 mod generate;
+mod meter;
 mod place;
+mod prices;
 mod report;
 mod runs;
 mod settle;
@@ -111,6 +113,10 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Meter any program: time, memory, energy and money of its whole process tree.
+    Meter(meter::MeterArgs),
+    /// List the price table.
+    Prices(prices::PricesArgs),
     /// Continue a prompt with a base model or a run's adapter.
     Generate(generate::GenerateArgs),
 }
@@ -146,6 +152,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
         }
         Some(Verb::Runs { json }) => runs::run(json),
         Some(Verb::Report { run, json }) => report::run(&run, json),
+        Some(Verb::Meter(args)) => meter::run(&args),
+        Some(Verb::Prices(args)) => prices::run(&args),
         Some(Verb::Generate(args)) => generate::run(&args),
         None => train::start(&cli.train),
     }

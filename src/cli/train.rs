@@ -5,7 +5,7 @@ use super::{AcceptArgs, SetArgs, TrainArgs, place, say};
 use crate::config::Resolved;
 use crate::data::Summary;
 use crate::error::{Error, Kind, Result};
-use crate::estimate::{self, Prediction, verdict};
+use crate::estimate::{self, Prediction, PriceUsed, verdict};
 use crate::ledger::{self, Final, Ledger, Record, RunRow, Status as LedgerStatus};
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
 use crate::ops::profile::{self, Profile};
@@ -200,7 +200,7 @@ pub(super) fn plan_of(ground: &Ground, prediction: &Prediction, data: Option<&Su
         predicted: prediction.predicted,
         interval: intervals(prediction),
         flops_per_step: Some(prediction.flops_per_step),
-        price: price(ground),
+        price: price(&ground.price),
         methods: prediction.methods.clone(),
         levers: prediction.levers.clone(),
         warnings: prediction
@@ -216,16 +216,16 @@ fn parameters(prediction: &Prediction) -> Parameters {
     Parameters { total: Some(prediction.parameters), trainable: Some(prediction.trainable) }
 }
 
-fn intervals(prediction: &Prediction) -> std::collections::BTreeMap<String, Interval> {
+pub(super) fn intervals(prediction: &Prediction) -> std::collections::BTreeMap<String, Interval> {
     let one = |(key, i): (&String, &estimate::Interval)| (key.clone(), Interval { low: i.low, high: i.high });
     prediction.interval.iter().map(one).collect()
 }
 
-fn price(ground: &Ground) -> Price {
+pub(super) fn price(used: &PriceUsed) -> Price {
     Price {
-        usd_per_hour: ground.price.usd_per_hour,
-        source: ground.price.usd_per_hour.map(|_| ground.price.source.clone()),
-        as_of: ground.price.as_of.clone(),
+        usd_per_hour: used.usd_per_hour,
+        source: used.usd_per_hour.map(|_| used.source.clone()),
+        as_of: used.as_of.clone(),
     }
 }
 
@@ -287,7 +287,7 @@ fn inputs(
         interval: intervals(&plan.prediction),
         phases: settled.phases.clone(),
         memory_parts: plan.prediction.memory_parts.iter().map(part).collect(),
-        price: price(ground),
+        price: price(&ground.price),
         provenance: provenance(plan),
         parameters: parameters(&plan.prediction),
         planned_steps: Some(plan.epochs.total_steps()),

@@ -1,6 +1,7 @@
 //! Control groups, versions 1 and 2: where this process's lie, what they allow, and what they use. In a container they
 //! count, not the host.
 
+use super::procfs::Kept;
 use std::path::{Component, Path, PathBuf};
 
 /// Folders of this process's cgroups and of all above them, the roots first: each may hold a limit. `proc` and `cgroup`
@@ -52,7 +53,7 @@ pub(super) fn cpu_quota(folder: &Path) -> Option<f64> {
 /// The memory that the innermost cgroup of this process uses, page cache included.
 #[derive(Debug)]
 pub(super) struct GroupMemory {
-    now: PathBuf,
+    now: Kept,
     peak: PathBuf,
     /// The tightest limit of it and of all above.
     pub(super) limit_bytes: Option<u64>,
@@ -72,9 +73,8 @@ impl GroupMemory {
             for (now, peak) in names {
                 let is_machine =
                     now.contains("usage") && folder == &cgroup.join("memory") && limit_bytes.is_none();
-                if !is_machine && count(&folder.join(now)).is_some() {
-                    let group = Self { now: folder.join(now), peak: folder.join(peak), limit_bytes };
-                    found.push((depth(folder), group));
+                if let Some(now) = Kept::open(&folder.join(now)).filter(|_| !is_machine) {
+                    found.push((depth(folder), Self { now, peak: folder.join(peak), limit_bytes }));
                 }
             }
         }
@@ -83,17 +83,13 @@ impl GroupMemory {
 
     /// Bytes now.
     pub(super) fn now(&self) -> Option<u64> {
-        count(&self.now)
+        self.now.read(|text| text.trim().parse().ok())
     }
 
     /// The most since the group was made.
     pub(super) fn peak(&self) -> Option<u64> {
-        count(&self.peak)
+        read(&self.peak)?.parse().ok()
     }
-}
-
-fn count(file: &Path) -> Option<u64> {
-    read(file)?.parse().ok()
 }
 
 fn read(file: &Path) -> Option<String> {

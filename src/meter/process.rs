@@ -5,7 +5,7 @@ use super::cgroup::GroupMemory;
 use super::gpu::Gpus;
 use super::nvml;
 use super::probe::{Closing, Probe, Reading};
-use super::procfs::{self, kib_field};
+use super::procfs::{self, Kept, kib_field};
 use super::rapl::Rapl;
 use super::sampler::longest_gap_s;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
@@ -19,6 +19,7 @@ const BLOCK_BYTES: u64 = 512;
 /// Probe of this process on this machine.
 pub struct ProcessProbe {
     surroundings: Surroundings,
+    status: Option<Kept>,
 }
 
 /// What is the same for every process of the machine: energy, accelerators, the cgroup.
@@ -70,13 +71,14 @@ impl Surroundings {
 impl ProcessProbe {
     /// Looks for what can be read here; it will be asked every `interval`.
     pub fn new(interval: Duration) -> Self {
-        Self { surroundings: Surroundings::open(interval) }
+        Self { surroundings: Surroundings::open(interval), status: Kept::open(Path::new(STATUS)) }
     }
 }
 
 impl Probe for ProcessProbe {
     fn sample(&mut self) -> Reading {
-        let (rss_bytes, peak_rss_bytes) = resident();
+        let status = self.status.as_ref().and_then(|status| status.read(|text| Some(memory(text))));
+        let (rss_bytes, peak_rss_bytes) = status.unwrap_or_default();
         let used = Used::of(UsageWho::RUSAGE_SELF);
         let mut reading = Reading {
             cpu_s: used.map(|u| u.cpu_s),
@@ -137,8 +139,16 @@ pub fn thread_cpu_s() -> Option<f64> {
 /// Resident bytes of this process, now and at their highest; from `/proc`, for `getrusage`'s maximum is inherited
 /// from the program that started this one.
 pub fn resident() -> (Option<u64>, Option<u64>) {
-    std::fs::read_to_string("/proc/self/status")
-        .map_or((None, None), |text| (kib_field(&text, "VmRSS:"), kib_field(&text, "VmHWM:")))
+    Kept::open(Path::new(STATUS))
+        .and_then(|status| status.read(|text| Some(memory(text))))
+        .unwrap_or_default()
+}
+
+const STATUS: &str = "/proc/self/status";
+
+/// Resident bytes now and at their highest, of a `status` file.
+fn memory(status: &str) -> (Option<u64>, Option<u64>) {
+    (kib_field(status, "VmRSS:"), kib_field(status, "VmHWM:"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Linux's `/proc` of one process: what its files say, as numbers.
 
-use std::fs::read_to_string;
+use std::fs::{File, read_to_string};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// The files of the system's processes.
@@ -14,18 +15,38 @@ pub(super) struct Stat {
     pub(super) ticks: u64,
     /// Faults that waited for the disk, counted as the ticks are.
     pub(super) major_faults: u64,
-    /// When it began: process numbers are used again, pairs of both are not.
-    pub(super) started: u64,
     pub(super) rss_pages: u64,
 }
 
-impl Stat {
-    pub(super) fn read(pid: u32) -> Option<Self> {
-        Self::parse(&read_to_string(file(pid, "stat")).ok()?)
+/// A small file of the system that is read again and again: kept open, one call a look. Of a process, it never becomes
+/// another's that got the same number.
+#[derive(Debug)]
+pub(super) struct Kept(File);
+
+/// More than any of these files holds.
+const MOST_BYTES: usize = 4096;
+
+impl Kept {
+    pub(super) fn open(path: &Path) -> Option<Self> {
+        File::open(path).ok().map(Self)
     }
 
+    /// What it says now; `None` where it cannot be read any more.
+    pub(super) fn read<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let mut buffer = [0; MOST_BYTES];
+        let length = self.0.read_at(&mut buffer, 0).ok()?;
+        parse(std::str::from_utf8(buffer.get(..length)?).ok()?)
+    }
+}
+
+/// The `stat` of a process, kept open.
+pub(super) fn stat_file(pid: u32) -> Option<Kept> {
+    Kept::open(&file(pid, "stat"))
+}
+
+impl Stat {
     /// Fields are counted from 1, as in proc(5).
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         // The second field is the program's name in parentheses and may itself hold both blanks and parentheses.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let field = |n: usize| fields.get(n.checked_sub(3)?)?.parse::<u64>().ok();
@@ -34,7 +55,6 @@ impl Stat {
             parent: u32::try_from(field(4)?).ok()?,
             ticks: sum(&[14, 15, 16, 17])?,
             major_faults: sum(&[12, 13])?,
-            started: field(22)?,
             rss_pages: field(24)?,
         })
     }
@@ -42,19 +62,20 @@ impl Stat {
 
 /// Bytes read from and written to disks, children that were waited for included.
 pub(super) fn disk_bytes(pid: u32) -> Option<(u64, u64)> {
-    let text = read_to_string(file(pid, "io")).ok()?;
-    let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name))?.trim().parse().ok();
-    Some((field("read_bytes:")?, field("write_bytes:")?))
+    Kept::open(&file(pid, "io"))?.read(|text| {
+        let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name))?.trim().parse().ok();
+        Some((field("read_bytes:")?, field("write_bytes:")?))
+    })
 }
 
 /// Highest resident bytes.
 pub(super) fn peak_rss(pid: u32) -> Option<u64> {
-    kib_field(&read_to_string(file(pid, "status")).ok()?, "VmHWM:")
+    Kept::open(&file(pid, "status"))?.read(|text| kib_field(text, "VmHWM:"))
 }
 
 /// Proportional bytes: a page shared by n processes counts 1/n. Walks the whole page table.
 pub(super) fn pss(pid: u32) -> Option<u64> {
-    kib_field(&read_to_string(file(pid, "smaps_rollup")).ok()?, "Pss:")
+    Kept::open(&file(pid, "smaps_rollup"))?.read(|text| kib_field(text, "Pss:"))
 }
 
 /// Children of a process, whichever of its threads started them; `None` where the kernel keeps no such list, or there
@@ -76,7 +97,7 @@ pub(super) fn children(pid: u32) -> Option<Vec<u32>> {
 pub(super) fn all_parents() -> Vec<(u32, u32)> {
     let entries = std::fs::read_dir(ROOT).into_iter().flatten().flatten();
     let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| Some((pid, Stat::read(pid)?.parent))).collect()
+    pids.filter_map(|pid| Some((pid, stat_file(pid)?.read(Stat::parse)?.parent))).collect()
 }
 
 /// Whether process numbers are the machine's own: this process is in no container's numbering. The kernel's first
@@ -107,7 +128,7 @@ mod tests {
         let text =
             "42 (a ) b (c) S 7 42 42 0 -1 4194304 100 200 3 4 50 60 70 80 20 0 1 0 12345 1000000 256 1844";
         let stat = Stat::parse(text).unwrap();
-        let expected = Stat { parent: 7, ticks: 260, major_faults: 7, started: 12_345, rss_pages: 256 };
+        let expected = Stat { parent: 7, ticks: 260, major_faults: 7, rss_pages: 256 };
         assert_eq!(stat, expected);
         assert_eq!(Stat::parse("42 (x) S 7"), None);
     }

@@ -35,6 +35,8 @@ pub struct Measured {
     /// Highest resident bytes: of one process by the system's own mark, of several the larger of that and
     /// `peak_tree_bytes`.
     pub peak_rss_bytes: Option<u64>,
+    /// Highest resident bytes of one process, by the system's own mark.
+    pub largest_process_bytes: Option<u64>,
     /// Highest sum over several processes seen at a look.
     pub peak_tree_bytes: Option<u64>,
     /// What was summed: proportional memory, in which shared pages count once, or where that could not be read at the
@@ -256,6 +258,7 @@ impl Record {
             wall_s: phases.iter().map(|p| p.wall_s).sum(),
             phases,
             peak_rss_bytes: self.peak.max(peak_tree).or(self.peak_sum),
+            largest_process_bytes: self.peak,
             peak_tree_bytes: peak_tree,
             tree_memory_source: tree.map(|(_, source)| source.into()),
             peak_device_bytes: self.peak_device,

@@ -3,7 +3,7 @@
 
 use super::probe::{Closing, Probe, Reading};
 use super::process::{Surroundings, Used, resident, thread_cpu_s};
-use super::procfs::{self, Stat};
+use super::procfs::{self, Kept, Stat};
 use nix::sys::resource::UsageWho;
 use nix::unistd::{SysconfVar, sysconf};
 use std::collections::HashMap;
@@ -12,21 +12,19 @@ use std::time::{Duration, Instant};
 /// Between two searches for new processes.
 const SEARCH: Duration = Duration::from_secs(1);
 /// Searches at the start, while a program sets itself up.
-const EARLY_SEARCHES: u32 = 20;
-/// Share of the time that dear figures may take of a core.
-const DEAR_SHARE: f64 = 0.002;
-/// A rise of the memory that is worth another look at them.
+const EARLY_SEARCHES: u32 = 8;
+/// Share of the time that searches may take of a core, and dear figures as well.
+const SHARE: f64 = 0.001;
+/// A rise of the memory that is worth another look at the dear figures.
 const RISE: f64 = 1.03;
 
 /// Probe of the processes that this one has started, and of theirs.
 pub struct TreeProbe {
     surroundings: Surroundings,
-    /// By number, with the tick at which it began: a number that was used again is another process.
-    known: HashMap<u32, u64>,
-    searched: Option<Instant>,
+    known: HashMap<u32, Process>,
+    search: Pace,
     searches: u32,
-    dear_at: Instant,
-    dear_from: Instant,
+    dear: Pace,
     rss_at_dear: u64,
     most: u64,
     largest: Option<u64>,
@@ -36,6 +34,36 @@ pub struct TreeProbe {
     ticks_per_s: f64,
 }
 
+struct Process {
+    stat: Kept,
+    /// Bytes read from and written to disks, when it was last asked.
+    disk: (u64, u64),
+}
+
+/// When something was done last, and from when its cost allows it again.
+struct Pace {
+    last: Option<Instant>,
+    free_from: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { last: None, free_from: Instant::now() }
+    }
+
+    fn is_due(&self, is_wanted: bool) -> bool {
+        let has_waited = self.last.is_none_or(|at| at.elapsed() >= SEARCH);
+        (is_wanted || has_waited) && Instant::now() >= self.free_from
+    }
+
+    fn done(&mut self, cpu_before_s: Option<f64>) {
+        let cost_s = thread_cpu_s().zip(cpu_before_s).map_or(0.0, |(now, before)| now - before);
+        let now = Instant::now();
+        self.last = Some(now);
+        self.free_from = now + Duration::from_secs_f64((cost_s / SHARE).clamp(0.0, 60.0));
+    }
+}
+
 impl TreeProbe {
     /// Of processes that are yet to be started; asked every `interval`.
     pub fn new(interval: Duration) -> Self {
@@ -43,10 +71,9 @@ impl TreeProbe {
         Self {
             surroundings: Surroundings::open(interval),
             known: HashMap::new(),
-            searched: None,
+            search: Pace::new(),
             searches: 0,
-            dear_at: Instant::now(),
-            dear_from: Instant::now(),
+            dear: Pace::new(),
             rss_at_dear: 0,
             most: 0,
             largest: None,
@@ -59,11 +86,10 @@ impl TreeProbe {
 
     /// Looks for processes that are not known yet.
     fn search(&mut self) {
-        let is_due = self.searched.is_none_or(|at| at.elapsed() >= SEARCH) || self.searches < EARLY_SEARCHES;
-        if !is_due {
+        if !self.search.is_due(self.searches < EARLY_SEARCHES) {
             return;
         }
-        self.searched = Some(Instant::now());
+        let cpu_before_s = thread_cpu_s();
         self.searches = self.searches.saturating_add(1);
         let parents = match procfs::children(std::process::id()) {
             Some(_) => None,
@@ -75,44 +101,43 @@ impl TreeProbe {
         };
         let mut open = of(std::process::id());
         while let Some(pid) = open.pop() {
-            if let Some(stat) = Stat::read(pid)
-                && self.known.insert(pid, stat.started) != Some(stat.started)
+            if !self.known.contains_key(&pid)
+                && let Some(stat) = procfs::stat_file(pid)
             {
-                self.largest = self.largest.max(procfs::peak_rss(pid));
+                self.known.insert(pid, Process { stat, disk: (0, 0) });
             }
             // A process is nobody's child twice, so this ends.
             open.extend(of(pid));
         }
+        self.search.done(cpu_before_s);
     }
 
     /// The processes that live, as they are now.
     fn living(&mut self) -> Vec<(u32, Stat)> {
-        let read = |(&pid, &started): (&u32, &u64)| {
-            Stat::read(pid).filter(|stat| stat.started == started).map(|stat| (pid, stat))
-        };
-        let living: Vec<(u32, Stat)> = self.known.iter().filter_map(read).collect();
-        self.known = living.iter().map(|(pid, stat)| (*pid, stat.started)).collect();
+        let living: Vec<(u32, Stat)> = self
+            .known
+            .iter()
+            .filter_map(|(pid, process)| Some((*pid, process.stat.read(Stat::parse)?)))
+            .collect();
+        self.known.retain(|pid, _| living.iter().any(|(alive, _)| alive == pid));
         self.most = self.most.max(u64::try_from(living.len()).unwrap_or(u64::MAX));
         living
     }
 
-    /// Figures for which the kernel walks page tables: once a second and where memory rises, as often as their cost
-    /// allows.
+    /// Figures that take more than a number from a file, some of them a walk through page tables: once a second, and
+    /// where memory rises.
     fn dear(&mut self, living: &[(u32, Stat)], rss_bytes: u64) -> Option<u64> {
-        let has_risen = rss_bytes as f64 > RISE * self.rss_at_dear as f64;
-        let is_due = has_risen || self.dear_at.elapsed() >= SEARCH;
-        if !is_due || Instant::now() < self.dear_from {
+        if !self.dear.is_due(rss_bytes as f64 > RISE * self.rss_at_dear as f64) {
             return None;
         }
-        let cpu_before = thread_cpu_s();
-        for (pid, _) in living {
+        let cpu_before_s = thread_cpu_s();
+        for (pid, process) in &mut self.known {
             self.largest = self.largest.max(procfs::peak_rss(*pid));
+            process.disk = procfs::disk_bytes(*pid).unwrap_or(process.disk);
         }
         let pss = (living.len() > 1).then(|| living.iter().map(|(pid, _)| procfs::pss(*pid)).sum()).flatten();
-        let cost_s = thread_cpu_s().zip(cpu_before).map_or(0.0, |(now, before)| now - before);
-        self.dear_at = Instant::now();
-        self.dear_from = self.dear_at + Duration::from_secs_f64((cost_s / DEAR_SHARE).min(60.0));
         self.rss_at_dear = rss_bytes;
+        self.dear.done(cpu_before_s);
         pss
     }
 }
@@ -127,8 +152,8 @@ impl Probe for TreeProbe {
         let ended = Used::of(UsageWho::RUSAGE_CHILDREN).zip(self.before);
         let ticks: u64 = living.iter().map(|(_, s)| s.ticks).sum();
         let faults: u64 = living.iter().map(|(_, s)| s.major_faults).sum();
-        let disk = living.iter().map(|(pid, _)| procfs::disk_bytes(*pid));
-        let disk = disk.flatten().fold((0_u64, 0_u64), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let disk =
+            self.known.values().fold((0, 0), |sum: (u64, u64), p| (sum.0 + p.disk.0, sum.1 + p.disk.1));
         // What is inherited from this process is none of theirs.
         let waited = ended.map(|(now, _)| now.peak_rss_bytes).filter(|&peak| peak > self.own_peak);
         self.largest = self.largest.max(waited);

@@ -237,7 +237,9 @@ fn memory_parts(inputs: &[PartInput], predicted: &Quantities, measured: &Quantit
             measured_bytes: p.measured_bytes.map(signed),
         })
         .collect();
-    if closing.predicted_bytes.is_some() || closing.measured_bytes.is_some() {
+    let is_whole = closing.predicted_bytes.is_some() || closing.measured_bytes.is_some();
+    // Without a named part there is nothing to close.
+    if is_whole && !rows.is_empty() {
         rows.push(closing);
     }
     rows

@@ -7,6 +7,7 @@ pub mod html;
 pub mod json;
 pub mod machines_table;
 pub mod metered;
+pub mod prices;
 pub mod profile;
 pub mod profile_table;
 pub mod record;

@@ -51,7 +51,8 @@ fn compared(report: &Report, screen: Screen) -> String {
     let mut table =
         Table::new().left("").right("predicted").extra("interval", 1).right("measured").right("error");
     let quantities = words::quantities(report);
-    for q in &quantities {
+    // Another program has no steps that could be seen.
+    for q in quantities.iter().filter(|q| report.command.is_empty() || q.is_known()) {
         table.row([
             q.title.to_owned(),
             q.predicted_text(),
@@ -149,7 +150,7 @@ fn memory(report: &Report, screen: Screen) -> String {
 
 fn metered(report: &Report, screen: Screen) -> String {
     let facts = metered::facts(report);
-    let width = facts.iter().map(|(title, _)| title.chars().count()).max().unwrap_or(0).min(16);
+    let width = facts.iter().map(|(title, _)| title.chars().count()).max().unwrap_or(0).min(16) + 2;
     let body: String = facts
         .iter()
         .map(|(title, text)| hanging(&visible(title), width, &visible(text), screen.columns))

@@ -35,6 +35,11 @@ pub struct Quantity {
 }
 
 impl Quantity {
+    /// Whether there is any figure of it.
+    pub fn is_known(&self) -> bool {
+        self.predicted.or(self.measured).or(self.modelled).is_some()
+    }
+
     /// The prediction or "unknown".
     pub fn predicted_text(&self) -> String {
         self.predicted.map_or_else(|| UNKNOWN.to_owned(), |v| (self.show)(v))

@@ -5,6 +5,7 @@ use crate::estimate::history::Past;
 use crate::estimate::{Machine, Prediction, Quantities};
 use crate::fs;
 use crate::ledger::Ledger;
+use crate::meter::DeviceTotal;
 
 /// Phases whose time is modelled and not clocked before the prediction.
 const LEARNED: [&str; 3] = ["load", "evaluate", "save"];
@@ -24,8 +25,12 @@ pub(super) fn of(arch: &Arch, machine: &Machine) -> Vec<Past> {
             && prediction.build == machine.build
             && prediction.limits.cores == machine.threads
             && prediction.parameters == arch.parameter_count();
+        // What others on the device, heat or a lost device did to a run is none of the estimate's.
+        let devices: Vec<DeviceTotal> =
+            serde_json::from_value(report["meter"]["devices"].clone()).unwrap_or_default();
+        let is_own = !devices.iter().any(DeviceTotal::is_disturbed);
         let phases = measured_phases(&prediction, &report);
-        is_same.then_some(Past { predicted: prediction.uncorrected, measured, phases })
+        (is_same && is_own).then_some(Past { predicted: prediction.uncorrected, measured, phases })
     };
     outcomes.iter().rev().filter_map(past).collect()
 }

@@ -15,7 +15,7 @@ pub(super) fn section(report: &Report) -> String {
          <thead><tr><th scope=\"col\">Quantity</th><th scope=\"col\">Predicted</th>{range}\
          <th scope=\"col\">Measured</th><th scope=\"col\">Error</th></tr></thead>\n<tbody>\n"
     );
-    for quantity in &quantities {
+    for quantity in quantities.iter().filter(|q| report.command.is_empty() || q.is_known()) {
         out += &row(quantity, ranged);
     }
     out += "</tbody>\n</table>\n";

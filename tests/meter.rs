@@ -1,0 +1,232 @@
+//! What a program took and what it cost, against the operating system's own account; any program, with all that it
+//! starts.
+
+#[path = "support/run.rs"]
+mod run;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::Signal;
+use nix::sys::time::TimeValLike;
+use run::{Config, Place, golden};
+use serde_json::Value;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Of the wall and the CPU time.
+const AGREEMENT: f64 = 0.01;
+/// What starting the accountant beside the work may take, s: a program of ten megabytes that is loaded.
+const START_S: f64 = 0.1;
+/// Most of the wall time that the meter may take; without optimisation its looks take twice as long.
+const OVERHEAD: f64 = if cfg!(debug_assertions) { 0.01 } else { 0.005 };
+/// Of the peak, bytes.
+const MEMORY: f64 = 1_048_576.0;
+
+/// Two seconds of counting in two shells, and 150 MB held by a third program.
+const WORK: &str = "count() { i=0; while [ $i -lt 1200000 ]; do i=$((i+1)); done; }; \
+                    head -c 150000000 /dev/zero | tail | wc -c; count & count; wait; sleep 0.5";
+
+/// `fttrain meter` with these options in front of the command; the report.
+fn meter(place: &Place, options: &[&str], command: &[&str]) -> Value {
+    let arguments = [&["meter", "--json"], options, &["--"], command].concat();
+    place.run(&arguments).expect(0).json()
+}
+
+/// What the operating system says of [`WORK`]; run in a process of its own, whose only child it is.
+#[test]
+fn account_in_a_process_of_its_own() {
+    let Ok(file) = std::env::var("FTTRAIN_ACCOUNT") else {
+        return;
+    };
+    let begun = Instant::now();
+    assert!(Command::new("sh").args(["-c", WORK]).status().unwrap().success());
+    let wall_s = begun.elapsed().as_secs_f64();
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    let cpu = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    let account = serde_json::json!({
+        "wall_s": wall_s, "cpu_s": cpu as f64 / 1e6, "peak_bytes": usage.max_rss() * 1024,
+    });
+    std::fs::write(file, account.to_string()).unwrap();
+}
+
+#[test]
+fn time_processor_and_memory_agree_with_the_systems_account_and_metering_is_cheap() {
+    let place = Place::new();
+    let file = place.path("account.json");
+    let account = format!("FTTRAIN_ACCOUNT={}", file.display());
+    let program = std::env::current_exe().unwrap();
+    let test = ["--exact", "account_in_a_process_of_its_own"];
+    let command = [&["env", &account, program.to_str().unwrap()], &test[..]].concat();
+    let report = meter(&place, &[], &command);
+
+    let account: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let seen = &report["meter"];
+    let figure = |of: &Value, key: &str| of[key].as_f64().unwrap_or_else(|| panic!("no {key} in {of}"));
+    for key in ["wall_s", "cpu_s"] {
+        let (system, metered) = (figure(&account, key), figure(seen, key));
+        let most = AGREEMENT * system + START_S;
+        assert!(metered >= system - 0.01 && metered - system <= most, "{key}: {metered} against {system}");
+    }
+    let (system, metered) = (figure(&account, "peak_bytes"), figure(seen, "largest_process_bytes"));
+    assert!((metered - system).abs() <= MEMORY, "peak: {metered} against {system}");
+    assert!(figure(seen, "peak_rss_bytes") >= metered, "{seen}");
+    assert!(figure(seen, "processes") >= 4.0, "{seen}");
+
+    let share = figure(seen, "meter_cpu_s") / figure(seen, "wall_s");
+    assert!(share <= OVERHEAD, "the meter took {share} of the time");
+}
+
+#[test]
+fn the_cost_is_the_price_times_the_billed_time_and_the_phases_are_the_whole() {
+    let place = Place::new();
+    let report = meter(&place, &["--usd-per-hour", "3.6", "--name", "nap"], &["sleep", "1.2"]);
+    let wall_s = report["measured"]["wall_s"].as_f64().unwrap();
+    assert!((1.2..2.0).contains(&wall_s), "{wall_s}");
+    let billed = 0.001 * wall_s.ceil();
+    assert!((report["measured"]["cost_usd"].as_f64().unwrap() - billed).abs() < 1e-9);
+    let phases = report["phases"].as_array().unwrap();
+    let sum = |key: &str| phases.iter().filter_map(|p| p[key].as_f64()).sum::<f64>();
+    assert!((sum("wall_s") - wall_s).abs() < 1e-9 && (sum("cost_usd") - billed).abs() < 1e-9);
+    let lines = report["costs"].as_array().unwrap();
+    let lines: f64 = lines.iter().filter_map(|l| l["amount_usd"].as_f64()).sum();
+    assert!((lines - billed).abs() < 1e-9);
+    assert_eq!(
+        (report["status"].as_str(), report["provenance"]["base"].as_str()),
+        (Some("done"), Some("nap"))
+    );
+
+    let runs = place.runs();
+    assert_eq!(runs[0]["run_id"], report["run_id"]);
+    assert!((runs[0]["cost_usd"].as_f64().unwrap() - billed).abs() < 1e-9);
+    let again = place.run(&["report", report["run_id"].as_str().unwrap(), "--json"]).expect(0).json();
+    assert_eq!(again, report);
+    assert!(std::path::Path::new(runs[0]["output_dir"].as_str().unwrap()).join("report.html").is_file());
+}
+
+#[test]
+fn exit_codes_pass_through_and_what_cannot_start_is_said() {
+    let place = Place::new();
+    let out = place.run(&["meter", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]).expect(7);
+    assert_eq!(out.stdout, "out\n");
+    out.says(&["err", "the command ended with exit code 7", "report.html"]);
+    place.run(&["meter", "--", "sh", "-c", "kill -9 $$"]).expect(137).says(&["signal 9 ended the command"]);
+    place.run(&["meter", "--", "/no/such/program"]).expect(2).says(&["`/no/such/program` cannot be started"]);
+    place.run(&["meter"]).expect(2);
+    let statuses: Vec<Value> = place.runs().iter().map(|run| run["status"].clone()).collect();
+    assert_eq!(statuses, ["failed", "failed", "failed"]);
+}
+
+#[test]
+fn signals_reach_the_command_and_its_report_is_written() {
+    let place = Place::new();
+    let flag = place.path("ready");
+    let script = format!("trap 'exit 5' TERM; touch {}; while :; do sleep 0.02; done", flag.display());
+    let mut running = place.start(&["meter", "--", "sh", "-c", &script]);
+    assert!(running.wait_until(|| flag.exists()));
+    running.signal(Signal::SIGTERM);
+    running.end().expect(5).says(&["exit code 5"]);
+}
+
+#[test]
+fn a_meter_that_is_killed_has_its_cost_in_the_ledger() {
+    let place = Place::new();
+    let running = place.start(&["meter", "--usd-per-hour", "3600", "--", "sleep", "4"]);
+    std::thread::sleep(Duration::from_millis(2700));
+    running.kill();
+    let run = &place.runs()[0];
+    assert_eq!(run["status"], "killed");
+    assert!(run["wall_s"].as_f64().unwrap() >= 1.0 && run["cost_usd"].as_f64().unwrap() >= 1.0, "{run}");
+}
+
+#[test]
+fn no_secret_of_the_command_line_is_kept() {
+    let place = Place::new();
+    let report = meter(&place, &[], &["env", "HF_TOKEN=topsecret", "true", "--api_key", "topsecret"]);
+    assert_eq!(report["command"], serde_json::json!(["env", "HF_TOKEN=…", "true", "--api_key", "…"]));
+    let ledger = std::fs::read(place.home().join("ledger.db")).unwrap();
+    assert!(!ledger.windows(9).any(|w| w == b"topsecret"));
+}
+
+#[test]
+fn an_equivalent_config_puts_its_estimate_beside() {
+    let place = Place::new();
+    let config = golden("llama/lora/run.toml");
+    let report = meter(&place, &["--config", &config, "--usd-per-hour", "1"], &["sleep", "0.1"]);
+    for key in ["wall_s", "peak_memory_bytes", "cost_usd"] {
+        assert!(report["predicted"][key].is_number() && report["error_pct"][key].is_number(), "{key}");
+    }
+    assert!(report["interval"]["wall_s"]["low"].is_number());
+}
+
+/// A run of this program with tables of its own below its config; the report.
+fn train(place: &Place, name: &str, tables: &str) -> Value {
+    let (config, out) = Config::lora().with("max_steps", "2").table(tables).write(place, name);
+    place.run(&["--lora", &config]).expect(0);
+    run::json(&out.join("report.json"))
+}
+
+#[test]
+fn energy_that_nobody_can_measure_is_modelled_and_the_grids_carbon_follows() {
+    let place = Place::new();
+    let report = train(
+        &place,
+        "a",
+        "[cost]\nhardware_usd = 2000\nhardware_life_hours = 10000\nusd_per_kwh = 0.3\nregion = \"Paris\"",
+    );
+    let parts = report["energy"].as_array().unwrap();
+    assert!(!parts.is_empty() && parts.iter().all(|p| p["source"].is_string()));
+    let kinds: Vec<&str> = parts.iter().map(|p| p["kind"].as_str().unwrap()).collect();
+    let (measured, modelled) = (&report["measured"]["energy_j"], &report["modelled"]["energy_j"]);
+    let whole =
+        match kinds.iter().max_by_key(|k| ["measured", "modelled", "unknown"].iter().position(|w| w == *k)) {
+            Some(&"measured") => measured,
+            Some(&"modelled") => modelled,
+            _ => &Value::Null,
+        };
+    assert!(measured.is_null() || modelled.is_null());
+    if let Some(joules) = whole.as_f64() {
+        assert!(joules > 0.0);
+        let grams = report["carbon"]["grams"].as_f64().unwrap();
+        assert!((grams - joules / 3.6e6 * 15.83).abs() < 1e-9 * grams.max(1.0));
+        let electricity = report["costs"].as_array().unwrap().iter().find(|l| l["category"] == "electricity");
+        let usd = electricity.unwrap()["amount_usd"].as_f64().unwrap();
+        assert!((usd - joules / 3.6e6 * 0.3).abs() < 1e-12);
+    } else {
+        assert!(report["measured"]["cost_usd"].is_null() && report["modelled"]["cost_usd"].is_null());
+    }
+}
+
+#[test]
+fn the_machine_is_paid_for_from_its_start_or_from_the_last_run_on_it() {
+    let place = Place::new();
+    let tables = "[cost]\nusd_per_hour = 36\nbill_from = \"boot\"\nrelease_after_s = 60";
+    let first = train(&place, "a", tables);
+    let second = train(&place, "b", tables);
+    for (report, name) in [(&first, "set-up"), (&second, "idle before")] {
+        let phases = report["phases"].as_array().unwrap();
+        let beside: Vec<&str> =
+            phases.iter().filter(|p| p["beside"] == true).map(|p| p["name"].as_str().unwrap()).collect();
+        assert_eq!(beside, [name, "until release"]);
+        let own = phases.iter().filter(|p| p["beside"] != true).filter_map(|p| p["wall_s"].as_f64());
+        assert!((own.sum::<f64>() - report["measured"]["wall_s"].as_f64().unwrap()).abs() < 1e-6);
+        let cost: f64 = phases.iter().filter_map(|p| p["cost_usd"].as_f64()).sum();
+        assert!((cost - report["measured"]["cost_usd"].as_f64().unwrap()).abs() < 1e-9);
+        assert!(cost >= 0.6, "a minute is stated");
+    }
+    let paid = |report: &Value| report["phases"][0]["wall_s"].as_f64().unwrap();
+    assert!(paid(&second) < 60.0 && paid(&second) < paid(&first), "{} {}", paid(&first), paid(&second));
+}
+
+#[test]
+fn the_price_table_is_listed_and_filtered() {
+    let place = Place::new();
+    let rows = place.run(&["prices", "--gpu", "h100", "--max-usd", "4", "--json"]).expect(0).json();
+    let rows = rows.as_array().unwrap();
+    assert!(rows.len() > 2 && rows.iter().all(|r| r["usd_per_hour"].as_f64().unwrap() <= 4.0));
+    assert!(rows.iter().all(|r| r["accelerator"] == "H100" && r["source"].is_string()));
+    let text = place.run(&["prices", "--provider", "lambda"]).expect(0).stdout;
+    assert!(text.contains("lambda/gpu_1x_gh200") && text.contains("days old"), "{text}");
+    place.run(&["prices", "--gpu", "abacus"]).expect(2).says(&["no row of the price table"]);
+    let own = place.file("own.csv", "provider,instance,accelerator,usd_per_hour_on_demand,source,as_of\nme,box,H100,0.5,mine,2026-11-01\n");
+    let rows = place.run(&["prices", "--gpu", "H100", "--price-file", &own, "--json"]).expect(0).json();
+    assert_eq!(rows[0]["machine"], "me/box");
+}
