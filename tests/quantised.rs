@@ -11,6 +11,7 @@ use fttrain::arch::source::Source;
 use fttrain::config::{self, Base};
 use fttrain::data::Batch;
 use fttrain::data::packing::{Epochs, Order};
+use fttrain::model::adapter::{Adapter, gguf_lora, peft};
 use fttrain::model::build::{self, Trained};
 use fttrain::model::weights::Loader;
 use fttrain::model::{Decoder, Frozen};
@@ -19,6 +20,7 @@ use fttrain::train::optimizer::AdamW;
 use fttrain::train::schedule::Schedule;
 use fttrain::train::step::accumulate;
 use run::{Place, json};
+use std::io::Write;
 use std::path::Path;
 use support::{Made, golden, make, rows, values};
 
@@ -224,4 +226,181 @@ fn smollm2_in_its_own_types_trains_as_its_f32_copy() {
         near(&format!("loss {i}"), own.losses[i], f32.losses[i], SAME);
         near(&format!("norm {i}"), own.norms[i], f32.norms[i], PEER);
     }
+}
+
+/// What `gguf_lora::write` makes of the golden llama's adapter.
+fn write_lora(folder: &Path, overrides: support::Overrides<'_>) -> (gguf::Header, Vec<u8>, Made) {
+    let run = golden().join("llama/lora");
+    let made = make(&run, true, overrides);
+    let text = std::fs::read_to_string(run.join("run.toml")).unwrap();
+    let config = config::parse("test", &text, None, &[]).unwrap_or_else(|e| panic!("{e}")).config;
+    let config::Method::Lora(lora) = &config.method else { panic!("{:?}", config.method) };
+    let adapter = Adapter::resolve(&made.arch, lora, None, 0).unwrap_or_else(|e| panic!("{e}"));
+    let path = folder.join("adapter.gguf");
+    gguf_lora::write(&adapter, &made.arch, &path).unwrap_or_else(|e| panic!("{e}"));
+    (gguf::Header::read(&path).unwrap(), std::fs::read(&path).unwrap(), made)
+}
+
+#[test]
+fn a_gguf_lora_holds_every_pair_under_llama_cpps_names_and_in_its_row_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let (header, file, made) = write_lora(folder.path(), &[]);
+    for (key, value) in [
+        ("general.type", Value::Text("adapter".into())),
+        ("general.architecture", Value::Text("llama".into())),
+        ("adapter.type", Value::Text("lora".into())),
+        ("adapter.lora.alpha", Value::Float(8.0)),
+    ] {
+        assert_eq!(header.metadata.get(key), Some(&value), "{key}");
+    }
+    assert_eq!(header.tensors.len(), 2 * 7 * 2);
+    let find = |name: &str| {
+        let entry =
+            header.tensors.iter().find(|tensor| tensor.name == name).unwrap_or_else(|| panic!("{name}"));
+        let at = usize::try_from(entry.offset).unwrap();
+        let bytes = &file[at..at + usize::try_from(entry.len).unwrap()];
+        let values: Vec<f32> =
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        (entry.dims.clone(), values)
+    };
+    let peft = |name: &str| {
+        let params = made.params.sorted();
+        let (_, param) = params.iter().find(|(_, param)| param.name.contains(name)).unwrap();
+        values(&param.value)
+    };
+    // Innermost first, as A `[R, in]` and B `[out, R]` lie.
+    let (dims, a) = find("blk.1.attn_q.weight.lora_a");
+    assert_eq!((dims, a), (vec![32, 4], peft("layers.1.self_attn.q_proj.lora_A")));
+    let (dims, b) = find("blk.0.ffn_up.weight.lora_b");
+    assert_eq!((dims, b), (vec![4, 40], peft("layers.0.mlp.up_proj.lora_B")));
+    // Heads of eight rows: the second row of the file is the fifth of Hugging Face's.
+    let ((_, b), whole) = (find("blk.0.attn_k.weight.lora_b"), peft("layers.0.self_attn.k_proj.lora_B"));
+    assert_eq!((&b[..4], &b[4..8], &b[32..36]), (&whole[..4], &whole[16..20], &whole[32..36]));
+}
+
+#[test]
+#[ignore = "needs FTTRAIN_SMOLLM2 and FTTRAIN_PYTHON with xllamacpp"]
+fn llama_cpp_takes_the_gguf_lora_and_answers_as_fttrain() {
+    let base = named("FTTRAIN_SMOLLM2");
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "base_model = '{base}'\nadapter = 'qlora'\nlora_r = 4\nlora_alpha = 8\nbf16 = false\ndevice = 'cpu'\n\
+         output_dir = 'unused'\nmicro_batch_size = 2\nlearning_rate = 1e-2\nlr_scheduler = 'constant'\nsequence_len = 128\n\
+         sample_packing = false\n[[datasets]]\npath = 'unused'\ntype = 'tokenized'\n"
+    );
+    let text = text.as_str();
+    let (before, after) = (support::from_text(text, false, &[]), support::from_text(text, true, &[]));
+    after.train(&rows(&golden().join("quantised")), 4, false);
+    // The run's folder, as PEFT has it, is what an export starts from.
+    let config::Method::Qlora { lora, .. } = &after.config.method else {
+        panic!("{:?}", after.config.method)
+    };
+    let fresh = Adapter::resolve(&after.arch, lora, None, 0).unwrap();
+    std::fs::write(folder.path().join("adapter_config.json"), peft::config_json(&fresh, "x", None)).unwrap();
+    let mut file = std::fs::File::create(folder.path().join("adapter_model.safetensors")).unwrap();
+    peft::write_tensors(&after.params, &mut file).unwrap();
+    let saved = config::Lora { model_dir: Some(folder.path().into()), r: None, alpha: None, ..lora.clone() };
+    let adapter = Adapter::resolve(&after.arch, &saved, None, 0).unwrap_or_else(|e| panic!("{e}"));
+    let gguf = folder.path().join("adapter.gguf");
+    gguf_lora::write(&adapter, &after.arch, &gguf).unwrap();
+    let last = |decoder: &Decoder, ids: &[u32]| {
+        let row = fttrain::data::Sample { ids: ids.into(), labels: ids.iter().map(|_| -100).collect() };
+        let logits = decoder.logits(&Batch::new([&row], 0)).unwrap();
+        values(&logits.get(ids.len() - 1).unwrap().copy().unwrap())
+    };
+    // "The capital of France is Paris, and the capital of Germany is", less and less of it.
+    let ids = [504, 3575, 282, 4649, 314, 7042, 28, 284, 260, 3575, 282, 5024, 314];
+    let texts = [13, 9, 5].map(|count| {
+        let (base, adapted) = (last(&before.decoder, &ids[..count]), last(&after.decoder, &ids[..count]));
+        serde_json::json!({"ids": ids[..count], "base": base, "adapted": adapted})
+    });
+    let logits = folder.path().join("logits.json");
+    std::fs::write(&logits, serde_json::to_vec(&texts).unwrap()).unwrap();
+    let done = std::process::Command::new(named("FTTRAIN_PYTHON"))
+        .arg(golden().join("check_gguf_lora.py"))
+        .args([Path::new(&base), &gguf, &logits])
+        .output()
+        .unwrap();
+    let said = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(done.status.success(), "{said}");
+    println!("{said}");
+}
+
+/// Writes a llama of 1.1 billion random weights in bf16, sharded, and returns the bytes of its largest tensor.
+fn write_billion(folder: &Path) -> u64 {
+    let config = r#"{"model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632,
+        "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 64,
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false}"#;
+    std::fs::write(folder.join("config.json"), config).unwrap();
+    let base =
+        Base { model: folder.to_str().unwrap().into(), revision: None, reinit_weights: true, bf16: None };
+    let parameters = Source::locate(&base).unwrap().arch().unwrap().parameters();
+    // Finite and small: the exponent is below that of 1.
+    let noise: Vec<u8> =
+        (0..1_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8 & 0xbf).collect();
+    let mut map = serde_json::Map::new();
+    let (mut largest, shards) = (0, parameters.chunks(parameters.len().div_ceil(4)));
+    for (i, shard) in shards.enumerate() {
+        let name = format!("model-0000{}-of-00004.safetensors", i + 1);
+        let (mut header, mut at) = (serde_json::Map::new(), 0);
+        for parameter in shard {
+            let end = at + 2 * parameter.shape.iter().product::<usize>();
+            let entry =
+                serde_json::json!({"dtype": "BF16", "shape": parameter.shape, "data_offsets": [at, end]});
+            header.insert(parameter.name.clone(), entry);
+            map.insert(parameter.name.clone(), name.clone().into());
+            largest = largest.max(end - at);
+            at = end;
+        }
+        let mut header = serde_json::to_vec(&header).unwrap();
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let mut file = std::io::BufWriter::new(std::fs::File::create(folder.join(name)).unwrap());
+        file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+        file.write_all(&header).unwrap();
+        while at > 0 {
+            let part = at.min(noise.len());
+            file.write_all(&noise[..part]).unwrap();
+            at -= part;
+        }
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map});
+    std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    largest as u64
+}
+
+/// The largest resident size of this process so far.
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Names the base to the process that loads it and does nothing else.
+const LOAD: &str = "FTTRAIN_TEST_LOAD";
+
+#[test]
+#[ignore = "writes 2 GB into the temporary folder"]
+fn a_base_of_a_billion_weights_is_quantised_in_its_own_size_and_one_tensor_more() {
+    if let Ok(base) = std::env::var(LOAD) {
+        let before = peak_bytes();
+        let frozen = Frozen::Nf4 { double_quant: true, others: candle_core::DType::BF16 };
+        let kept = decoder(Path::new(&base), frozen).frozen_bytes();
+        println!("loaded {before} {kept} {}", peak_bytes());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let largest = write_billion(folder.path());
+    let done = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--nocapture", "--exact"])
+        .arg("a_base_of_a_billion_weights_is_quantised_in_its_own_size_and_one_tensor_more")
+        .env(LOAD, folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    let (_, line) = said.split_once("loaded ").unwrap_or_else(|| panic!("{said}"));
+    let numbers: Vec<u64> = line.split_whitespace().take(3).map(|n| n.parse().unwrap()).collect();
+    let [before, kept, peak] = numbers[..] else { panic!("{said}") };
+    let bound = kept + largest + (200 << 20);
+    assert!(kept < 900 << 20 && peak - before <= bound, "{before} before, {kept} kept, {peak} at most");
+    println!("{} MiB for {} MiB kept", (peak - before) >> 20, kept >> 20);
 }

@@ -231,6 +231,11 @@ impl Arch {
         all
     }
 
+    /// `general.architecture` of this family's GGUF files, where it has them.
+    pub fn gguf_architecture(&self) -> Option<&'static str> {
+        conventions::ALL.into_iter().find(|of| of.family == self.family).and_then(|of| of.gguf)
+    }
+
     /// Number of parameters; a tied head counts once.
     pub fn parameter_count(&self) -> u64 {
         self.parameters().iter().map(|p| p.shape.iter().map(|&n| n as u64).product::<u64>()).sum()

@@ -1,5 +1,6 @@
 //! A low-rank adapter in PEFT's terms: what it adapts, its scale, and the values that it starts from.
 
+pub mod gguf_lora;
 pub mod peft;
 
 use crate::arch::{self, Arch};
