@@ -41,11 +41,13 @@ pub enum Path {
     Avx512,
     /// The same, with products of bf16 by `vdpbf16ps`.
     Avx512Bf16,
+    /// The same, with products of bf16 by AMX, Intel's matrix unit.
+    Amx,
 }
 
 impl Path {
     /// All, the best last.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// The name that `FTTRAIN_KERNEL` takes and that reports show.
     pub fn name(self) -> &'static str {
@@ -54,12 +56,13 @@ impl Path {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512bf16",
+            Self::Amx => "amx",
         }
     }
 
     /// Whether it multiplies in bf16 where it may.
     pub fn has_bf16(self) -> bool {
-        self == Self::Avx512Bf16
+        self >= Self::Avx512Bf16
     }
 
     /// Whether this CPU can run it.
@@ -73,6 +76,7 @@ impl Path {
                 Self::Avx2 => has!("avx2") && has!("fma"),
                 Self::Avx512 => avx512,
                 Self::Avx512Bf16 => avx512 && has!("avx512bf16"),
+                Self::Amx => Self::Avx512Bf16.is_here() && product::amx_is_sound(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -102,7 +106,7 @@ pub fn path() -> Path {
 /// The name is unknown, the CPU lacks the path, or another path is already in use.
 pub fn force(name: &str) -> Result<Path, String> {
     let wanted = Path::ALL.into_iter().find(|p| p.name() == name).ok_or_else(|| {
-        format!("`{name}` is not a kernel path; there are avx512bf16, avx512, avx2, portable")
+        format!("`{name}` is not a kernel path; there are amx, avx512bf16, avx512, avx2, portable")
     })?;
     if !wanted.is_here() {
         return Err(format!(
@@ -142,7 +146,7 @@ macro_rules! dispatch {
             match $crate::cpu::path() {
                 // SAFETY: `path()` names a set only after the CPU was asked for each of its features.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::Path::Avx512 | $crate::cpu::Path::Avx512Bf16 => unsafe { avx512($($arg),*) },
+                $crate::cpu::Path::Avx512 | $crate::cpu::Path::Avx512Bf16 | $crate::cpu::Path::Amx => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::Path::Avx2 => unsafe { avx2($($arg),*) },

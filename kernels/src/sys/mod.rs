@@ -19,6 +19,50 @@ pub fn is_amd() -> bool {
     [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
 }
 
+/// Whether the CPU has AMX with bf16, the kernel keeps its registers, and this process may use them: it is asked here,
+/// once for all threads.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub fn may_use_amx() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+    #[target_feature(enable = "xsave")]
+    fn enabled_states() -> u64 {
+        // SAFETY: the caller made sure that XGETBV is there.
+        unsafe { std::arch::x86_64::_xgetbv(0) }
+    }
+
+    const OSXSAVE: u32 = 1 << 27;
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    /// The tiles' configuration and their data.
+    const STATES: u64 = 0b11 << 17;
+    const SYS_ARCH_PRCTL: u64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const TILE_DATA: u64 = 18;
+
+    if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 {
+        return false;
+    }
+    let has = __cpuid_count(7, 0).edx & (AMX_BF16 | AMX_TILE) == AMX_BF16 | AMX_TILE;
+    // SAFETY: OSXSAVE says that XGETBV may be used.
+    if !has || unsafe { enabled_states() } & STATES != STATES {
+        return false;
+    }
+    let answer: i64;
+    // SAFETY: a system call that takes two numbers; it changes nothing but what this process may use.
+    unsafe {
+        std::arch::asm!("syscall", inlateout("rax") SYS_ARCH_PRCTL => answer, in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") TILE_DATA, lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    answer == 0
+}
+
+/// Whether AMX may be used: not where nobody asks for it.
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub fn may_use_amx() -> bool {
+    false
+}
+
 /// Whether AMD made this CPU: no other architecture's.
 #[cfg(not(target_arch = "x86_64"))]
 pub fn is_amd() -> bool {

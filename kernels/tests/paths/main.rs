@@ -35,6 +35,10 @@ fn paths_of_this_cpu() -> Vec<&'static str> {
             paths.push("avx512");
             if is_x86_feature_detected!("avx512bf16") {
                 paths.push("avx512bf16");
+                let about = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+                if about.contains(" amx_tile") && about.contains(" amx_bf16") {
+                    paths.push("amx");
+                }
             }
         }
     }

@@ -29,7 +29,7 @@ impl Kernel for Avx2 {
         words: usize,
         a: *const u32,
         b: *const u32,
-        _: usize,
+        _: (usize, usize),
         c: *mut f32,
         c_row: usize,
         finish: Finish,

@@ -30,7 +30,7 @@ macro_rules! kernel {
                 #[target_feature(enable = $features)]
                 unsafe fn pack(piece: &Piece<'_>, words: usize, to: *mut u32) {
                     // SAFETY: by the caller's promise.
-                    unsafe { pack_with::<ROWS, $bf16>(piece, words, to) }
+                    unsafe { pack_with::<ROWS, $bf16, false>(piece, words, to) }
                 }
                 // SAFETY: by the caller's promise.
                 unsafe { pack(piece, words, to) }
@@ -40,7 +40,7 @@ macro_rules! kernel {
                 #[target_feature(enable = $features)]
                 unsafe fn pack(piece: &Piece<'_>, words: usize, to: *mut u32) {
                     // SAFETY: by the caller's promise.
-                    unsafe { pack_with::<COLUMNS, $bf16>(piece, words, to) }
+                    unsafe { pack_with::<COLUMNS, $bf16, false>(piece, words, to) }
                 }
                 // SAFETY: by the caller's promise.
                 unsafe { pack(piece, words, to) }
@@ -50,13 +50,13 @@ macro_rules! kernel {
                 words: usize,
                 a: *const u32,
                 b: *const u32,
-                columns: usize,
+                (rows, columns): (usize, usize),
                 c: *mut f32,
                 c_row: usize,
                 finish: Finish,
             ) {
                 #[target_feature(enable = $features)]
-                unsafe fn tile<const REGISTERS: usize>(
+                unsafe fn tile<const TALL: usize, const WIDE: usize>(
                     words: usize,
                     a: *const u32,
                     b: *const u32,
@@ -64,11 +64,11 @@ macro_rules! kernel {
                     c_row: usize,
                     finish: Finish,
                 ) {
-                    let mut sums = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
+                    let mut sums = [[_mm512_setzero_ps(); WIDE]; TALL];
                     for w in 0..words {
                         // SAFETY: word w of both blocks, by the caller's promise.
                         unsafe {
-                            let mut line = [_mm512_setzero_si512(); REGISTERS];
+                            let mut line = [_mm512_setzero_si512(); WIDE];
                             for (i, line) in line.iter_mut().enumerate() {
                                 *line = _mm512_loadu_si512(b.add(w * COLUMNS + 16 * i).cast());
                             }
@@ -98,10 +98,11 @@ macro_rules! kernel {
                 }
                 // SAFETY: by the caller's promise.
                 unsafe {
-                    if columns <= 16 {
-                        tile::<1>(words, a, b, c, c_row, finish);
-                    } else {
-                        tile::<2>(words, a, b, c, c_row, finish);
+                    match (rows, columns) {
+                        (..=4, ..=16) => tile::<4, 1>(words, a, b, c, c_row, finish),
+                        (..=4, _) => tile::<4, 2>(words, a, b, c, c_row, finish),
+                        (_, ..=16) => tile::<ROWS, 1>(words, a, b, c, c_row, finish),
+                        _ => tile::<ROWS, 2>(words, a, b, c, c_row, finish),
                     }
                 }
             }

@@ -7,14 +7,18 @@ use std::arch::x86_64::{
     _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_loadu_si512, _mm512_mask_storeu_epi32,
     _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_si512,
     _mm512_permutexvar_epi16, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_slli_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    _mm512_slli_epi32, _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
+/// Packs lines in words (`Kernel::pack_left`, `pack_right`) or, with `IN_ROWS`, in rows of 16 words, a panel of rows
+/// behind the other.
+///
 /// # Safety
-/// As for `Kernel::pack_left` with `LINES` lines, inside a function with AVX-512 F, BW and VL, and BF16 with `TO_BF16`.
+/// As for `Kernel::pack_left` with `LINES` lines, inside a function with AVX-512 F, BW and VL, and BF16 with `TO_BF16`;
+/// with `IN_ROWS`, both are multiples of 16.
 #[inline(always)]
-pub(super) unsafe fn pack_with<const LINES: usize, const TO_BF16: bool>(
+pub(super) unsafe fn pack_with<const LINES: usize, const TO_BF16: bool, const IN_ROWS: bool>(
     piece: &Piece<'_>,
     words: usize,
     to: *mut u32,
@@ -23,12 +27,97 @@ pub(super) unsafe fn pack_with<const LINES: usize, const TO_BF16: bool>(
     assert!(piece.lines <= LINES && depth <= words, "a piece larger than its block");
     // SAFETY: by the caller's promise.
     unsafe {
-        match (piece.values, piece.turned) {
-            (Values::F32(x), false) => along::<LINES, TO_BF16, _>(piece, words, to, x),
-            (Values::Bf16(x), false) => along::<LINES, TO_BF16, _>(piece, words, to, x),
-            (Values::F32(x), true) => across::<LINES, TO_BF16, _>(piece, words, to, x),
-            (Values::Bf16(x), true) => across::<LINES, TO_BF16, _>(piece, words, to, x),
+        match piece.values {
+            Values::F32(x) => blocks::<LINES, TO_BF16, IN_ROWS, _>(piece, words, to, x),
+            Values::Bf16(x) => blocks::<LINES, TO_BF16, IN_ROWS, _>(piece, words, to, x),
         }
+    }
+}
+
+/// # Safety
+/// As for [`pack_with`]; the piece lies inside `from`.
+#[inline(always)]
+unsafe fn blocks<const LINES: usize, const TO_BF16: bool, const IN_ROWS: bool, T: Value>(
+    piece: &Piece<'_>,
+    words: usize,
+    to: *mut u32,
+    from: &[T],
+) {
+    for word in (0..words).step_by(16) {
+        for first in (0..LINES).step_by(16) {
+            // SAFETY: only values of the piece are read; only words below `words` and lines below `LINES` are written.
+            unsafe {
+                let mut block = if piece.turned {
+                    across::<TO_BF16, T>(piece, from, first, word)
+                } else {
+                    along::<TO_BF16, T>(piece, from, first, word)
+                };
+                if piece.turned == IN_ROWS {
+                    block = turned(block);
+                }
+                if IN_ROWS {
+                    for (i, line) in block.into_iter().enumerate() {
+                        _mm512_storeu_si512(to.add(word * LINES + (first + i) * 16).cast(), line);
+                    }
+                } else {
+                    let lanes = low16(LINES - first);
+                    for (i, line) in block.into_iter().enumerate().take(words - word) {
+                        _mm512_mask_storeu_epi32(to.add((word + i) * LINES + first).cast(), lanes, line);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// 16 lines that lie along memory, 16 words of each.
+///
+/// # Safety
+/// As for [`blocks`].
+#[inline(always)]
+unsafe fn along<const TO_BF16: bool, T: Value>(
+    piece: &Piece<'_>,
+    from: &[T],
+    first: usize,
+    word: usize,
+) -> [__m512i; 16] {
+    let at = word * if TO_BF16 { 2 } else { 1 };
+    let left = piece.depth.saturating_sub(at);
+    // SAFETY: `left` values of each line of the piece can be read.
+    unsafe {
+        let mut block = [_mm512_setzero_si512(); 16];
+        for (i, line) in block.iter_mut().enumerate().take(piece.lines.saturating_sub(first)) {
+            let at = from.as_ptr().wrapping_add((first + i) * piece.stride + at);
+            *line = T::line::<TO_BF16>(at, left, piece.scale);
+        }
+        block
+    }
+}
+
+/// 16 words of 16 lines that lie across memory: each row, or pair of rows, is one word of all lines.
+///
+/// # Safety
+/// As for [`blocks`].
+#[inline(always)]
+unsafe fn across<const TO_BF16: bool, T: Value>(
+    piece: &Piece<'_>,
+    from: &[T],
+    first: usize,
+    word: usize,
+) -> [__m512i; 16] {
+    let per_word = if TO_BF16 { 2 } else { 1 };
+    let lanes = low16(piece.lines.saturating_sub(first));
+    let at = |row: usize| from.as_ptr().wrapping_add(row * piece.stride + first);
+    // SAFETY: only rows and lanes of the piece are read.
+    unsafe {
+        let mut block = [_mm512_setzero_si512(); 16];
+        let rows = piece.depth.saturating_sub(word * per_word).div_ceil(per_word);
+        for (i, value) in block.iter_mut().enumerate().take(rows) {
+            let row = (word + i) * per_word;
+            let next = (TO_BF16 && row + 1 < piece.depth).then(|| at(row + 1));
+            *value = T::row::<TO_BF16>(at(row), next, lanes, piece.scale);
+        }
+        block
     }
 }
 
@@ -141,68 +230,6 @@ static PAIRS: [u16; 32] = {
 unsafe fn widened(x: __m256i) -> __m512i {
     // SAFETY: the caller's function has AVX-512.
     unsafe { _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)) }
-}
-
-/// Lines lie along memory: 16 words of 16 lines are turned in registers.
-///
-/// # Safety
-/// As for [`pack_with`]; the piece lies inside `from`.
-#[inline(always)]
-unsafe fn along<const LINES: usize, const TO_BF16: bool, T: Value>(
-    piece: &Piece<'_>,
-    words: usize,
-    to: *mut u32,
-    from: &[T],
-) {
-    let per_word = if TO_BF16 { 2 } else { 1 };
-    for first in (0..LINES).step_by(16) {
-        let lanes = low16(LINES - first);
-        for word in (0..words).step_by(16) {
-            let left = piece.depth.saturating_sub(word * per_word);
-            // SAFETY: only values of the piece are read, and only words below `words` are written.
-            unsafe {
-                let mut block = [_mm512_setzero_si512(); 16];
-                for (i, line) in block.iter_mut().enumerate().take(piece.lines.saturating_sub(first)) {
-                    let at = from.as_ptr().wrapping_add((first + i) * piece.stride + word * per_word);
-                    *line = T::line::<TO_BF16>(at, left, piece.scale);
-                }
-                for (i, line) in turned(block).into_iter().enumerate().take(words - word) {
-                    _mm512_mask_storeu_epi32(to.add((word + i) * LINES + first).cast(), lanes, line);
-                }
-            }
-        }
-    }
-}
-
-/// Lines lie across memory: each row, or pair of rows, is one word of all lines.
-///
-/// # Safety
-/// As for [`pack_with`]; the piece lies inside `from`.
-#[inline(always)]
-unsafe fn across<const LINES: usize, const TO_BF16: bool, T: Value>(
-    piece: &Piece<'_>,
-    words: usize,
-    to: *mut u32,
-    from: &[T],
-) {
-    let per_word = if TO_BF16 { 2 } else { 1 };
-    for word in 0..words {
-        let row = word * per_word;
-        for first in (0..LINES).step_by(16) {
-            let read = low16(piece.lines.saturating_sub(first));
-            // SAFETY: only values of the piece are read, and word `word` of the block is written.
-            unsafe {
-                let at = |row: usize| from.as_ptr().wrapping_add(row * piece.stride + first);
-                let next = (TO_BF16 && row + 1 < piece.depth).then(|| at(row + 1));
-                let value = if row < piece.depth && read != 0 {
-                    T::row::<TO_BF16>(at(row), next, read, piece.scale)
-                } else {
-                    _mm512_setzero_si512()
-                };
-                _mm512_mask_storeu_epi32(to.add(word * LINES + first).cast(), low16(LINES - first), value);
-            }
-        }
-    }
 }
 
 fn low16(count: usize) -> __mmask16 {

@@ -35,7 +35,7 @@ pub(super) trait Kernel {
     /// The CPU has the path; `to` has room for `words·COLUMNS` words.
     unsafe fn pack_right(piece: &Piece<'_>, words: usize, to: *mut u32);
 
-    /// `c[ROWS, COLUMNS] = a·b`, or `+=`; only the first `columns` have to be right.
+    /// `c[ROWS, COLUMNS] = a·b`, or `+=`; only the first rows and columns of `shape` have to be right.
     ///
     /// # Safety
     /// The CPU has the path; `a` and `b` are packed blocks of `words` words; c has `ROWS` rows of `COLUMNS` values,
@@ -44,7 +44,7 @@ pub(super) trait Kernel {
         words: usize,
         a: *const u32,
         b: *const u32,
-        columns: usize,
+        shape: (usize, usize),
         c: *mut f32,
         c_row: usize,
         finish: Finish,

@@ -9,6 +9,8 @@
 //! depend on the threads, nor on how many rows are multiplied with it.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -20,6 +22,8 @@ mod pack;
 mod portable;
 mod run;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use amx::is_sound as amx_is_sound;
 pub use operand::{Operand, Source};
 pub use pack::Packed;
 pub use run::{Out, Product, Start, Term, product_new, products};

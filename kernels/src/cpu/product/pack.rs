@@ -32,9 +32,10 @@ impl Packed {
     }
 }
 
-struct Pack<'a> {
-    operand: Operand<'a>,
-    precision: Precision,
+/// A side that is packed whole.
+pub(super) struct Pack<'a> {
+    pub(super) operand: Operand<'a>,
+    pub(super) precision: Precision,
 }
 
 impl run::Work for Pack<'_> {

@@ -25,7 +25,7 @@ impl Kernel for Portable {
         words: usize,
         a: *const u32,
         b: *const u32,
-        _: usize,
+        _: (usize, usize),
         c: *mut f32,
         c_row: usize,
         finish: Finish,

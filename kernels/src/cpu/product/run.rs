@@ -5,7 +5,7 @@ use super::operand::Operand;
 use super::pack::Packed;
 use super::{Precision, portable};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{amx, avx2, avx512};
 use crate::cpu::share::Shared;
 use crate::cpu::{Path, path};
 use rayon::prelude::*;
@@ -100,18 +100,21 @@ pub(super) trait Work {
 pub(super) fn with_kernel<W: Work>(precision: Precision, work: W) -> W::Output {
     match (path(), precision) {
         #[cfg(target_arch = "x86_64")]
+        (Path::Amx, Precision::Bf16) => work.with::<amx::Amx>(),
+        #[cfg(target_arch = "x86_64")]
         (Path::Avx512Bf16, Precision::Bf16) => work.with::<avx512::Avx512Bf16>(),
         #[cfg(target_arch = "x86_64")]
-        (Path::Avx512 | Path::Avx512Bf16, _) => work.with::<avx512::Avx512>(),
+        (Path::Avx512 | Path::Avx512Bf16 | Path::Amx, _) => work.with::<avx512::Avx512>(),
         #[cfg(target_arch = "x86_64")]
         (Path::Avx2, _) => work.with::<avx2::Avx2>(),
         _ => work.with::<portable::Portable>(),
     }
 }
 
-struct Run<'a> {
-    all: Vec<Product<'a>>,
-    precision: Precision,
+/// Products that are computed together.
+pub(super) struct Run<'a> {
+    pub(super) all: Vec<Product<'a>>,
+    pub(super) precision: Precision,
 }
 
 /// A product whose parts were checked, with the raw place of its result.
@@ -345,7 +348,8 @@ fn one_tile<K: Kernel>(
     columns: &Range<usize>,
     fresh: bool,
 ) {
-    let whole = rows.len() == K::ROWS && columns.len() == K::COLUMNS;
+    let shape = (rows.len(), columns.len());
+    let whole = shape == (K::ROWS, K::COLUMNS);
     let mut standing = !fresh || matches!(product.start, Start::Standing);
     let row = |r: usize| {
         // SAFETY: this task alone has these rows and columns of c.
@@ -369,14 +373,14 @@ fn one_tile<K: Kernel>(
             // SAFETY: the path was chosen for this CPU; both blocks were cut to `words`; the tile lies inside c, and
             // what is added to was written before.
             unsafe {
-                K::tile(stretch.words, a.as_ptr(), b.as_ptr(), K::COLUMNS, row(0), product.c_row, finish);
+                K::tile(stretch.words, a.as_ptr(), b.as_ptr(), shape, row(0), product.c_row, finish);
             }
         } else {
             let mut edge = [0f32; LARGEST_TILE];
             // SAFETY: as above, with a c that is large enough for any tile.
             unsafe {
                 let c = edge.as_mut_ptr();
-                K::tile(stretch.words, a.as_ptr(), b.as_ptr(), columns.len(), c, K::COLUMNS, Finish::Store);
+                K::tile(stretch.words, a.as_ptr(), b.as_ptr(), shape, c, K::COLUMNS, Finish::Store);
             }
             for r in 0..rows.len() {
                 let sums = &edge[r * K::COLUMNS..][..columns.len()];
