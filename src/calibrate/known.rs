@@ -112,6 +112,7 @@ fn blank(provenance: &Provenance) -> Machine {
     machine.evidence = Evidence::Measured;
     machine.build.clone_from(&provenance.build);
     machine.kernel.clone_from(&provenance.kernel);
+    machine.bf16_base = fttrain_kernels::cpu::path().has_bf16();
     machine
 }
 

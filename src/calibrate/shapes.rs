@@ -29,9 +29,10 @@ pub struct Ask<'a> {
 impl Ask<'_> {
     /// How the frozen base will be kept on a CPU.
     pub fn stored(&self) -> Stored {
-        match (&self.config.method, self.config.base.bf16) {
-            (Method::Qlora { .. }, _) => Stored::Quantised,
-            (Method::Lora(_), Some(true)) => Stored::Bf16,
+        let bf16 = self.config.base.bf16.unwrap_or_else(|| fttrain_kernels::cpu::path().has_bf16());
+        match &self.config.method {
+            Method::Qlora { .. } => Stored::Quantised,
+            Method::Lora(_) if bf16 => Stored::Bf16,
             _ => Stored::F32,
         }
     }

@@ -6,7 +6,7 @@
 use super::parameters::{Parameters, rank};
 use super::work::Stored;
 use super::{Counts, product, sum, wide};
-use crate::arch::{Arch, Linear, Proj};
+use crate::arch::{Arch, Linear};
 use crate::config::Method;
 
 /// How the frozen base is kept.
@@ -152,17 +152,20 @@ impl Layout<'_> {
         product(&[load.tokens, sum(&[blocks, product(&[2, d])]), self.value()])
     }
 
-    /// The largest transient: a block's backward with four buffers of the MLP's width and four of the hidden size,
-    /// and one weight widened to f32.
+    /// The largest transient: a block's backward with four buffers of the MLP's width and four of the hidden size, and
+    /// the sides that products pack: both gradients of the MLP's width, and the chunk of logits on its way back.
     fn workspace(&self, load: Load) -> u64 {
         let a = self.arch;
         let (d, f) = (wide(a.hidden_size), wide(a.intermediate_size));
         let rows = product(&[load.tokens, product(&[4, sum(&[d, f])]), self.value()]);
-        let widened = if self.base == BaseType::F32 {
+        let packed = if self.on_device {
             0
         } else {
-            let largest = Proj::ALL.into_iter().map(|p| a.linear(0, p));
-            product(&[largest.map(|l| product(&[wide(l.inputs), wide(l.outputs)])).max().unwrap_or(0), F32])
+            let values = sum(&[product(&[load.tokens, 2, f]), self.logits(load) / F32]);
+            product(&[
+                values,
+                if matches!(self.base, BaseType::Bf16 | BaseType::Nf4 { .. }) { 2 } else { F32 },
+            ])
         };
         let dw = match self.method {
             Method::Full => product(&[self.parameters.largest_trainable, F32]),
@@ -170,7 +173,7 @@ impl Layout<'_> {
         };
         // Products on a device read bf16: a working copy of weights that are kept in f32.
         let narrow = if self.on_device { product(&[self.parameters.trainable, 2]) } else { 0 };
-        sum(&[rows, widened, dw, narrow])
+        sum(&[rows, packed, dw, narrow])
     }
 
     fn logits(&self, load: Load) -> u64 {
@@ -272,7 +275,7 @@ mod tests {
         assert_eq!((gradients, moments), (adapter, 2 * adapter));
         // 2·576 + 2 + 2·576 + 2·192 + 9 + 2·1536 + 7·16 = 5883 floats a token and layer.
         assert_eq!(activations, 1024 * (30 * 5883 + 2 * 576) * 4);
-        assert_eq!(workspace, 1024 * 4 * (576 + 1536) * 4);
+        assert_eq!(workspace, 1024 * 4 * (576 + 1536) * 4 + (1024 * 2 * 1536 + 256 * 49_152) * 4);
         assert_eq!(logits, 256 * 49_152 * 4);
         assert_eq!((data, runtime), (49_152 * 714, 10));
     }
