@@ -183,10 +183,7 @@ fn what_is_not_there_yet_is_never_ignored() {
         "peft_use_dora = true",
         "optimizer = \"adamw_8bit\"",
         "optimizer = \"lion\"",
-        "report_to = [\"mlflow\"]",
-        "report_to = \"tensorboard\"",
-        "mlflow_tracking_uri = \"x\"",
-        "mlflow_experiment_name = \"x\"",
+        "report_to = [\"wandb\"]",
         "quantization_bit = 8",
     ] {
         contains(&message(line), &["a.toml:1:", "not available yet", "hint: "]);

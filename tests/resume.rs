@@ -403,7 +403,14 @@ fn the_budget_ends_a_run_after_a_commit_and_it_goes_on_where_the_cap_is_raised()
     let ended = place.run(&["--lora", &path, "--set", &hours]).expect(5);
     ended.says(&["max_hours", "fttrain resume"]);
     assert_eq!(json(&out.join("report.json"))["status"], "stopped");
+    let (steps, first) = (lines(&out.join("metrics.jsonl")).len(), json(&out.join("estimate.json")));
+    // What was spent is remembered: under the same cap there is room for no step.
+    place.run(&["resume", out.to_str().unwrap()]).expect(5).says(&["max_hours"]);
+    assert_eq!(lines(&out.join("metrics.jsonl")).len(), steps);
     let resume = ["resume", out.to_str().unwrap(), "--set", "budget.max_hours=1"];
     place.run(&resume).expect(0);
     assert_same(&unbroken, &out, "capped");
+    // The first estimate is the one that the whole run is held against.
+    assert_eq!(json(&out.join("estimate.json")), first);
+    assert_eq!(json(&out.join("report.json"))["predicted"], first["predicted"]);
 }

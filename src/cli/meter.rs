@@ -6,7 +6,7 @@ use crate::config::{Cost, Price, Resolved};
 use crate::error::Result;
 use crate::estimate::carbon::Intensity;
 use crate::estimate::{Prediction, PriceUsed, price_used};
-use crate::ledger::{self, Book, Final, NewRun, Record, Status as LedgerStatus};
+use crate::ledger::{self, Book, Final, NewRun, Record, Sample, Status as LedgerStatus};
 use crate::meter::command::{self, End};
 use crate::meter::{Measured, Meter, Phase, TreeProbe, machine};
 use crate::report::{self, Report, Status};
@@ -71,10 +71,18 @@ pub(super) fn run(args: &MeterArgs) -> Result<u8> {
 
     let meter = Meter::start(Box::new(TreeProbe::new(job.interval)), job.interval, Phase::Command);
     let mut beat = || {
-        let wall_s = meter.elapsed().0;
-        let cost = job.price.bill(wall_s).map(|bill| bill.cost_usd);
+        let (wall_s, reading) = (meter.elapsed().0, meter.watch().latest());
+        let sample = Sample {
+            wall_s,
+            at_ms: jiff::Timestamp::now().as_millisecond(),
+            phase: Phase::Command.name().into(),
+            cost_usd: job.price.bill(wall_s).map(|bill| bill.cost_usd),
+            rss_bytes: reading.rss_bytes,
+            cpu_s: reading.cpu_s,
+            ..Sample::default()
+        };
         // The warning of a ledger that breaks comes once more at the end.
-        let _ = book.heartbeat(&job.run.run_id, 0, wall_s, cost, None);
+        let _ = book.heartbeat(&job.run.run_id, &sample);
     };
     let ended = command::run(&args.command, args.json, HEARTBEAT, &mut beat);
     let measured = meter.finish();
@@ -129,6 +137,7 @@ fn prepare(args: &MeterArgs) -> Result<Job> {
             config_toml: toml,
             data_hash: String::new(),
             base_hash: String::new(),
+            project: String::new(),
             purpose: args.purpose.clone().unwrap_or(purpose),
             method: METHOD.into(),
             base: name,
@@ -213,6 +222,7 @@ fn inputs(
         energy: settled.energy.clone(),
         carbon: settled.carbon.clone(),
         costs: settled.costs.clone(),
+        timeline: report::timeline::moments(&[], measured, 0.0),
         warnings: [job.price.warnings.as_slice(), &settled.warnings, warnings]
             .into_iter()
             .flatten()
@@ -235,6 +245,7 @@ fn enter(book: &mut Book, job: &Job, report: &Report, measured: &Measured, settl
         step: 0,
         wall_s: measured.wall_s,
         cost_usd: report.measured.cost_usd.or(report.modelled.cost_usd),
+        energy_j: report.measured.energy_j,
         loss: None,
         report_json: report::json::to_text(report).ok(),
     };

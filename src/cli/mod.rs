@@ -7,6 +7,7 @@ mod generate;
 mod meter;
 mod place;
 mod prices;
+mod repeats;
 mod report;
 mod runs;
 mod settle;
@@ -99,20 +100,10 @@ enum Verb {
         #[command(flatten)]
         accept: AcceptArgs,
     },
-    /// List every run with what it cost.
-    Runs {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show a run's report: predicted against measured.
-    Report {
-        /// A run's id or its folder.
-        run: String,
-        /// Print report.json.
-        #[arg(long)]
-        json: bool,
-    },
+    /// List every run with what it cost, or look into some.
+    Runs(runs::RunsArgs),
+    /// Show a run's report: predicted against measured; or send it to a tracker.
+    Report(report::ReportArgs),
     /// Meter any program: time, memory, energy and money of its whole process tree.
     Meter(meter::MeterArgs),
     /// List the price table.
@@ -150,8 +141,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Some(Verb::Resume { run, set, json, profile, accept }) => {
             train::resume(&run, &set, train::Shown { json, profile }, &accept)
         }
-        Some(Verb::Runs { json }) => runs::run(json),
-        Some(Verb::Report { run, json }) => report::run(&run, json),
+        Some(Verb::Runs(args)) => runs::run(&args),
+        Some(Verb::Report(args)) => report::run(&args),
         Some(Verb::Meter(args)) => meter::run(&args),
         Some(Verb::Prices(args)) => prices::run(&args),
         Some(Verb::Generate(args)) => generate::run(&args),

@@ -1,15 +1,87 @@
-//! `fttrain report RUN`
+//! `fttrain report RUN`: shows it, writes its page again, or sends the run to a tracker.
 
-use super::place;
-use crate::error::Result;
-use crate::report;
-use crate::train::folder;
+use super::{place, say};
+use crate::config::Tracker;
+use crate::error::{Error, Kind, Result};
+use crate::fs;
+use crate::ledger::{Ledger, Record};
+use crate::report::{self, Report, track};
 use crate::train::screen::Screen;
+use crate::train::{folder, metrics};
+use clap::Args;
+use std::path::{Path, PathBuf};
 
-pub(super) fn run(run: &str, json: bool) -> Result<u8> {
-    let path = place::folder_of(run)?.join(folder::REPORT);
-    let found = report::json::read(&path)?;
-    let text = if json { report::json::to_text(&found)? } else { report::terminal(&found, Screen::stdout()) };
+/// `fttrain report`
+#[derive(Args)]
+pub(super) struct ReportArgs {
+    /// A run's id or its folder.
+    run: String,
+    /// Print report.json.
+    #[arg(long)]
+    json: bool,
+    /// Write the report as a page instead.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    html: Option<PathBuf>,
+    /// Send the run to mlflow, tensorboard or csv instead.
+    #[arg(long, value_name = "TRACKER", conflicts_with_all = ["json", "html"])]
+    to: Vec<String>,
+}
+
+pub(super) fn run(args: &ReportArgs) -> Result<u8> {
+    let out = place::folder_of(&args.run)?;
+    mend(&out);
+    if !args.to.is_empty() {
+        return send(&out, &args.to);
+    }
+    let found = find(&out)?;
+    if let Some(page) = &args.html {
+        let steps = metrics::read(&out.join("metrics.jsonl"))?;
+        let evals = metrics::read(&out.join("eval.jsonl"))?;
+        report::html::write(page, &found, &steps, &evals)?;
+        return Ok(0);
+    }
+    let text =
+        if args.json { report::json::to_text(&found)? } else { report::terminal(&found, Screen::stdout()) };
     super::print(&text);
+    Ok(0)
+}
+
+/// The run's own report; one made of what the ledger heard, where it was killed or is at work.
+fn find(out: &Path) -> Result<Report> {
+    let path = out.join(folder::REPORT);
+    if path.exists() {
+        return report::json::read(&path);
+    }
+    let ledger = Ledger::open(&fs::home()?)?;
+    let name = folder::run_id(out).unwrap_or_else(|| out.to_string_lossy().into_owned());
+    let row = ledger.find(&name)?;
+    let details = ledger.details(&row.run_id)?;
+    let samples = ledger.samples(&row.run_id, 0.0)?;
+    Ok(report::build(report::recover(out, &row, &details, &samples)?))
+}
+
+/// A folder that was moved is known by its new place from here on; a ledger that cannot be written changes no report.
+fn mend(out: &Path) {
+    let moved = || -> Result<()> {
+        let Some(run_id) = folder::run_id(out) else { return Ok(()) };
+        let mut ledger = Ledger::open(&fs::home()?)?;
+        if ledger.find(&run_id)?.is_elsewhere(out) { ledger.moved(&run_id, out) } else { Ok(()) }
+    };
+    let _ = moved();
+}
+
+fn send(out: &Path, to: &[String]) -> Result<u8> {
+    let kind = |name: &String| {
+        Tracker::ALL.into_iter().find(|tracker| tracker.name() == name).ok_or_else(|| {
+            let known = Tracker::ALL.map(Tracker::name).join(", ");
+            Error::new(Kind::Usage, format!("--to {name}: no such tracker"))
+                .hint(format!("known are {known}"))
+        })
+    };
+    let kinds: Vec<Tracker> = to.iter().map(kind).collect::<Result<_>>()?;
+    let resolved = crate::config::load(&out.join(folder::CONFIG), None, &[])?;
+    let mut run = track::Run::open(out, &fs::home()?)?;
+    track::send(&kinds, &resolved.config.output, &mut run)?;
+    say(&format!("sent {} to {}", run.run_id, to.join(", ")));
     Ok(0)
 }

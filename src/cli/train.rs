@@ -1,16 +1,18 @@
 //! `fttrain --lora CONFIG` and `fttrain resume RUN`: estimate, train, report.
 
 use super::settle::{self, Settled, settle};
-use super::{AcceptArgs, SetArgs, TrainArgs, place, say};
+use super::{AcceptArgs, SetArgs, TrainArgs, place, repeats, say};
 use crate::config::Resolved;
 use crate::data::Summary;
 use crate::error::{Error, Kind, Result};
 use crate::estimate::{self, Prediction, PriceUsed, verdict};
-use crate::ledger::{self, Final, Ledger, Record, RunRow, Status as LedgerStatus};
+use crate::ledger::{self, Final, Record, Status as LedgerStatus};
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
 use crate::ops::profile::{self, Profile};
 use crate::report::profile::Peak;
-use crate::report::{self, DataSummary, Interval, Parameters, Price, SamplePair, Status, estimate_table};
+use crate::report::{
+    self, DataSummary, Interval, Parameters, Price, SamplePair, Status, estimate_table, track,
+};
 use crate::train::plan::Ground;
 use crate::train::screen::Screen;
 use crate::train::stop::Stop;
@@ -63,7 +65,7 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
         return Ok(0);
     }
     plan.notes.extend(warnings);
-    plan.notes.extend(repeat(&plan)?);
+    plan.notes.extend(repeats::judge(&plan)?);
     let mut table = plan_of(&plan.ground, &plan.prediction, Some(&plan.summary));
     table.warnings.extend(plan.notes.clone());
     let verdict = verdict(&plan.ground, &plan.prediction).and_then(|more| {
@@ -75,7 +77,9 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
     say(&estimate_table(&table, Screen::stderr()));
     verdict?;
 
-    let mut session = Session::start(&plan, options)?;
+    track::check(&plan.config().output)?;
+    let mut session = Session::start(&plan, options, &meter)?;
+    let desk = track::Desk::open(&plan.config().output, plan.out.clone(), crate::fs::home()?)?;
     let mut result = Training::default();
     if shown.profile {
         profile::start();
@@ -101,6 +105,11 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
     };
     super::print(&text);
     profiled.transpose()?;
+    for unsent in desk.map(track::Desk::close).unwrap_or_default() {
+        let later =
+            format!("`fttrain report {} --to {}` sends the run later", plan.out.display(), unsent.tracker);
+        say(&format!("warning: {}; {later}", unsent.cause));
+    }
     if let (Err(error), false) = (&written, status == Status::Done) {
         say(&format!("warning: {error}"));
     }
@@ -115,28 +124,8 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
 }
 
 /// What an error says, without its hints.
-fn facts(error: &Error) -> String {
+pub(super) fn facts(error: &Error) -> String {
     error.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ")
-}
-
-/// A run that would only repeat an earlier one: a warning, or refused where the budget says so.
-fn repeat(plan: &Plan) -> Result<Option<String>> {
-    let look = || -> Result<Vec<RunRow>> {
-        Ledger::open(&crate::fs::home()?)?.repeats_of(
-            &plan.settings_hash(),
-            &plan.summary.sha256,
-            &plan.base_hash,
-        )
-    };
-    // A ledger that cannot be read is said where the run enters itself.
-    let done = look().unwrap_or_default().into_iter().find(|run| run.status == LedgerStatus::Done);
-    let Some(run) = done.filter(|_| plan.resume.is_none()) else { return Ok(None) };
-    let error = Error::from(crate::train::Error::Repeat {
-        run: run.run_id,
-        started_at: run.started_at,
-        folder: run.output_dir,
-    });
-    if plan.config().budget.refuse_repeats { Err(error) } else { Ok(Some(facts(&error))) }
 }
 
 /// What the samples said.
@@ -264,6 +253,7 @@ fn inputs(
     result: &Training,
 ) -> Result<report::Inputs> {
     let ground = &plan.ground;
+    let samples = session.samples();
     let measured_parts: std::collections::BTreeMap<&str, u64> = crate::meter::tag::process()
         .at_peak()
         .into_iter()
@@ -281,12 +271,15 @@ fn inputs(
         reason,
         method: Some(session::method_name(&ground.resolved.config.method).into()),
         started_at: Some(session.started_at.clone()),
-        predicted: plan.prediction.predicted,
-        measured: settled.measured,
+        predicted: session.estimate.predicted,
+        measured: estimate::Quantities {
+            peak_memory_bytes: measured.peak_rss_bytes.max(samples.iter().filter_map(|s| s.rss_bytes).max()),
+            ..settled.measured
+        },
         modelled: settled.modelled,
-        interval: intervals(&plan.prediction),
+        interval: intervals(&session.estimate),
         phases: settled.phases.clone(),
-        memory_parts: plan.prediction.memory_parts.iter().map(part).collect(),
+        memory_parts: session.estimate.memory_parts.iter().map(part).collect(),
         price: price(&ground.price),
         provenance: provenance(plan),
         parameters: parameters(&plan.prediction),
@@ -315,6 +308,8 @@ fn inputs(
             .flatten()
             .cloned()
             .collect(),
+        timeline: report::timeline::moments(&samples, measured, session.earlier_s),
+        parent: repeats::parent(plan, &session.run_id),
     })
 }
 
@@ -376,16 +371,18 @@ fn enter(
         step: report.training.steps,
         wall_s: session.earlier_s + measured.wall_s,
         cost_usd: report.measured.cost_usd.or(report.modelled.cost_usd),
+        energy_j: report.measured.energy_j,
         loss: report.training.loss_last,
         report_json: report::json::to_text(report).ok(),
     };
     let status = match status {
         Status::Done => LedgerStatus::Done,
         Status::Stopped => LedgerStatus::Stopped,
-        Status::Failed => LedgerStatus::Failed,
         Status::Diverged => LedgerStatus::Diverged,
+        // The other two are never said by the run itself.
+        Status::Failed | Status::Killed | Status::Running => LedgerStatus::Failed,
     };
-    let book = session.book();
+    let mut book = session.close();
     let mut outcomes: Vec<Result<()>> =
         settle::entries(measured, settled).iter().map(|phase| book.phase(&run_id, phase)).collect();
     outcomes.extend(settled.costs.iter().map(|line| book.cost_line(&run_id, line)));

@@ -10,7 +10,7 @@ use super::raw::{Entry, Value};
 use super::section::Section;
 use super::{
     Base, Budget, Config, Data, Device, Error, ExcessLength, LrScheduler, Meter, OnBadRow, Output, Schedule,
-    Train, TrainOnEos, ValSet, Warmup, cost, sources,
+    Tracker, Train, TrainOnEos, ValSet, Warmup, cost, sources,
 };
 use std::path::PathBuf;
 
@@ -60,14 +60,13 @@ impl Settled {
     pub(super) fn check(&mut self, flag: Option<MethodFlag>, problems: &mut Problems) -> Config {
         let method = method::settle(&mut self.top, flag, problems);
         self.check_evaluation(problems);
-        refuse_trackers(&self.top, problems);
         Config {
             base: base(&self.top),
             method: method::meant(&self.top, method, problems),
             data: self.data(problems),
             train: train(&mut self.top, problems),
             schedule: schedule(&self.top),
-            output: output(&self.top),
+            output: output(&self.top, problems),
             cost: cost::meant(&mut self.cost, problems),
             budget: budget(&self.budget),
             meter: Meter { interval_ms: self.meter.count("interval_ms").unwrap_or_default() },
@@ -166,21 +165,42 @@ fn members(entry: Entry, problems: &mut Problems) -> Vec<Entry> {
     }
 }
 
-fn refuse_trackers(top: &Section, problems: &mut Problems) {
-    for name in ["report_to", "mlflow_tracking_uri", "mlflow_experiment_name"] {
-        let Some(setting) = top.get(name) else {
-            continue;
-        };
-        let nobody = top.texts(name).is_some_and(|all| all.iter().all(|t| t == "none"));
-        if !nobody {
-            // The value is not repeated: an address may hold a password.
-            let error = Error::NotAvailable {
-                what: format!("`{}`: reporting to a tracker", setting.written),
-                instead: "remove it; metrics.jsonl and report.json in the run's folder hold every number",
-            };
-            problems.push(&setting.node.place, error);
+/// The trackers that are named; "none" names none.
+fn trackers(top: &Section, problems: &mut Problems) -> Vec<Tracker> {
+    let mut found = Vec::new();
+    for name in top.texts("report_to").unwrap_or_default() {
+        match Tracker::ALL.into_iter().find(|tracker| tracker.name() == name) {
+            Some(tracker) if !found.contains(&tracker) => found.push(tracker),
+            Some(_) => {}
+            None if name == "none" => {}
+            None => {
+                if let Some(setting) = top.get("report_to") {
+                    let what = format!("`{}`: reporting to {name}", setting.written);
+                    let error = Error::NotAvailable { what, instead: setting.key.tip };
+                    problems.push(&setting.node.place, error);
+                }
+            }
         }
     }
+    found
+}
+
+/// The server's address. It is never repeated in a message: it may hold a password.
+fn tracking_uri(top: &Section, problems: &mut Problems) -> Option<String> {
+    let setting = top.get("mlflow_tracking_uri")?;
+    let uri = top.text("mlflow_tracking_uri")?;
+    let rest = uri.strip_prefix("http://").or_else(|| uri.strip_prefix("https://"));
+    let rule = match rest {
+        None => "is no http:// or https:// address",
+        Some(rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
+            "holds a name or a password, which would be kept in the run's folder"
+        }
+        Some(rest) if rest.is_empty() || rest.contains(char::is_whitespace) => "names no server",
+        Some(_) => return Some(uri.trim_end_matches('/').to_owned()),
+    };
+    let error = Error::Rule { key: setting.written.clone(), rule: rule.to_owned(), tip: setting.key.tip };
+    problems.push(&setting.node.place, error);
+    None
 }
 
 fn base(top: &Section) -> Base {
@@ -271,12 +291,16 @@ fn schedule(top: &Section) -> Schedule {
     }
 }
 
-fn output(top: &Section) -> Output {
+fn output(top: &Section, problems: &mut Problems) -> Output {
     Output {
         dir: PathBuf::from(top.text("output_dir").unwrap_or_default()),
         auto_resume: top.flag("auto_resume_from_checkpoints").unwrap_or_default(),
+        project: top.text("project").unwrap_or_default().to_owned(),
         purpose: top.text("purpose").unwrap_or_default().to_owned(),
         samples: top.texts("sample_prompts").unwrap_or_default(),
+        report_to: trackers(top, problems),
+        mlflow_tracking_uri: tracking_uri(top, problems),
+        mlflow_experiment_name: top.text("mlflow_experiment_name").map(str::to_owned),
     }
 }
 

@@ -29,7 +29,7 @@ pub use keys::Table;
 pub use load::{load, parse};
 pub use method::MethodFlag;
 pub use reference::reference;
-pub use resolved::{Difference, Resolved, differences, resume_conflicts};
+pub use resolved::{Difference, Resolved, differences, differing, resume_conflicts, settings_of};
 
 use serde::Serialize;
 use std::path::PathBuf;
@@ -332,10 +332,43 @@ pub struct Output {
     pub dir: PathBuf,
     /// Go on from the folder's last checkpoint if there is one.
     pub auto_resume: bool,
+    /// What the run belongs to, for the ledger; empty = nothing that was named.
+    pub project: String,
     /// `experiment`, `final`, `pilot` or a word of one's own, for the ledger.
     pub purpose: String,
     /// Prompts decoded before and after training, with a fixed seed.
     pub samples: Vec<String>,
+    /// Who follows the run.
+    pub report_to: Vec<Tracker>,
+    /// Address of the MLflow server; `None` = that of the environment.
+    pub mlflow_tracking_uri: Option<String>,
+    /// Its experiment; `None` = the project's name.
+    pub mlflow_experiment_name: Option<String>,
+}
+
+/// A place where people already look at runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Tracker {
+    /// A server, over REST.
+    Mlflow,
+    /// Event files in the run's folder.
+    Tensorboard,
+    /// One table in the run's folder.
+    Csv,
+}
+
+impl Tracker {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Mlflow, Self::Tensorboard, Self::Csv];
+
+    /// Its name in `report_to`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mlflow => "mlflow",
+            Self::Tensorboard => "tensorboard",
+            Self::Csv => "csv",
+        }
+    }
 }
 
 /// `[cost]`.

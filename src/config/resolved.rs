@@ -40,11 +40,15 @@ pub struct Difference {
 
 /// Every key whose value differs, in the order of their names.
 pub fn differences(old: &Resolved, new: &Resolved) -> Vec<Difference> {
-    let value = |of: &Resolved, key: &str| {
-        let found = of.settings.get(key);
-        found.cloned().unwrap_or_else(|| "not set".to_owned())
+    differing(&old.settings, &new.settings)
+}
+
+/// Every setting whose value differs, in the order of their names.
+pub fn differing(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<Difference> {
+    let value = |of: &BTreeMap<String, String>, key: &str| {
+        of.get(key).cloned().unwrap_or_else(|| "not set".to_owned())
     };
-    let mut keys: Vec<&String> = old.settings.keys().chain(new.settings.keys()).collect();
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
     keys.sort_unstable();
     keys.dedup();
     keys.into_iter()
@@ -56,6 +60,48 @@ pub fn differences(old: &Resolved, new: &Resolved) -> Vec<Difference> {
         })
         .filter(|difference| difference.old != difference.new)
         .collect()
+}
+
+/// The settings of a resolved config's text, as [`Resolved::settings`] has them; none where it is no TOML. It is not
+/// checked again: what it was made for may be gone.
+pub fn settings_of(text: &str) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    if let Ok(table) = text.parse::<toml::Table>() {
+        flatten("", &toml::Value::Table(table), &mut settings);
+    }
+    settings
+}
+
+fn flatten(path: &str, value: &toml::Value, settings: &mut BTreeMap<String, String>) {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                flatten(&below(name), value, settings);
+            }
+        }
+        toml::Value::Array(rows) if rows.iter().any(toml::Value::is_table) => {
+            for (at, row) in rows.iter().enumerate() {
+                flatten(&below(&at.to_string()), row, settings);
+            }
+        }
+        value => {
+            settings.insert(path.to_owned(), plain(value));
+        }
+    }
+}
+
+/// A value in the words of [`toml`].
+fn plain(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => quoted(text),
+        toml::Value::Float(x) => format!("{x:?}"),
+        toml::Value::Array(all) => {
+            let all: Vec<String> = all.iter().map(plain).collect();
+            format!("[{}]", all.join(", "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// The differences with which a run cannot be resumed.

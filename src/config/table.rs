@@ -171,10 +171,14 @@ pub(super) static KEYS: &[Key] = &[
         .may_change().aka(&[("resume_from_checkpoint", Means::Resume)]),
     top("purpose", Text, Is("\"experiment\""), "What the run is for, in the ledger: experiment, pilot, final, or your own word")
         .may_change(),
+    top("project", Text, Unset("none"), "What the run belongs to, in the ledger: money is summed by it").may_change(),
     top("sample_prompts", Prompts, Is("[]"), "Prompts answered before and after training").may_change(),
-    top("report_to", Names, Is("[]"), "Trackers: not available yet").may_change(),
-    top("mlflow_tracking_uri", Text, Unset("none"), "MLflow server: not available yet").may_change(),
-    top("mlflow_experiment_name", Text, Unset("none"), "MLflow experiment: not available yet").may_change(),
+    top("report_to", Names, Is("[]"), "Trackers that follow the run: mlflow, tensorboard, csv").may_change()
+        .tip("write a list of mlflow, tensorboard, csv; metrics.jsonl and report.json are written in any case"),
+    top("mlflow_tracking_uri", Text, Unset("MLFLOW_TRACKING_URI of the environment"), "Address of the MLflow server")
+        .may_change()
+        .tip("an http:// or https:// address; name and password go into MLFLOW_TRACKING_USERNAME and _PASSWORD"),
+    top("mlflow_experiment_name", Text, Unset("`project`, or fttrain"), "Experiment of the MLflow server").may_change(),
 
     row("path", Path, Required("path = \"train.jsonl\""), "JSON Lines file").tip("give the path of a .jsonl file"),
     row("type", Kind::one_of(&["chat_template", "prompt_completion", "completion", "alpaca", "sharegpt", "tokenized"]),

@@ -30,6 +30,12 @@ impl Kind {
             Self::Unknown => "unknown",
         }
     }
+
+    /// The kind of this word; one that is not known says as much.
+    pub fn of(word: &str) -> Self {
+        let all = [Self::Measured, Self::Stated, Self::Predicted, Self::Modelled];
+        all.into_iter().find(|kind| kind.as_str() == word).unwrap_or(Self::Unknown)
+    }
 }
 
 /// An amount of money; unknown is not 0.

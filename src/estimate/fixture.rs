@@ -115,8 +115,12 @@ pub(crate) fn config() -> Config {
         output: Output {
             dir: "out".into(),
             auto_resume: false,
+            project: String::new(),
             purpose: "experiment".into(),
             samples: Vec::new(),
+            report_to: Vec::new(),
+            mlflow_tracking_uri: None,
+            mlflow_experiment_name: None,
         },
         cost: Cost::default(),
         budget: Budget::default(),

@@ -2,6 +2,7 @@
 
 use super::rates::{Glue, Rate};
 use super::work::Class;
+use crate::config::Budget;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -102,6 +103,20 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Which limit the bytes are: a cgroup's, or what the host has free.
     pub memory_source: String,
+}
+
+impl Limits {
+    /// No more memory than the budget allows.
+    #[must_use]
+    pub fn capped(&self, budget: &Budget) -> Self {
+        let cap = budget.max_memory_gib.map(|gib| super::rounded(gib * 1_073_741_824.0));
+        match cap.filter(|cap| *cap < self.memory_bytes) {
+            Some(cap) => {
+                Self { memory_bytes: cap, memory_source: "budget.max_memory_gib".into(), ..self.clone() }
+            }
+            None => self.clone(),
+        }
+    }
 }
 
 /// Typical of one server core with AVX2 or AVX-512 in f32 products; used only where nothing was measured.

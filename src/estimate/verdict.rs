@@ -37,6 +37,7 @@ pub fn refuse(prediction: &Prediction, limits: &Limits, budget: &Budget) -> Resu
                 key: cap.key,
                 low: (cap.show)(low),
                 cap: (cap.show)(cap.value),
+                levers: prediction.levers.iter().map(ToString::to_string).collect(),
             });
         } else if high > cap.value {
             warnings.push(format!(
@@ -205,6 +206,19 @@ mod tests {
         assert!(error.to_string().contains("budget.max_usd"), "{error}");
         assert_eq!(judge(cost.low * 1.01).unwrap().len(), 1);
         assert_eq!(judge(cost.high * 1.01).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_cap_on_memory_names_the_settings_that_keep_it() {
+        let mut config = config();
+        config.train.micro_batch_size = 64;
+        let budget = Budget { max_memory_gib: Some(3.0), ..Budget::default() };
+        let limits = limits(64 << 30).capped(&budget);
+        assert_eq!(limits.memory_bytes, 3 << 30);
+        let p = prediction(&config, limits.memory_bytes);
+        let text = refuse(&p, &super::super::fixture::limits(64 << 30), &budget).unwrap_err().to_string();
+        assert!(text.contains("budget.max_memory_gib") && text.contains("micro_batch_size = "), "{text}");
+        assert!(text.contains("sequence_len = ") && !text.contains("max_steps"), "{text}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod book;
 mod journal;
+mod pulse;
 mod query;
 mod record;
 mod schema;
@@ -11,8 +12,9 @@ mod store;
 
 pub use book::Book;
 pub use journal::{Journal, PENDING};
-pub use query::{Outcome, RunRow};
-pub use record::{Entry, Final, NewRun, Phase, Record, Status};
+pub use pulse::{Pulse, SharedBook};
+pub use query::{Checkpoint, Details, Outcome, RunRow};
+pub use record::{Entry, Final, NewRun, Phase, Record, Sample, Status};
 pub use store::Ledger;
 
 use crate::error::{Fault, Kind};

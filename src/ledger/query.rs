@@ -1,8 +1,10 @@
 //! Reading the ledger.
 
-use super::record::{Status, full_path};
+use super::record::{Phase, Sample, Status, full_path};
 use super::{Error, Ledger};
 use crate::error::Result;
+use crate::estimate::amount::Kind;
+use crate::estimate::{Amount, CostLine};
 use crate::fs::{Owner, RunLock};
 use rusqlite::{Row, ToSql};
 use serde::{Serialize, Serializer};
@@ -29,6 +31,9 @@ pub struct RunRow {
     /// Optimizer steps done.
     #[serde(skip)]
     pub step: u64,
+    /// What it belongs to; empty = nothing that was named.
+    #[serde(skip)]
+    pub project: String,
     /// `experiment`, `final`, …
     #[serde(skip)]
     pub purpose: String,
@@ -38,9 +43,65 @@ pub struct RunRow {
     /// The base model's name.
     #[serde(skip)]
     pub base: String,
-    /// SHA-256 of the config.
+    /// Joules in all, or at the last heartbeat.
+    #[serde(skip)]
+    pub energy_j: Option<f64>,
+    /// SHA-256 of the settings that decide the result.
     #[serde(skip)]
     pub config_hash: String,
+    /// SHA-256 of the data.
+    #[serde(skip)]
+    pub data_hash: String,
+    /// Fingerprint of the base model.
+    #[serde(skip)]
+    pub base_hash: String,
+}
+
+impl RunRow {
+    /// Config, data and base: two runs that share it are the same run, paid for twice.
+    pub fn content(&self) -> [&str; 3] {
+        [&self.config_hash, &self.data_hash, &self.base_hash]
+    }
+
+    /// Whether the run, found in `folder`, is known under another place where it is no more: moved, not copied.
+    pub fn is_elsewhere(&self, folder: &Path) -> bool {
+        full_path(folder) != self.output_dir && !Path::new(&self.output_dir).exists()
+    }
+}
+
+/// What is known of one run beside its row.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Details {
+    /// Phases by name.
+    pub phases: Vec<Phase>,
+    /// Costs by category.
+    pub costs: Vec<CostLine>,
+    /// Checkpoints, the oldest first.
+    pub checkpoints: Vec<Checkpoint>,
+    /// What an hour costs; `None` = unknown.
+    pub usd_per_hour: Option<f64>,
+    /// When it ended, RFC 3339.
+    pub finished_at: Option<String>,
+    /// The resolved config that it was started with.
+    #[serde(skip)]
+    pub config_toml: String,
+    /// estimate.json.
+    #[serde(skip)]
+    pub prediction_json: Option<String>,
+    /// report.json.
+    #[serde(skip)]
+    pub report_json: Option<String>,
+}
+
+/// A checkpoint that was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Checkpoint {
+    /// Its folder.
+    pub path: String,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// When, RFC 3339.
+    pub at: String,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -60,12 +121,17 @@ pub struct Outcome {
 }
 
 const COLUMNS: &str = "run_id, status, wall_s, cost_usd, loss, output_dir, started_at, step, purpose, method, base, \
-                       config_hash, owner_json";
+                       config_hash, owner_json, project, energy_j, data_hash, base_hash";
 
 impl Ledger {
     /// Every run, the newest first, by the order in which they were entered.
     pub fn runs(&self) -> Result<Vec<RunRow>> {
         self.rows("ORDER BY seq DESC", &[])
+    }
+
+    /// Runs of the same base, the newest first.
+    pub fn runs_of_base(&self, base_hash: &str, limit: u32) -> Result<Vec<RunRow>> {
+        self.rows("WHERE base_hash = ?1 ORDER BY seq DESC LIMIT ?2", &[&base_hash, &limit])
     }
 
     /// Runs of the same config on the same data and base, the newest first: whoever is about to start one pays for
@@ -140,6 +206,69 @@ impl Ledger {
         Ok(self.all(query, &[&run_id], |row| row.get(0))?.pop())
     }
 
+    /// What is known of a run beside its row.
+    pub fn details(&self, run_id: &str) -> Result<Details> {
+        let run = "SELECT usd_per_hour, finished_at, config_toml, prediction_json, report_json
+                   FROM runs LEFT JOIN predictions USING (run_id) WHERE run_id = ?1";
+        let whole = |row: &Row<'_>| {
+            Ok(Details {
+                usd_per_hour: row.get(0)?,
+                finished_at: row.get(1)?,
+                config_toml: row.get(2)?,
+                prediction_json: row.get(3)?,
+                report_json: row.get(4)?,
+                ..Details::default()
+            })
+        };
+        let mut details = self.all(run, &[&run_id], whole)?.pop().unwrap_or_default();
+        let phases = "SELECT name, wall_s, cpu_s, peak_rss_bytes, cost_usd FROM phases WHERE run_id = ?1
+                      ORDER BY wall_s DESC";
+        details.phases = self.all(phases, &[&run_id], |row| {
+            Ok(Phase {
+                name: row.get(0)?,
+                wall_s: row.get(1)?,
+                cpu_s: row.get(2)?,
+                peak_rss_bytes: count(row, 3)?,
+                cost_usd: row.get(4)?,
+            })
+        })?;
+        let costs =
+            "SELECT category, kind, amount_usd, period FROM cost_lines WHERE run_id = ?1 ORDER BY category";
+        details.costs = self.all(costs, &[&run_id], |row| {
+            let kind: String = row.get(1)?;
+            Ok(CostLine {
+                category: row.get(0)?,
+                amount: Amount::new(Kind::of(&kind), row.get(2)?),
+                period: row.get(3)?,
+            })
+        })?;
+        let checkpoints = "SELECT path, step, at FROM checkpoints WHERE run_id = ?1 ORDER BY step";
+        details.checkpoints = self.all(checkpoints, &[&run_id], |row| {
+            Ok(Checkpoint { path: row.get(0)?, step: count(row, 1)?.unwrap_or(0), at: row.get(2)? })
+        })?;
+        Ok(details)
+    }
+
+    /// The samples of a run later than `after_s` of its time, the oldest first.
+    pub fn samples(&self, run_id: &str, after_s: f64) -> Result<Vec<Sample>> {
+        let query =
+            "SELECT wall_s, at_ms, step, phase, cost_usd, loss, rss_bytes, cpu_s, energy_j FROM samples
+                     WHERE run_id = ?1 AND wall_s > ?2 ORDER BY wall_s";
+        self.all(query, &[&run_id, &after_s], |row| {
+            Ok(Sample {
+                wall_s: row.get(0)?,
+                at_ms: row.get(1)?,
+                step: count(row, 2)?.unwrap_or(0),
+                phase: row.get(3)?,
+                cost_usd: row.get(4)?,
+                loss: row.get(5)?,
+                rss_bytes: count(row, 6)?,
+                cpu_s: row.get(7)?,
+                energy_j: row.get(8)?,
+            })
+        })
+    }
+
     fn rows(&self, rest: &str, values: &[&dyn ToSql]) -> Result<Vec<RunRow>> {
         self.all(&format!("SELECT {COLUMNS} FROM runs {rest}"), values, run_row)
     }
@@ -156,6 +285,11 @@ impl Ledger {
         };
         Ok(run().map_err(|cause| Error::Sqlite { path: self.path.clone(), cause })?)
     }
+}
+
+fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    let found: Option<i64> = row.get(column)?;
+    Ok(found.and_then(|n| u64::try_from(n).ok()))
 }
 
 fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
@@ -183,6 +317,10 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         method: row.get(9)?,
         base: row.get(10)?,
         config_hash: row.get(11)?,
+        project: row.get(13)?,
+        energy_j: row.get(14)?,
+        data_hash: row.get(15)?,
+        base_hash: row.get(16)?,
     })
 }
 

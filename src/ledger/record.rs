@@ -37,6 +37,10 @@ impl Status {
             Self::Killed => "killed",
         }
     }
+
+    /// All, in the order of a run's life.
+    pub const ALL: [Self; 6] =
+        [Self::Running, Self::Done, Self::Stopped, Self::Failed, Self::Diverged, Self::Killed];
 }
 
 /// A run at its start.
@@ -56,6 +60,9 @@ pub struct NewRun {
     pub data_hash: String,
     /// Fingerprint of the base model.
     pub base_hash: String,
+    /// What the run belongs to; empty = nothing that was named.
+    #[serde(default)]
+    pub project: String,
     /// `experiment`, `final`, `pilot`, …
     pub purpose: String,
     /// `full`, `lora` or `qlora`.
@@ -66,6 +73,29 @@ pub struct NewRun {
     pub prediction_json: Option<String>,
     /// Price of an hour; `None` = unknown.
     pub usd_per_hour: Option<f64>,
+}
+
+/// How a run stands at one moment.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Sample {
+    /// Seconds of the run so far, earlier processes included.
+    pub wall_s: f64,
+    /// Milliseconds since 1970, UTC: a label only.
+    pub at_ms: i64,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// What the run is doing: `load`, `train`, …
+    pub phase: String,
+    /// The bill so far; `None` without a price.
+    pub cost_usd: Option<f64>,
+    /// The last loss.
+    pub loss: Option<f64>,
+    /// Resident memory of the process.
+    pub rss_bytes: Option<u64>,
+    /// Processor seconds of the process.
+    pub cpu_s: Option<f64>,
+    /// Joules of the run so far.
+    pub energy_j: Option<f64>,
 }
 
 /// One phase of a run, in all.
@@ -94,6 +124,9 @@ pub struct Final {
     pub wall_s: f64,
     /// USD in all; `None` without a price.
     pub cost_usd: Option<f64>,
+    /// Joules in all; `None` = not measured.
+    #[serde(default)]
+    pub energy_j: Option<f64>,
     /// The last loss; `None` before the first step.
     pub loss: Option<f64>,
     /// report.json, where one was made.
@@ -108,10 +141,17 @@ pub enum Entry {
     /// The run began.
     Start { run: Box<NewRun>, owner: Owner },
     /// The run goes on in another process.
-    Resume { run_id: String, owner: Owner },
+    Resume {
+        run_id: String,
+        owner: Owner,
+        #[serde(default)]
+        prediction_json: Option<String>,
+    },
+    /// The run's folder has another place now.
+    Moved { run_id: String, output_dir: String },
     /// The run lives.
-    Heartbeat { run_id: String, at: String, step: u64, wall_s: f64, cost_usd: Option<f64>, loss: Option<f64> },
-    /// A checkpoint was committed (K11).
+    Heartbeat { run_id: String, sample: Sample },
+    /// A checkpoint was committed.
     Checkpoint { run_id: String, at: String, step: u64, path: String },
     /// A phase, in all.
     Phase { run_id: String, phase: Phase },
@@ -127,6 +167,7 @@ impl Entry {
         match self {
             Self::Start { run, .. } => &run.run_id,
             Self::Resume { run_id, .. }
+            | Self::Moved { run_id, .. }
             | Self::Heartbeat { run_id, .. }
             | Self::Checkpoint { run_id, .. }
             | Self::Phase { run_id, .. }
@@ -148,28 +189,23 @@ pub trait Record {
         self.record(Entry::Start { run, owner: Owner::here() })
     }
 
-    /// A run goes on in this process.
-    fn resume_run(&mut self, run_id: &str) -> Result<()> {
-        self.record(Entry::Resume { run_id: run_id.to_owned(), owner: Owner::here() })
+    /// A run goes on in this process, with another prediction where it is to take other steps.
+    fn resume_run(&mut self, run_id: &str, prediction_json: Option<&str>) -> Result<()> {
+        self.record(Entry::Resume {
+            run_id: run_id.to_owned(),
+            owner: Owner::here(),
+            prediction_json: prediction_json.map(str::to_owned),
+        })
     }
 
-    /// The run did `step` and has taken so much in all.
-    fn heartbeat(
-        &mut self,
-        run_id: &str,
-        step: u64,
-        wall_s: f64,
-        cost_usd: Option<f64>,
-        loss: Option<f64>,
-    ) -> Result<()> {
-        self.record(Entry::Heartbeat {
-            run_id: run_id.to_owned(),
-            at: super::now(),
-            step,
-            wall_s,
-            cost_usd,
-            loss,
-        })
+    /// The run's folder is found at another place than the one that is known.
+    fn moved(&mut self, run_id: &str, folder: &Path) -> Result<()> {
+        self.record(Entry::Moved { run_id: run_id.to_owned(), output_dir: full_path(folder) })
+    }
+
+    /// The run lives, and stands so.
+    fn heartbeat(&mut self, run_id: &str, sample: &Sample) -> Result<()> {
+        self.record(Entry::Heartbeat { run_id: run_id.to_owned(), sample: sample.clone() })
     }
 
     /// A checkpoint was committed.

@@ -8,7 +8,34 @@ use std::path::Path;
 const APPLICATION_ID: i32 = 0x6674_746c;
 
 /// Entry n leads from schema n to n + 1.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, SAMPLES_OF_THE_METER];
+
+/// Samples come every second and not every step, and say what the meter saw; runs belong to projects.
+const SAMPLES_OF_THE_METER: &str = "
+    ALTER TABLE runs ADD COLUMN project TEXT NOT NULL DEFAULT '';
+    ALTER TABLE runs ADD COLUMN energy_j REAL;
+
+    CREATE TABLE samples_by_second (
+        run_id    TEXT NOT NULL REFERENCES runs (run_id),
+        wall_s    REAL NOT NULL,
+        at_ms     INTEGER NOT NULL,
+        step      INTEGER NOT NULL,
+        phase     TEXT NOT NULL,
+        cost_usd  REAL,
+        loss      REAL,
+        rss_bytes INTEGER,
+        cpu_s     REAL,
+        energy_j  REAL,
+        PRIMARY KEY (run_id, wall_s)
+    ) STRICT, WITHOUT ROWID;
+    INSERT OR REPLACE INTO samples_by_second (run_id, wall_s, at_ms, step, phase, cost_usd, loss)
+        SELECT run_id, wall_s, coalesce(CAST(unixepoch(at, 'subsec') * 1000 AS INTEGER), 0), step, '', cost_usd, loss
+        FROM samples;
+    DROP TABLE samples;
+    ALTER TABLE samples_by_second RENAME TO samples;
+";
+
+const FIRST: &str = "
     CREATE TABLE runs (
         seq          INTEGER PRIMARY KEY AUTOINCREMENT,
         run_id       TEXT NOT NULL UNIQUE,
@@ -75,7 +102,7 @@ pub(super) const MIGRATIONS: &[&str] = &["
         amount_usd REAL,
         PRIMARY KEY (run_id, category, kind, period)
     ) STRICT, WITHOUT ROWID;
-"];
+";
 
 /// Brings a database to the newest schema; a foreign or a newer one is left as it is.
 pub(super) fn migrate(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<(), Error> {
@@ -143,13 +170,38 @@ mod tests {
         }
     }
 
+    const RUN: &str = "INSERT INTO runs (run_id, status, started_at, output_dir, purpose, method, base, config_toml,
+        config_hash, data_hash, base_hash, owner_json) VALUES ('a','done','t','o','p','m','b','','','','','{}')";
+
+    #[test]
+    fn what_the_first_schema_held_is_there_in_every_later_one() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate_to(&mut connection, &MIGRATIONS[..1]).unwrap();
+        connection.execute(RUN, []).unwrap();
+        let samples = "INSERT INTO samples VALUES ('a', 3, '2025-11-02T10:11:12.250Z', 4.5, 0.01, 2.5),
+            ('a', 9, '2025-11-02T10:11:20Z', 12.5, NULL, NULL)";
+        connection.execute(samples, []).unwrap();
+        migrate_to(&mut connection, MIGRATIONS).unwrap();
+        let read =
+            "SELECT wall_s, at_ms, step, cost_usd, loss, rss_bytes FROM samples ORDER BY wall_s LIMIT 1";
+        let first: (f64, i64, i64, Option<f64>, Option<f64>, Option<i64>) = connection
+            .query_row(read, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)))
+            .unwrap();
+        assert_eq!(first, (4.5, 1_762_078_272_250, 3, Some(0.01), Some(2.5), None));
+        let project: String =
+            connection.query_row("SELECT project FROM runs WHERE run_id = 'a'", [], |r| r.get(0)).unwrap();
+        assert_eq!(project, "");
+        assert_eq!(
+            connection.query_row("SELECT count(*) FROM samples", [], |r| r.get::<_, i64>(0)).unwrap(),
+            2
+        );
+    }
+
     #[test]
     fn a_later_migration_keeps_the_rows() {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate_to(&mut connection, MIGRATIONS).unwrap();
-        connection
-            .execute("INSERT INTO runs VALUES (1,'a','done','t',NULL,'o','p','m','b','','','','',NULL,'{}',0,NULL,NULL,NULL,NULL)", [])
-            .unwrap();
+        connection.execute(RUN, []).unwrap();
         let next = [MIGRATIONS, &["ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT 'none'"]].concat();
         migrate_to(&mut connection, &next).unwrap();
         let note: String =

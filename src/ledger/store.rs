@@ -1,6 +1,6 @@
 //! Writing the ledger: one entry, one transaction.
 
-use super::record::{Entry, Final, NewRun, Record, Status, full_path};
+use super::record::{Entry, Final, NewRun, Record, Sample, Status, full_path};
 use super::{Error, schema};
 use crate::error::Result;
 use crate::fs::fault::{self, Op};
@@ -11,6 +11,11 @@ use std::time::Duration;
 
 /// How long a write waits for another process's.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
+
+/// Samples of a run that goes on; beyond it they are thinned.
+const MOST_SAMPLES: i64 = 1000;
+/// Samples that are left of a run that ended.
+const KEPT_SAMPLES: i64 = 400;
 
 /// The open ledger.
 #[derive(Debug)]
@@ -102,7 +107,7 @@ impl Ledger {
 impl Record for Ledger {
     fn record(&mut self, entry: Entry) -> Result<()> {
         let path = self.path.clone();
-        // A heartbeat comes every step, and the next one says the same and more.
+        // A heartbeat comes every second, and the next one says the same and more.
         let is_durable = !matches!(entry, Entry::Heartbeat { .. });
         Ok(self.in_transaction(is_durable, |transaction| enter(transaction, &path, &entry))?)
     }
@@ -137,8 +142,8 @@ fn started(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Option<(
 fn start(transaction: &Transaction<'_>, run: &NewRun, owner: &Owner) -> rusqlite::Result<()> {
     transaction.execute(
         "INSERT INTO runs (run_id, status, started_at, output_dir, purpose, method, base, config_toml, config_hash,
-             data_hash, base_hash, usd_per_hour, owner_json)
-         VALUES (?1, 'running', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+             data_hash, base_hash, usd_per_hour, owner_json, project)
+         VALUES (?1, 'running', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         params![
             run.run_id,
             run.started_at,
@@ -152,6 +157,7 @@ fn start(transaction: &Transaction<'_>, run: &NewRun, owner: &Owner) -> rusqlite
             run.base_hash,
             run.usd_per_hour,
             to_json(owner)?,
+            run.project,
         ],
     )?;
     if let Some(prediction) = &run.prediction_json {
@@ -167,24 +173,23 @@ fn start(transaction: &Transaction<'_>, run: &NewRun, owner: &Owner) -> rusqlite
 fn follow(transaction: &Transaction<'_>, id: &str, entry: &Entry) -> rusqlite::Result<()> {
     match entry {
         Entry::Start { .. } => {}
-        Entry::Resume { owner, .. } => {
+        Entry::Resume { owner, prediction_json, .. } => {
             transaction.execute(
                 "UPDATE runs SET status = 'running', finished_at = NULL, owner_json = ?2 WHERE run_id = ?1",
                 params![id, to_json(owner)?],
             )?;
+            if let Some(prediction) = prediction_json {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO predictions (run_id, prediction_json) VALUES (?1, ?2)",
+                    params![id, prediction],
+                )?;
+            }
         }
-        Entry::Heartbeat { at, step, wall_s, cost_usd, loss, .. } => {
-            let step = integer(*step);
-            transaction.execute(
-                "UPDATE runs SET step = ?2, wall_s = ?3, cost_usd = ?4, loss = coalesce(?5, loss) WHERE run_id = ?1",
-                params![id, step, wall_s, cost_usd, loss],
-            )?;
-            transaction.execute(
-                "INSERT OR REPLACE INTO samples (run_id, step, at, wall_s, cost_usd, loss)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![id, step, at, wall_s, cost_usd, loss],
-            )?;
+        Entry::Moved { output_dir, .. } => {
+            transaction
+                .execute("UPDATE runs SET output_dir = ?2 WHERE run_id = ?1", params![id, output_dir])?;
         }
+        Entry::Heartbeat { sample, .. } => heartbeat(transaction, id, sample)?,
         Entry::Checkpoint { at, step, path, .. } => {
             transaction.execute(
                 "INSERT OR REPLACE INTO checkpoints (run_id, path, step, at) VALUES (?1, ?2, ?3, ?4)",
@@ -217,10 +222,55 @@ fn follow(transaction: &Transaction<'_>, id: &str, entry: &Entry) -> rusqlite::R
     Ok(())
 }
 
+fn heartbeat(transaction: &Transaction<'_>, id: &str, sample: &Sample) -> rusqlite::Result<()> {
+    let step = integer(sample.step);
+    transaction.execute(
+        "UPDATE runs SET step = ?2, wall_s = ?3, cost_usd = ?4, loss = coalesce(?5, loss),
+             energy_j = coalesce(?6, energy_j)
+         WHERE run_id = ?1",
+        params![id, step, sample.wall_s, sample.cost_usd, sample.loss, sample.energy_j],
+    )?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO samples
+             (run_id, wall_s, at_ms, step, phase, cost_usd, loss, rss_bytes, cpu_s, energy_j)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        params![
+            id,
+            sample.wall_s,
+            sample.at_ms,
+            step,
+            sample.phase,
+            sample.cost_usd,
+            sample.loss,
+            sample.rss_bytes.map(integer),
+            sample.cpu_s,
+            sample.energy_j,
+        ],
+    )?;
+    let kept: i64 =
+        transaction.query_row("SELECT count(*) FROM samples WHERE run_id = ?1", [id], |row| row.get(0))?;
+    // A run that is killed is never finished: its samples are bounded while it lives.
+    if kept > MOST_SAMPLES { thin(transaction, id, MOST_SAMPLES / 2) } else { Ok(()) }
+}
+
+/// Leaves about `kept` samples of a run, evenly over its samples, the last one among them.
+fn thin(transaction: &Transaction<'_>, id: &str, kept: i64) -> rusqlite::Result<()> {
+    transaction.execute(
+        "WITH numbered AS (
+             SELECT wall_s, row_number() OVER (ORDER BY wall_s DESC) - 1 AS nth, count(*) OVER () AS whole
+             FROM samples WHERE run_id = ?1)
+         DELETE FROM samples WHERE run_id = ?1
+             AND wall_s IN (SELECT wall_s FROM numbered WHERE nth % max(1, (whole + ?2 - 1) / ?2) <> 0)",
+        params![id, kept],
+    )?;
+    Ok(())
+}
+
 fn finish(transaction: &Transaction<'_>, id: &str, status: Status, end: &Final) -> rusqlite::Result<()> {
+    thin(transaction, id, KEPT_SAMPLES)?;
     transaction.execute(
         "UPDATE runs SET status = ?2, finished_at = ?3, step = ?4, wall_s = ?5, cost_usd = ?6, loss = ?7,
-             report_json = ?8
+             report_json = ?8, energy_j = ?9
          WHERE run_id = ?1",
         params![
             id,
@@ -231,6 +281,7 @@ fn finish(transaction: &Transaction<'_>, id: &str, status: Status, end: &Final) 
             end.cost_usd,
             end.loss,
             end.report_json,
+            end.energy_j,
         ],
     )?;
     Ok(())

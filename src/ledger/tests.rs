@@ -7,7 +7,7 @@ use crate::fs::fault::rehearse;
 use std::path::Path;
 use tempfile::TempDir;
 
-fn run(id: &str, out: &Path) -> NewRun {
+pub(super) fn run(id: &str, out: &Path) -> NewRun {
     NewRun {
         run_id: id.into(),
         started_at: now(),
@@ -16,6 +16,7 @@ fn run(id: &str, out: &Path) -> NewRun {
         config_hash: "c1".into(),
         data_hash: "d1".into(),
         base_hash: "b1".into(),
+        project: "support".into(),
         purpose: "experiment".into(),
         method: "lora".into(),
         base: "org/x".into(),
@@ -30,9 +31,15 @@ fn end(loss: f64) -> Final {
         step: 20,
         wall_s: 12.5,
         cost_usd: Some(0.25),
+        energy_j: Some(900.0),
         loss: Some(loss),
         report_json: Some("{\"wall_s\":12.5}".into()),
     }
+}
+
+fn beat(step: u64, wall_s: f64, cost_usd: Option<f64>, loss: Option<f64>) -> Sample {
+    let at_ms = jiff::Timestamp::now().as_millisecond();
+    Sample { wall_s, at_ms, step, phase: "train".into(), cost_usd, loss, ..Sample::default() }
 }
 
 struct Place {
@@ -56,7 +63,7 @@ fn whole_run(to: &mut dyn Record, id: &str, out: &Path) -> Vec<Result<()>> {
     let line = CostLine::of_run("energy", Amount::Unknown);
     vec![
         to.start_run(&run(id, out)),
-        to.heartbeat(id, 10, 6.0, Some(0.1), Some(2.0)),
+        to.heartbeat(id, &beat(10, 6.0, Some(0.1), Some(2.0))),
         to.checkpoint(id, 10, &out.join("checkpoints/step-00000010")),
         to.phase(id, &phase),
         to.cost_line(id, &line),
@@ -92,7 +99,13 @@ fn a_run_is_found_with_what_it_took_and_its_pinned_keys() {
     let history = ledger.history(10).unwrap();
     assert_eq!(history[0].prediction_json, "{\"wall_s\":10}");
     assert_eq!(history[0].report_json, "{\"wall_s\":12.5}");
-    assert!(ledger.config_of("abcd2345").unwrap().unwrap().contains("base_model"));
+    let details = ledger.details("abcd2345").unwrap();
+    assert!(details.config_toml.contains("base_model"));
+    assert_eq!((details.phases.len(), details.costs[0].amount), (1, Amount::Unknown));
+    assert_eq!(details.checkpoints[0].step, 10);
+    let samples = ledger.samples("abcd2345", 0.0).unwrap();
+    assert_eq!((samples[0].step, samples[0].loss), (10, Some(2.0)));
+    assert!(ledger.samples("abcd2345", 6.0).unwrap().is_empty());
 }
 
 #[test]
@@ -143,8 +156,8 @@ fn killed_run() {
     let (mut book, warning) = Book::open(Path::new(&home), Path::new(&out));
     assert!(warning.is_none());
     book.start_run(&run("killed", Path::new(&out))).unwrap();
-    book.heartbeat("killed", 3, 4.5, Some(0.01), Some(2.0)).unwrap();
-    book.heartbeat("killed", 4, 5.5, Some(0.02), None).unwrap();
+    book.heartbeat("killed", &beat(3, 4.5, Some(0.01), Some(2.0))).unwrap();
+    book.heartbeat("killed", &beat(4, 5.5, Some(0.02), None)).unwrap();
     println!("ready.");
     loop {
         std::thread::sleep(std::time::Duration::from_secs(1));
@@ -175,7 +188,7 @@ fn a_killed_run_is_listed_as_such_with_its_last_heartbeat() {
     let _lock = fs::RunLock::acquire(p.out.path()).unwrap();
     assert_eq!(ledger.find("killed").unwrap().status, Status::Killed);
     let (mut book, _) = Book::open(p.home.path(), p.out.path());
-    book.resume_run("killed").unwrap();
+    book.resume_run("killed", None).unwrap();
     assert_eq!(ledger.find("killed").unwrap().status, Status::Running);
 }
 
@@ -310,7 +323,7 @@ fn pending_records_of_a_strange_folder_change_no_other_run() {
     let pending = p.out.path().join(PENDING);
     let attempts: [Attempt<'_>; 4] = [
         &|j| j.finish_run("mine", Status::Done, &end(0.0)),
-        &|j| j.resume_run("mine"),
+        &|j| j.resume_run("mine", None),
         &|j| j.start_run(&NewRun { config_hash: "other".into(), ..run("mine", p.out.path()) }),
         &|j| {
             j.start_run(&run("new", p.out.path()))?;
@@ -331,11 +344,87 @@ fn a_resumed_run_whose_ledger_fails_is_entered_from_its_own_folder() {
     let p = place();
     Ledger::open(p.home.path()).unwrap().start_run(&run("abcd", p.out.path())).unwrap();
     let mut journal = Journal::open(p.out.path()).unwrap();
-    journal.resume_run("abcd").unwrap();
+    journal.resume_run("abcd", None).unwrap();
     journal.finish_run("abcd", Status::Stopped, &end(1.0)).unwrap();
     let (book, warning) = Book::open(p.home.path(), p.out.path());
     assert!(warning.is_none(), "{warning:?}");
     assert_eq!(book.ledger().unwrap().find("abcd").unwrap().status, Status::Stopped);
+}
+
+#[test]
+fn samples_are_bounded_while_a_run_goes_and_fewer_when_it_ends() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    ledger.start_run(&run("abcd", p.out.path())).unwrap();
+    for second in 1..=2500 {
+        ledger.heartbeat("abcd", &beat(second, second as f64, None, Some(1.0))).unwrap();
+    }
+    let samples = ledger.samples("abcd", 0.0).unwrap();
+    assert!((300..=1000).contains(&samples.len()), "{}", samples.len());
+    // Every beat was the last one once: a kill behind any of them loses nothing.
+    assert_eq!(samples.last().unwrap().step, 2500);
+    assert_eq!(ledger.find("abcd").unwrap().wall_s, Some(2500.0));
+    ledger.finish_run("abcd", Status::Done, &end(1.0)).unwrap();
+    let samples = ledger.samples("abcd", 0.0).unwrap();
+    assert!((200..=400).contains(&samples.len()), "{}", samples.len());
+    assert_eq!(samples.last().unwrap().step, 2500);
+    let gaps: Vec<f64> = samples.windows(2).map(|two| two[1].wall_s - two[0].wall_s).collect();
+    let widest = gaps.iter().copied().fold(0.0, f64::max);
+    assert!(widest <= 40.0, "evenly over the run: {widest}");
+}
+
+#[test]
+fn a_thousand_runs_are_listed_in_a_moment_and_take_little_room() {
+    let p = place();
+    let ledger = Ledger::open(p.home.path()).unwrap();
+    let mut text = run("r", p.out.path());
+    text.config_toml = "# a line as long as those of a resolved config\n".repeat(80);
+    text.prediction_json = Some(format!("{{\"filler\":\"{}\"}}", "x".repeat(6000)));
+    let report = Some(format!("{{\"filler\":\"{}\"}}", "x".repeat(12_000)));
+    let fill = "WITH RECURSIVE nth(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM nth WHERE n < 400)
+        INSERT INTO samples SELECT ?1, n * 25.013, 1762078272250 + n * 25013, n * 7, 'train', n * 0.00123,
+        2.0 + 1.0 / n, 1473221120 + n, n * 49.7, n * 601.3 FROM nth";
+    ledger.connection.pragma_update(None, "synchronous", "OFF").unwrap();
+    ledger.connection.execute_batch("BEGIN").unwrap();
+    for n in 0..1000 {
+        let id = format!("run{n:05}");
+        let folder = format!("/runs/{id}");
+        let values = rusqlite::params![id, folder, text.config_toml, report];
+        let begin = "INSERT INTO runs (run_id, status, started_at, output_dir, purpose, method, base, config_toml,
+            config_hash, data_hash, base_hash, owner_json, report_json, wall_s, cost_usd, loss)
+            VALUES (?1, 'done', '2025-11-02T10:11:12.250Z', ?2, 'final', 'lora', 'org/model', ?3, 'c', 'd', 'b', '{}',
+            ?4, 10005.0, 0.5, 1.25)";
+        ledger.connection.execute(begin, values).unwrap();
+        let prediction = rusqlite::params![id, text.prediction_json];
+        ledger.connection.execute("INSERT INTO predictions VALUES (?1, ?2)", prediction).unwrap();
+        ledger.connection.execute(fill, [&id]).unwrap();
+    }
+    ledger.connection.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    drop(ledger);
+    let bytes = std::fs::metadata(p.home.path().join("ledger.db")).unwrap().len();
+    assert!(bytes < 100_000_000, "{bytes} bytes");
+    let begun = std::time::Instant::now();
+    let rows = Ledger::open(p.home.path()).unwrap().runs().unwrap();
+    let took = begun.elapsed();
+    assert_eq!(rows.len(), 1000);
+    assert!(took.as_millis() < 200, "{took:?}");
+    println!("{bytes} bytes, listed in {took:?}");
+}
+
+#[test]
+fn a_folder_that_moved_is_known_by_its_new_place_and_a_copy_is_not() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    let (old, new) = (p.out.path().join("old"), p.out.path().join("new"));
+    for folder in [&old, &new] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    ledger.start_run(&run("abcd", &old)).unwrap();
+    assert!(!ledger.find("abcd").unwrap().is_elsewhere(&new), "the old one is there: this is a copy");
+    std::fs::remove_dir(&old).unwrap();
+    assert!(ledger.find("abcd").unwrap().is_elsewhere(&new));
+    ledger.moved("abcd", &new).unwrap();
+    assert_eq!(ledger.find(new.to_str().unwrap()).unwrap().run_id, "abcd");
 }
 
 #[test]
@@ -353,7 +442,7 @@ fn a_loss_that_is_no_number_is_not_known() {
 fn a_record_of_an_unknown_run_is_refused() {
     let p = place();
     let mut ledger = Ledger::open(p.home.path()).unwrap();
-    let error = ledger.heartbeat("nobody", 1, 1.0, None, None).unwrap_err();
+    let error = ledger.heartbeat("nobody", &beat(1, 1.0, None, None)).unwrap_err();
     assert!(error.to_string().contains("nobody"), "{error}");
 }
 

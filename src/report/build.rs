@@ -2,9 +2,10 @@
 //! Takes plain values, so that a report can be made again from the ledger and the run's files alone.
 
 use super::record::{
-    DataSummary, ErrorPct, Interval, MemoryPart, Parameters, Phase, Price, Provenance, Report, SamplePair,
-    Status, Training, Work,
+    DataSummary, ErrorPct, Interval, MemoryPart, Moment, Parameters, Parent, Phase, Price, Provenance,
+    Report, SamplePair, Status, Training, Work,
 };
+use super::timeline;
 use crate::estimate::energy::EnergyLine;
 use crate::estimate::{Carbon, CostLine, Quantities};
 use crate::meter::Measured;
@@ -75,6 +76,10 @@ pub struct Inputs {
     pub costs: Vec<CostLine>,
     /// What the reader must know.
     pub warnings: Vec<String>,
+    /// How the run stood over its time.
+    pub timeline: Vec<Moment>,
+    /// The run that this one comes from or is nearest to.
+    pub parent: Option<Parent>,
 }
 
 /// A phase as the meter saw it.
@@ -139,6 +144,8 @@ pub fn build(inputs: Inputs) -> Report {
         carbon: inputs.carbon,
         costs: inputs.costs,
         warnings: inputs.warnings,
+        timeline: timeline::thin(inputs.timeline),
+        parent: inputs.parent,
     }
 }
 

@@ -3,7 +3,6 @@
 use super::{Error, Report};
 use crate::error::Result;
 use crate::fs;
-use std::io::Read;
 use std::path::Path;
 
 /// No report is larger: samples are short and steps are in files of their own.
@@ -26,14 +25,7 @@ pub fn write(path: &Path, report: &Report) -> Result<()> {
 /// # Errors
 /// A file that is missing, larger than 64 MiB or not a report; the place inside it is named.
 pub fn read(path: &Path) -> Result<Report> {
-    let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    let size = bytes.len() as u64;
-    if size > MAX_BYTES {
-        return Err(Error::TooLarge { path: path.to_owned(), bytes: size }.into());
-    }
+    let bytes = fs::read_at_most(path, MAX_BYTES)?;
     Ok(serde_json::from_slice(&bytes)
         .map_err(|source| Error::NotAReport { path: path.to_owned(), source })?)
 }

@@ -73,6 +73,57 @@ pub struct Report {
     /// What the reader must know before trusting a number.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// How the run stood over its time, at most [`super::timeline::MOST`] moments.
+    #[serde(default)]
+    pub timeline: Vec<Moment>,
+    /// The run that this one comes from or is nearest to.
+    #[serde(default)]
+    pub parent: Option<Parent>,
+}
+
+/// How the run stood at a moment, and what it took since the one before.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Moment {
+    /// Seconds of the run, earlier processes included.
+    pub at_s: f64,
+    /// What it was doing.
+    pub phase: String,
+    /// Resident memory of the process: the most since the moment before; `None` = not measured.
+    pub rss_bytes: Option<u64>,
+    /// Memory on the accelerator.
+    pub device_bytes: Option<u64>,
+    /// Cores that the process kept busy.
+    pub cores_busy: Option<f64>,
+    /// W.
+    pub power_w: Option<f64>,
+}
+
+/// An earlier run to compare with.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Parent {
+    /// Of the ledger.
+    pub run_id: String,
+    /// It began with that run's adapter; else it is the nearest one.
+    pub is_origin: bool,
+    /// When that run began, RFC 3339.
+    pub started_at: String,
+    /// What it cost.
+    pub cost_usd: Option<f64>,
+    /// Its last training loss.
+    pub loss: Option<f64>,
+    /// Settings that differ.
+    pub differences: Vec<Difference>,
+}
+
+/// A setting with another value than in the parent.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Difference {
+    /// Full name.
+    pub key: String,
+    /// TOML, or "not set".
+    pub then: String,
+    /// TOML, or "not set".
+    pub now: String,
 }
 
 /// How a run ended.
@@ -88,6 +139,10 @@ pub enum Status {
     Failed,
     /// Loss or gradient stopped being finite.
     Diverged,
+    /// By a kill: no report of its own says so.
+    Killed,
+    /// Not yet: no report of its own says so.
+    Running,
 }
 
 impl Status {
@@ -98,6 +153,8 @@ impl Status {
             Self::Stopped => "stopped",
             Self::Failed => "failed",
             Self::Diverged => "diverged",
+            Self::Killed => "killed",
+            Self::Running => "running",
         }
     }
 }

@@ -9,7 +9,7 @@ const GAP: usize = 2;
 
 /// One column.
 pub struct Column {
-    title: &'static str,
+    title: String,
     right: bool,
     /// 0 = never dropped; the highest goes first.
     rank: u8,
@@ -31,24 +31,24 @@ impl Table {
 
     /// A column of words.
     #[must_use]
-    pub fn left(self, title: &'static str) -> Self {
+    pub fn left(self, title: impl Into<String>) -> Self {
         self.column(title, false, 0)
     }
 
     /// A column of numbers.
     #[must_use]
-    pub fn right(self, title: &'static str) -> Self {
+    pub fn right(self, title: impl Into<String>) -> Self {
         self.column(title, true, 0)
     }
 
     /// A column of numbers that a narrow terminal does without.
     #[must_use]
-    pub fn extra(self, title: &'static str, rank: u8) -> Self {
+    pub fn extra(self, title: impl Into<String>, rank: u8) -> Self {
         self.column(title, true, rank)
     }
 
-    fn column(mut self, title: &'static str, right: bool, rank: u8) -> Self {
-        self.columns.push(Column { title, right, rank });
+    fn column(mut self, title: impl Into<String>, right: bool, rank: u8) -> Self {
+        self.columns.push(Column { title: title.into(), right, rank });
         self
     }
 
@@ -80,7 +80,7 @@ impl Table {
     }
 
     fn cell_width(&self, at: usize) -> usize {
-        let title = self.columns.get(at).map_or(0, |c| c.title.len());
+        let title = self.columns.get(at).map_or(0, |c| measure_text_width(&c.title));
         self.rows
             .iter()
             .filter_map(|row| row.get(at))
@@ -106,7 +106,7 @@ impl Table {
             format!("  {}", cells.join("  ")).trim_end().to_owned()
         };
         let rule = format!("  {}\n", "─".repeat(self.width(shown)));
-        let titles = line(&|at| self.columns.get(at).map_or_else(String::new, |c| c.title.to_owned()));
+        let titles = line(&|at| self.columns.get(at).map_or_else(String::new, |c| c.title.clone()));
         let mut out = String::new();
         if !titles.is_empty() {
             out = screen.heading(&titles) + "\n" + &rule;

@@ -147,6 +147,11 @@ pub fn bytes(b: f64) -> String {
     })
 }
 
+/// The unit of a chart whose largest value is `largest` bytes, and its bytes.
+pub fn memory_unit(largest: f64) -> (&'static str, f64) {
+    if largest >= 1_073_741_824.0 { ("GiB", 1_073_741_824.0) } else { ("MiB", 1_048_576.0) }
+}
+
 /// Energy, J.
 pub fn joules(j: f64) -> String {
     signed(j, |j| {

@@ -94,13 +94,15 @@ pub enum Error {
     },
     /// A run with the same settings, data and base was done before.
     #[error(
-        "this run was done before: {run} ({started_at}) in {folder}, with the same settings, data and base"
+        "this run was done before: {run} ({started_at}; {came_to}) in {folder}, with the same settings, data and base"
     )]
     Repeat {
         /// The earlier run's id.
         run: String,
         /// When.
         started_at: String,
+        /// Its cost and result.
+        came_to: String,
         /// Where.
         folder: String,
     },

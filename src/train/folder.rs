@@ -10,6 +10,9 @@ pub const CONFIG: &str = "config.resolved.toml";
 /// Written when a run ends, however it ends.
 pub const REPORT: &str = "report.json";
 
+/// The run's id in the ledger, written when it starts.
+pub const RUN_ID: &str = "run_id";
+
 /// What a folder holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holds {
@@ -32,6 +35,12 @@ pub fn look(folder: &Path) -> Holds {
     } else {
         Holds::Nothing
     }
+}
+
+/// The id of the run that the folder holds.
+pub fn run_id(folder: &Path) -> Option<String> {
+    let text = String::from_utf8(fs::read_at_most(&folder.join(RUN_ID), 64).ok()?).ok()?;
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 /// Steps that the run whose report stands here was to take.

@@ -2,6 +2,7 @@
 //! reads `null`. Owns how they are read back after a kill and cut at a resume.
 
 use crate::error::{Fault, Kind, Result};
+use crate::fs;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -13,14 +14,6 @@ const MAX_BYTES: u64 = 1 << 30;
 /// Why a file of records could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file exists and cannot be read.
-    #[error("{}: cannot be read: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
     /// A line before the last is not a record.
     #[error("{}:{line}: not a record: {source}", path.display())]
     Line {
@@ -31,14 +24,6 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
-    /// Larger than any run makes it.
-    #[error("{}: {bytes} bytes are more than a run's records can take ({MAX_BYTES})", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-    },
     /// A record that cannot be written as JSON.
     #[error("a record cannot be written: {0}")]
     Unwritable(serde_json::Error),
@@ -47,18 +32,16 @@ pub enum Error {
 impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unreadable { .. } => Kind::Resource,
-            Self::Line { .. } | Self::TooLarge { .. } => Kind::Model,
+            Self::Line { .. } => Kind::Model,
             Self::Unwritable(_) => Kind::Bug,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Line { .. } | Self::TooLarge { .. } => {
+            Self::Line { .. } => {
                 Some("the file was changed by something else: move it away and resume".into())
             }
-            Self::Unreadable { .. } => Some("check the file's permissions".into()),
             Self::Unwritable(_) => None,
         }
     }
@@ -142,7 +125,10 @@ pub fn line<R: Record>(record: &R) -> Result<String> {
 /// # Errors
 /// A line before the last that is not a record, a file that cannot be read or is larger than 1 GiB.
 pub fn read<R: Record>(path: &Path) -> Result<Vec<R>> {
-    let bytes = whole(path)?;
+    if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(Vec::new());
+    }
+    let bytes = fs::read_at_most(path, MAX_BYTES)?;
     let records = parse(path, &bytes)?;
     Ok(records.into_iter().map(|(_, record)| record).collect())
 }
@@ -165,19 +151,6 @@ pub fn tokens_per_s(steps: &[StepRecord]) -> Option<f64> {
     let seconds: f64 = timed().map(|s| s.step_s).sum();
     let tokens: u64 = timed().map(|s| s.tokens).sum();
     (seconds > 0.0).then(|| tokens as f64 / seconds)
-}
-
-fn whole(path: &Path) -> Result<Vec<u8>, Error> {
-    let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(unreadable(error)),
-        Ok(found) if found.len() > MAX_BYTES => {
-            return Err(Error::TooLarge { path: path.to_owned(), bytes: found.len() });
-        }
-        Ok(_) => {}
-    }
-    std::fs::read(path).map_err(unreadable)
 }
 
 /// Each record with its bytes. A file system may leave zeros where a torn tail was never written.

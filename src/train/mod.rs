@@ -3,6 +3,7 @@
 
 pub mod artifacts;
 mod beside;
+pub mod budget;
 pub mod checkpoint;
 mod error;
 pub mod evaluate;

@@ -175,7 +175,8 @@ impl Ground {
             adapted: &self.adapted,
             counts,
             machine,
-            limits,
+            // A cap on memory decides about recompute, and which settings are named, as a smaller machine would.
+            limits: &limits.capped(&config.budget),
             price: &price,
             history: &history::of(&self.arch, machine),
             taken,
@@ -266,12 +267,9 @@ impl Plan {
 
     /// SHA-256 of the settings that decide the result, wherever they come from and whatever watches the run.
     pub fn settings_hash(&self) -> String {
-        let beside = ["cost.", "budget.", "meter."];
         let settings = self.ground.resolved.settings.iter();
         let lines = settings
-            .filter(|(key, _)| {
-                !BESIDE_THE_RESULT.contains(&key.as_str()) && !beside.iter().any(|b| key.starts_with(b))
-            })
+            .filter(|(key, _)| decides_the_result(key))
             .map(|(key, value)| format!("{key} = {value}\n"));
         fs::sha256_bytes(lines.collect::<String>().as_bytes())
     }
@@ -303,12 +301,13 @@ impl Plan {
 }
 
 /// Settings that place, watch or keep a run and do not decide what comes out.
-const BESIDE_THE_RESULT: [&str; 11] = [
+const BESIDE_THE_RESULT: [&str; 12] = [
     "auto_resume_from_checkpoints",
     "logging_steps",
     "mlflow_experiment_name",
     "mlflow_tracking_uri",
     "output_dir",
+    "project",
     "purpose",
     "report_to",
     "sample_prompts",
@@ -316,6 +315,12 @@ const BESIDE_THE_RESULT: [&str; 11] = [
     "save_total_limit",
     "threads",
 ];
+
+/// Whether a setting, by its full name, has a part in what comes out.
+pub fn decides_the_result(key: &str) -> bool {
+    let beside = ["cost.", "budget.", "meter."];
+    !BESIDE_THE_RESULT.contains(&key) && !beside.iter().any(|b| key.starts_with(b))
+}
 
 /// What a run learns from.
 struct Material {

@@ -1,5 +1,6 @@
 //! The loop: one optimizer step after the other, judged, recorded and committed.
 
+use super::budget::{self, Spent};
 use super::evaluate::evaluate;
 use super::metrics::{EvalRecord, StepRecord};
 use super::plan::Plan;
@@ -13,9 +14,6 @@ use crate::estimate::running::Correction;
 use crate::meter::{Meter, Phase};
 use crate::ops::profile;
 use std::time::{Duration, Instant};
-
-/// The ledger hears from a run this often at most.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How a run ended, where no error ended it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +35,10 @@ pub fn run(session: &mut Session, plan: &mut Plan, meter: &Meter, stop: &Stop) -
     let mut course = Course::new(session, plan, meter);
     if first == 0 {
         course.judge(0, 0.0)?;
+    } else if let Some(end) = course.asked_to_end(first, stop) {
+        // What earlier processes spent may leave room for no step at all.
+        course.finish();
+        return Ok(end);
     }
     for k in first..total {
         let (record, step) = course.take_step(k)?;
@@ -47,7 +49,7 @@ pub fn run(session: &mut Session, plan: &mut Plan, meter: &Meter, stop: &Stop) -
         let is_best = if eval_due { course.judge(done, step.epoch_fraction)? } else { false };
         let keep_best = is_best && course.plan.config().schedule.load_best_model_at_end;
         let is_last = done == total || (eval_due && course.is_stuck());
-        let end = if is_last { None } else { course.asked_to_end(record.step_s, stop) };
+        let end = if is_last { None } else { course.asked_to_end(done, stop) };
         if save_due || keep_best || is_last || end.is_some() {
             course.commit(done, step.epoch_fraction)?;
         }
@@ -76,7 +78,17 @@ struct Course<'a> {
     meter: &'a Meter,
     progress: Progress,
     correction: Correction,
-    last_beat: Instant,
+    longest: Longest,
+    /// Peak memory after the step before.
+    peak_before: Option<u64>,
+}
+
+/// The longest that each part of the run took so far: what another one may take.
+#[derive(Debug, Clone, Copy, Default)]
+struct Longest {
+    step: Duration,
+    evaluation: Duration,
+    save: Duration,
 }
 
 impl<'a> Course<'a> {
@@ -100,7 +112,8 @@ impl<'a> Course<'a> {
             session,
             plan,
             meter,
-            last_beat: Instant::now(),
+            longest: Longest::default(),
+            peak_before: None,
         }
     }
 
@@ -115,7 +128,9 @@ impl<'a> Course<'a> {
         let tokens =
             |f: fn(&crate::data::Batch) -> usize| step.batches.iter().map(|b| f(b) as u64).sum::<u64>();
         drop(span);
-        let step_s = begun.elapsed().as_secs_f64();
+        let took = begun.elapsed();
+        self.longest.step = self.longest.step.max(took);
+        let step_s = took.as_secs_f64();
         let reading = self.meter.latest();
         let record = StepRecord {
             step: k + 1,
@@ -174,7 +189,9 @@ impl<'a> Course<'a> {
         if !loss.is_finite() {
             return Err(Error::EvalLoss { step, loss, last: self.session.last_checkpoint.clone() }.into());
         }
-        let wall_s = begun.elapsed().as_secs_f64();
+        let took = begun.elapsed();
+        self.longest.evaluation = self.longest.evaluation.max(took);
+        let wall_s = took.as_secs_f64();
         self.session.record_eval(&EvalRecord { step, epoch, loss, loss_tokens, wall_s })?;
         self.progress.note(&format!("step {step}: evaluation loss {loss:.4} over {loss_tokens} tokens"));
         if step == 0 {
@@ -196,42 +213,61 @@ impl<'a> Course<'a> {
         if let Some(name) = self.session.not_finite()? {
             return Err(Error::Weights { step, name, last: self.session.last_checkpoint.clone() }.into());
         }
-        let wall_s = self.wall_s();
-        self.session.commit(self.plan, step, epoch, wall_s)
+        // A modelled energy is none that a later process may add to.
+        let energy_j = self.session.energy_j(&self.meter.latest());
+        let (begun, spent) = (Instant::now(), Spent { energy_j, ..self.spent() });
+        self.session.commit(self.plan, step, epoch, &spent)?;
+        self.longest.save = self.longest.save.max(begun.elapsed());
+        Ok(())
     }
 
     fn is_stuck(&self) -> bool {
         self.plan.config().schedule.early_stopping_patience.is_some_and(|n| self.session.bad_evals >= n)
     }
 
-    /// Why the run ends here although steps are left: a signal, or the budget for another step of `step_s` seconds.
-    fn asked_to_end(&self, step_s: f64, stop: &Stop) -> Option<Outcome> {
-        let over = || self.over_budget(step_s).map(|error| Outcome::Capped(error.into()));
-        stop.requested().map(Outcome::Stopped).or_else(over)
+    /// Why the run ends here, after `done` steps, although steps are left: a signal, or the budget for another one.
+    fn asked_to_end(&mut self, done: u64, stop: &Stop) -> Option<Outcome> {
+        let over = self.over_budget(done).map(|error| Outcome::Capped(error.into()));
+        stop.requested().map(Outcome::Stopped).or(over)
     }
 
-    /// The cap that another step of `step_s` seconds would cross.
-    fn over_budget(&self, step_s: f64) -> Option<Error> {
-        let budget = &self.plan.config().budget;
-        let next_s = self.wall_s() + step_s;
-        let over = |key, cap: String, spent: String| Error::BudgetReached {
-            key,
-            cap,
-            spent,
-            run: self.plan.out.clone(),
+    /// The cap that another step would cross, with the evaluation that follows it and the commit that must still fit.
+    fn over_budget(&mut self, done: u64) -> Option<Error> {
+        let now = self.spent();
+        let longest = self.longest;
+        let evaluates = self.plan.config().schedule.eval_steps.is_some_and(|n| (done + 1).is_multiple_of(n));
+        let judging = if evaluates { longest.evaluation } else { Duration::ZERO };
+        let wall_s = now.wall_s + (longest.step + judging + longest.save).as_secs_f64();
+        // A peak that grew with the last step may grow as much with the next.
+        let grown =
+            now.peak_bytes.zip(self.peak_before).map_or(0, |(now, before)| now.saturating_sub(before));
+        self.peak_before = now.peak_bytes;
+        let next = Spent {
+            wall_s,
+            cost_usd: self.bill(wall_s),
+            energy_j: now.energy_j.map(|joules| joules * wall_s / now.wall_s.max(1e-9)),
+            peak_bytes: now.peak_bytes.map(|peak| peak.saturating_add(grown)),
         };
-        if let Some(hours) = budget.max_hours.filter(|h| next_s > h * 3600.0) {
-            return Some(over(
-                "max_hours",
-                format!("{hours} h"),
-                crate::units::Seconds(self.wall_s()).to_string(),
-            ));
+        budget::crossed(&self.plan.config().budget, &now, &next, &self.plan.out)
+    }
+
+    /// What the whole run has taken so far; its energy is modelled where it is not measured.
+    fn spent(&self) -> Spent {
+        let wall_s = self.wall_s();
+        let reading = self.meter.latest();
+        let predicted = &self.plan.prediction;
+        let modelled_w =
+            predicted.modelled.get("energy_j").zip(predicted.predicted.wall_s).map(|(j, s)| j / s);
+        Spent {
+            wall_s,
+            cost_usd: self.bill(wall_s),
+            energy_j: self.session.energy_j(&reading).or(modelled_w.map(|watts| watts * wall_s)),
+            peak_bytes: reading.peak_rss_bytes.max(reading.rss_bytes),
         }
-        let bill = |wall_s| self.plan.ground.price.bill(wall_s).map(|bill| bill.cost_usd);
-        let next = bill(next_s)?;
-        let cap = budget.max_usd.filter(|cap| next > *cap)?;
-        let spent = bill(self.wall_s())?;
-        Some(over("max_usd", crate::units::Usd(cap).to_string(), crate::units::Usd(spent).to_string()))
+    }
+
+    fn bill(&self, wall_s: f64) -> Option<f64> {
+        self.plan.ground.price.bill(wall_s).map(|bill| bill.cost_usd)
     }
 
     /// Seconds of the whole run so far, earlier processes included.
@@ -250,16 +286,12 @@ impl<'a> Course<'a> {
         };
         let wall_s = self.wall_s();
         self.progress.step(record, wall_s, projection);
-        if self.last_beat.elapsed() >= HEARTBEAT || record.step == 1 {
-            let cost = self.plan.ground.price.bill(wall_s).map(|bill| bill.cost_usd);
-            self.session.heartbeat(record.step, wall_s, cost, record.loss);
-            self.last_beat = Instant::now();
-        }
+        self.session.beat(record.step, record.loss);
         self.warn();
     }
 
     fn warn(&mut self) {
-        for warning in std::mem::take(&mut self.session.warnings) {
+        for warning in self.session.take_warnings() {
             self.progress.note(&format!("warning: {warning}"));
         }
     }

@@ -2,6 +2,7 @@
 //! files and ledger that it writes to.
 
 use super::artifacts;
+use super::budget::Spent;
 use super::checkpoint::{Checkpoints, Manifest, SCHEMA};
 use super::folder::{self, Holds};
 use super::metrics::{self, EvalRecord, StepRecord};
@@ -11,10 +12,12 @@ use super::schedule::Schedule;
 use crate::arch::source::Source;
 use crate::config::{Config, Method};
 use crate::error::Result;
+use crate::estimate::Prediction;
 use crate::estimate::parts::Part;
 use crate::fs::{self, Appender, RunLock};
-use crate::ledger::{self, Book, Final, NewRun, Record, RunRow, Status};
+use crate::ledger::{self, Book, Final, NewRun, Pulse, Record, RunRow, SharedBook, Status};
 use crate::meter::tag::Tagged;
+use crate::meter::{Meter, Reading};
 use crate::model::adapter::peft;
 use crate::model::build::{self, Trained};
 use crate::model::weights::Loader;
@@ -22,6 +25,7 @@ use crate::model::{Decoder, Frozen, Params};
 use crate::ops::host;
 use candle_core::DType;
 use std::path::{Path, PathBuf};
+use std::sync::MutexGuard;
 
 /// A run that has started.
 pub struct Session {
@@ -41,6 +45,8 @@ pub struct Session {
     pub earlier_s: f64,
     /// Of these, seconds whose steps a kill took back.
     pub lost_s: f64,
+    /// What the run was predicted to take, before its first step: what the measurement is held against.
+    pub estimate: Prediction,
     /// Step and loss of the best evaluation.
     pub best: Option<(u64, f64)>,
     /// Evaluations since.
@@ -53,8 +59,16 @@ pub struct Session {
     checkpoints: Checkpoints,
     metrics: Appender,
     evals: Appender,
-    book: Book,
+    energy: Energy,
+    pulse: Pulse,
+    book: SharedBook,
     lock: RunLock,
+}
+
+/// Joules: what earlier processes took, and where this one's counter stood at its start.
+struct Energy {
+    earlier_j: Option<f64>,
+    first_j: Option<f64>,
 }
 
 /// Tagged memory of what stands through the run and of what passes took.
@@ -69,11 +83,12 @@ pub(super) struct Held {
 }
 
 impl Session {
-    /// Takes the folder, enters the run into the ledger, loads the model, and goes on from the plan's checkpoint.
+    /// Takes the folder, enters the run into the ledger, which hears of it every second from then on, loads the
+    /// model, and goes on from the plan's checkpoint.
     ///
     /// # Errors
     /// The folder is in use (8); weights or checkpoint are broken (4); the disk fails (5).
-    pub fn start(plan: &Plan, options: &Options) -> Result<Self> {
+    pub fn start(plan: &Plan, options: &Options, meter: &Meter) -> Result<Self> {
         let resuming = plan.resume.is_some();
         if plan.holds != Holds::Nothing && !resuming && options.overwrite {
             folder::move_aside(&plan.out)?;
@@ -88,29 +103,33 @@ impl Session {
             // It goes on: until it is finished again, nothing says that it is.
             fs::remove_file(&plan.out.join(folder::REPORT))?;
         }
-        let estimate = serde_json::to_string_pretty(&plan.prediction).unwrap_or_default();
-        fs::write_durable(&plan.out.join("estimate.json"), estimate.as_bytes())?;
+        let estimate = Estimate::keep(plan, resuming)?;
         let (mut book, warning) = Book::open(&fs::home()?, &plan.out);
         warnings.extend(warning.map(|w| w.to_string()));
-        let (run_id, earlier) = enter(plan, &mut book, estimate, &mut warnings);
+        let (run_id, earlier) = enter(plan, &mut book, &estimate, &mut warnings);
         let started_at = earlier.as_ref().map_or_else(ledger::now, |run| run.started_at.clone());
+        let kept = plan.resume.as_ref().map(|(_, manifest)| manifest);
+        let before = before(earlier.as_ref(), kept);
+        let book = SharedBook::new(book);
+        let mut pulse = Pulse::start(book.clone(), &run_id, meter.watch(), &plan.ground.price, &before);
         let made = load(plan, &mut warnings)
             .and_then(|(decoder, params)| Ok((AdamW::new(&params, &plan.config().train)?, decoder, params)));
         let (optimizer, decoder, params) = match made {
             Ok(made) => made,
             Err(error) => {
-                // What earlier processes of the run did and cost stays.
-                let earlier = earlier.as_ref();
+                pulse.stop();
+                let wall_s = before.wall_s + meter.elapsed().0;
                 let end = Final {
                     finished_at: ledger::now(),
-                    step: earlier.map_or(0, |run| run.step),
-                    wall_s: earlier.and_then(|run| run.wall_s).unwrap_or(0.0),
-                    cost_usd: earlier.and_then(|run| run.cost_usd),
-                    loss: earlier.and_then(|run| run.loss),
+                    step: before.step,
+                    wall_s,
+                    cost_usd: plan.ground.price.bill(wall_s).map(|bill| bill.cost_usd),
+                    energy_j: before.energy_j,
+                    loss: before.loss,
                     report_json: None,
                 };
                 // The error that is returned says more than a ledger that cannot be written.
-                let _ = book.finish_run(&run_id, Status::Failed, &end);
+                let _ = book.lock().finish_run(&run_id, Status::Failed, &end);
                 return Err(error);
             }
         };
@@ -123,9 +142,8 @@ impl Session {
             activations: Tagged::new(Part::Activations, 0),
             logits: Tagged::new(Part::Logits, 0),
         };
-        let kept = plan.resume.as_ref().map(|(_, manifest)| manifest.step);
-        let kept_s = plan.resume.as_ref().map_or(0.0, |(_, manifest)| manifest.wall_s);
-        let earlier_s = earlier.as_ref().and_then(|run| run.wall_s).unwrap_or(0.0).max(kept_s);
+        let kept_s = kept.map_or(0.0, |manifest| manifest.wall_s);
+        let kept = kept.map(|manifest| manifest.step);
         let is_killed = earlier.is_some_and(|run| run.status == Status::Killed);
         let mut session = Self {
             decoder,
@@ -134,8 +152,9 @@ impl Session {
             schedule: Schedule::new(&plan.config().train, plan.epochs.total_steps()),
             run_id,
             started_at,
-            earlier_s,
-            lost_s: if is_killed { earlier_s - kept_s } else { 0.0 },
+            earlier_s: before.wall_s,
+            lost_s: if is_killed { before.wall_s - kept_s } else { 0.0 },
+            estimate: estimate.prediction,
             best: None,
             bad_evals: 0,
             last_checkpoint: None,
@@ -144,6 +163,8 @@ impl Session {
             checkpoints,
             metrics: records::<StepRecord>(&plan.out.join("metrics.jsonl"), kept)?,
             evals: records::<EvalRecord>(&plan.out.join("eval.jsonl"), kept)?,
+            energy: Energy { earlier_j: before.energy_j, first_j: meter.latest().counted_j() },
+            pulse,
             book,
             lock,
         };
@@ -182,13 +203,14 @@ impl Session {
     }
 
     /// Commits a checkpoint after `step` steps, enters it into the ledger, and prunes older ones.
-    pub fn commit(&mut self, plan: &Plan, step: u64, epoch: f64, wall_s: f64) -> Result<()> {
+    pub fn commit(&mut self, plan: &Plan, step: u64, epoch: f64, spent: &Spent) -> Result<()> {
         let manifest = Manifest {
             schema: SCHEMA,
             step,
             epoch,
-            wall_s,
-            cost_usd: plan.ground.price.bill(wall_s).map(|bill| bill.cost_usd),
+            wall_s: spent.wall_s,
+            cost_usd: spent.cost_usd,
+            energy_j: spent.energy_j,
             best: self.best,
             bad_evals: self.bad_evals,
             config_hash: fs::sha256_bytes(plan.ground.resolved.toml.as_bytes()),
@@ -212,7 +234,7 @@ impl Session {
                 ("optimizer.safetensors", &mut |out| optimizer.write(out)),
             ],
         )?;
-        let entered = self.book.checkpoint(&self.run_id, step, &path);
+        let entered = self.book.lock().checkpoint(&self.run_id, step, &path);
         self.warn(entered);
         let limit = plan.config().schedule.save_total_limit;
         self.checkpoints.prune(limit, self.best.map(|(step, _)| step))?;
@@ -230,16 +252,35 @@ impl Session {
         self.evals.line(&metrics::line(record)?)
     }
 
-    /// Tells the ledger that the run lives.
-    pub fn heartbeat(&mut self, step: u64, wall_s: f64, cost_usd: Option<f64>, loss: f64) {
+    /// A step was taken: the next heartbeat says so.
+    pub fn beat(&mut self, step: u64, loss: f64) {
         self.lock.beat();
-        let entered = self.book.heartbeat(&self.run_id, step, wall_s, cost_usd, Some(loss));
-        self.warn(entered);
+        self.pulse.step(step, loss);
     }
 
-    /// The run's records, for what is entered at its end.
-    pub fn book(&mut self) -> &mut Book {
-        &mut self.book
+    /// Joules of the whole run up to this look; `None` where nothing measures them.
+    pub fn energy_j(&self, reading: &Reading) -> Option<f64> {
+        let here = reading.counted_j().zip(self.energy.first_j).map(|(now, first)| (now - first).max(0.0))?;
+        Some(here + self.energy.earlier_j.unwrap_or(0.0))
+    }
+
+    /// Ends the heartbeat and gives the run's records, for what is entered at its end.
+    pub fn close(&mut self) -> MutexGuard<'_, Book> {
+        self.pulse.stop();
+        self.book.lock()
+    }
+
+    /// What the ledger has heard of the run, over all its processes.
+    pub fn samples(&self) -> Vec<ledger::Sample> {
+        let book = self.book.lock();
+        book.ledger().and_then(|ledger| ledger.samples(&self.run_id, 0.0).ok()).unwrap_or_default()
+    }
+
+    /// What the user must be told since the last time.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        let mut warnings = std::mem::take(&mut self.warnings);
+        warnings.extend(self.pulse.warnings());
+        warnings
     }
 
     fn warn(&mut self, outcome: Result<()>) {
@@ -289,21 +330,61 @@ pub fn longest(plan: &Plan) -> usize {
     plan.config().data.sequence_len.max(plan.ground.arch.max_position.min(4096))
 }
 
+/// The prediction that a run is held against, and its text.
+struct Estimate {
+    prediction: Prediction,
+    text: String,
+    is_new: bool,
+}
+
+impl Estimate {
+    /// The first estimate stands through every resume; more or fewer steps make another run of it.
+    fn keep(plan: &Plan, resuming: bool) -> Result<Self> {
+        let path = plan.out.join("estimate.json");
+        let first = || -> Option<(Prediction, String)> {
+            let text = String::from_utf8(fs::read_at_most(&path, 16 << 20).ok()?).ok()?;
+            Some((serde_json::from_str(&text).ok()?, text))
+        };
+        let kept = first().filter(|(old, _)| resuming && old.counts.steps == plan.prediction.counts.steps);
+        if let Some((prediction, text)) = kept {
+            return Ok(Self { prediction, text, is_new: false });
+        }
+        let text = serde_json::to_string_pretty(&plan.prediction).unwrap_or_default();
+        fs::write_durable(&path, text.as_bytes())?;
+        Ok(Self { prediction: plan.prediction.clone(), text, is_new: true })
+    }
+}
+
+/// How earlier processes left the run, as far as the ledger or its checkpoint knows.
+fn before(earlier: Option<&RunRow>, kept: Option<&Manifest>) -> ledger::Sample {
+    let kept_s = kept.map_or(0.0, |manifest| manifest.wall_s);
+    ledger::Sample {
+        wall_s: earlier.and_then(|run| run.wall_s).unwrap_or(0.0).max(kept_s),
+        step: kept.map_or(0, |manifest| manifest.step),
+        loss: earlier.and_then(|run| run.loss),
+        energy_j: earlier.and_then(|run| run.energy_j).or(kept.and_then(|manifest| manifest.energy_j)),
+        ..ledger::Sample::default()
+    }
+}
+
 /// Enters the run into the ledger; one that goes on, under the id of its first start, with what is known of it.
 fn enter(
     plan: &Plan,
     book: &mut Book,
-    estimate: String,
+    estimate: &Estimate,
     warnings: &mut Vec<String>,
 ) -> (String, Option<RunRow>) {
-    let id_file = plan.out.join("run_id");
-    let text = fs::read_at_most(&id_file, 64).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let id = text.map(|text| text.trim().to_owned());
+    let id_file = plan.out.join(folder::RUN_ID);
+    let id = folder::run_id(&plan.out);
     let row = |id: &str| book.ledger()?.find(id).ok().filter(|row| row.run_id == id);
     let earlier = id.as_deref().and_then(row);
     let is_unknown = earlier.is_none() && book.ledger().is_some();
     if let Some(id) = id.as_ref().filter(|_| !is_unknown) {
-        warnings.extend(book.resume_run(id).err().map(|e| e.to_string()));
+        let text = Some(estimate.text.as_str()).filter(|_| estimate.is_new);
+        warnings.extend(book.resume_run(id, text).err().map(|e| e.to_string()));
+        if earlier.as_ref().is_some_and(|run| run.is_elsewhere(&plan.out)) {
+            warnings.extend(book.moved(id, &plan.out).err().map(|e| e.to_string()));
+        }
         return (id.clone(), earlier);
     }
     let config = plan.config();
@@ -316,10 +397,11 @@ fn enter(
         config_hash: plan.settings_hash(),
         data_hash: plan.summary.sha256.clone(),
         base_hash: plan.base_hash.clone(),
+        project: config.output.project.clone(),
         purpose: config.output.purpose.clone(),
         method: method_name(&config.method).into(),
         base: plan.ground.source.name().into(),
-        prediction_json: Some(estimate),
+        prediction_json: Some(estimate.text.clone()),
         usd_per_hour: plan.ground.price.usd_per_hour,
     };
     warnings.extend(book.start_run(&run).err().map(|e| e.to_string()));

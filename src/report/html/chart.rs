@@ -1,7 +1,7 @@
 //! Charts as SVG that stretches with the page: the plot has no text, so that labels stay readable at any width. Holds
 //! at most [`MAX_POINTS`] points a series, with every peak kept.
 
-use super::super::words::thousands;
+use super::super::words::{seconds, thousands};
 use super::markup::esc;
 use std::fmt::Write;
 
@@ -14,13 +14,46 @@ pub(super) struct Series {
     pub label: &'static str,
     /// Its class in the style sheet.
     pub class: &'static str,
-    /// (step, value); what is not finite is left out.
+    /// (place on the axis, value); what is not finite is left out.
     pub points: Vec<(f64, f64)>,
     /// Each point is marked.
     pub dots: bool,
 }
 
-/// One plot over the steps of the run.
+/// The axis from left to right; it begins at 0.
+#[derive(Debug, Clone)]
+pub(super) struct Across {
+    /// Its right end.
+    pub last: f64,
+    /// Below it, from left to right.
+    pub labels: Vec<String>,
+}
+
+impl Across {
+    /// Optimizer steps.
+    pub(super) fn steps(last: u64) -> Self {
+        let noun = if last == 1 { "step" } else { "steps" };
+        let middle = (last.is_multiple_of(2) && last > 2).then(|| (last / 2).to_string());
+        let labels = [Some("0".to_owned()), middle, Some(format!("{last} {noun}"))];
+        Self { last: last as f64, labels: labels.into_iter().flatten().collect() }
+    }
+
+    /// Seconds of the run.
+    pub(super) fn seconds(last: f64) -> Self {
+        Self { last, labels: ["0".to_owned(), seconds(last / 2.0), seconds(last)].into() }
+    }
+
+    /// The labels below a plot.
+    pub(super) fn labelled(&self) -> String {
+        let mut out = "<div class=\"x\" aria-hidden=\"true\">".to_owned();
+        for label in &self.labels {
+            let _ = write!(out, "<span>{}</span>", esc(label));
+        }
+        out + "</div>"
+    }
+}
+
+/// One plot over the run.
 pub(super) struct Chart {
     /// What is shown, with its unit.
     pub title: String,
@@ -30,8 +63,8 @@ pub(super) struct Chart {
     pub from_zero: bool,
     /// A level to compare with: its name and value.
     pub level: Option<(&'static str, f64)>,
-    /// Steps of the run: the right end of every chart.
-    pub last_step: u64,
+    /// The axis below.
+    pub across: Across,
     /// Takes the whole width of the page.
     pub wide: bool,
 }
@@ -72,12 +105,9 @@ impl Chart {
         for series in &self.series {
             self.line(series, &axis, &mut out);
         }
-        out += "</svg><div class=\"x\" aria-hidden=\"true\"><span>0</span>";
-        if self.last_step.is_multiple_of(2) && self.last_step > 2 {
-            let _ = write!(out, "<span>{}</span>", self.last_step / 2);
-        }
-        let noun = if self.last_step == 1 { "step" } else { "steps" };
-        let _ = writeln!(out, "<span>{} {noun}</span></div></div></figure>", self.last_step);
+        out += "</svg>";
+        out += &self.across.labelled();
+        out += "</div></figure>\n";
         out
     }
 
@@ -97,7 +127,7 @@ impl Chart {
     }
 
     fn line(&self, series: &Series, axis: &Axis, out: &mut String) {
-        let last = self.last_step.max(1) as f64;
+        let last = if self.across.last > 0.0 { self.across.last } else { 1.0 };
         let place = |(x, y): &(f64, f64)| (1000.0 * (x / last).clamp(0.0, 1.0), axis.y(*y));
         let points: Vec<_> = thin(&series.points).iter().map(place).collect();
         let _ = write!(out, "<path class=\"{}\" d=\"", series.class);
@@ -210,7 +240,7 @@ mod tests {
             series: vec![Series { label: "training", class: "measured", points, dots: false }],
             from_zero: false,
             level: None,
-            last_step: 400,
+            across: Across::steps(400),
             wide: false,
         }
     }

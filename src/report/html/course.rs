@@ -3,7 +3,7 @@
 use super::super::record::Report;
 use super::super::terminal::evaluated;
 use super::super::words;
-use super::chart::{Chart, Series};
+use super::chart::{Across, Chart, Series};
 use super::markup::esc;
 use crate::train::metrics::{EvalRecord, StepRecord};
 use std::fmt::Write;
@@ -55,7 +55,7 @@ fn charts(report: &Report, steps: &[StepRecord], evals: &[EvalRecord], last_step
         series,
         from_zero,
         level: None,
-        last_step,
+        across: Across::steps(last_step),
         wide: false,
     };
     let evaluation = Series {
@@ -69,13 +69,17 @@ fn charts(report: &Report, steps: &[StepRecord], evals: &[EvalRecord], last_step
     let top_rate = steps.iter().map(|s| s.learning_rate).fold(0.0, f64::max);
     let power = if top_rate > 0.0 { top_rate.log10().floor() } else { 0.0 };
     let unit = 10_f64.powf(power);
-    vec![
+    let mut charts = vec![
         loss,
-        chart("Tokens a second".into(), vec![line(&|s| s.tokens as f64 / s.step_s)], true),
-        memory(report, steps, last_step),
         chart(format!("Learning rate, in 1e{power}"), vec![line(&|s| s.learning_rate / unit)], true),
         chart("Gradient norm".into(), vec![line(&|s| s.grad_norm)], true),
-    ]
+        chart("Tokens a second".into(), vec![line(&|s| s.tokens as f64 / s.step_s)], true),
+    ];
+    // Where the meter's own looks are kept, they are drawn over time.
+    if report.timeline.len() < 2 {
+        charts.push(memory(report, steps, last_step));
+    }
+    charts
 }
 
 /// Device memory where it was recorded, else that of the process, with the predicted peak.
@@ -86,8 +90,7 @@ fn memory(report: &Report, steps: &[StepRecord], last_step: u64) -> Chart {
     };
     let peak = report.predicted.peak_memory_bytes.map(|b| b as f64);
     let largest = steps.iter().filter_map(bytes).map(|b| b as f64).chain(peak).fold(0.0, f64::max);
-    let (unit, scale) =
-        if largest >= 1_073_741_824.0 { ("GiB", 1_073_741_824.0) } else { ("MiB", 1_048_576.0) };
+    let (unit, scale) = words::memory_unit(largest);
     let of = if on_device { "of the device" } else { "of the process" };
     Chart {
         title: format!("Memory {of}, {unit}"),
@@ -99,7 +102,7 @@ fn memory(report: &Report, steps: &[StepRecord], last_step: u64) -> Chart {
         }],
         from_zero: true,
         level: peak.map(|peak| ("predicted peak", peak / scale)),
-        last_step,
+        across: Across::steps(last_step),
         wide: false,
     }
 }

@@ -6,10 +6,11 @@ mod compare;
 mod course;
 mod markup;
 mod parts;
+mod timeline;
 
 use self::markup::{esc, policy};
 use super::metered;
-use super::record::{Provenance, Report, SamplePair, Status};
+use super::record::{Parent, Provenance, Report, SamplePair, Status};
 use super::words::{self, or_word};
 use crate::error::Result;
 use crate::fs;
@@ -42,8 +43,10 @@ pub fn html(report: &Report, steps: &[StepRecord], evals: &[EvalRecord]) -> Stri
     if report.command.is_empty() {
         page += &course::section(report, steps, evals);
     }
+    page += &timeline::section(report);
     page += &samples(&report.samples);
     page += &data(report);
+    page += &parent(report.parent.as_ref());
     page += &provenance(&report.provenance);
     page += "<footer><p>Error = (predicted − measured) / measured. What was not measured says so; \
              nothing is filled in.</p></footer>\n</main>\n</body>\n</html>\n";
@@ -58,8 +61,8 @@ pub fn write(path: &Path, report: &Report, steps: &[StepRecord], evals: &[EvalRe
 fn header(report: &Report, base: &str) -> String {
     let class = match report.status {
         Status::Done => "good",
-        Status::Stopped => "fair",
-        Status::Failed | Status::Diverged => "bad",
+        Status::Stopped | Status::Running => "fair",
+        Status::Failed | Status::Diverged | Status::Killed => "bad",
     };
     let mut out = format!(
         "<header>\n<p class=\"line\"><span class=\"status {class}\">{}</span> run {}",
@@ -145,6 +148,34 @@ fn data(report: &Report) -> String {
         ("Packs an epoch", known(data.packs)),
     ];
     facts("Data", rows.map(|(title, value)| (title, value, "")))
+}
+
+/// The settings that differ from the run before it.
+fn parent(parent: Option<&Parent>) -> String {
+    let Some(parent) = parent else { return String::new() };
+    let what = if parent.is_origin { "The run that this one continues" } else { "The nearest earlier run" };
+    let mut out = format!(
+        "<section>\n<h2>Against run {}</h2>\n<p>{what}, {}: {}, last training loss {}.</p>\n",
+        esc(&parent.run_id),
+        esc(&parent.started_at),
+        esc(&or_word(parent.cost_usd, words::money, "of unknown cost")),
+        esc(&or_word(parent.loss, words::loss, "not known")),
+    );
+    if parent.differences.is_empty() {
+        return out + "<p class=\"none\">The same settings, data and base.</p>\n</section>\n";
+    }
+    out += "<table class=\"settings\">\n<thead><tr><th scope=\"col\">Setting</th><th scope=\"col\">Then</th>\
+            <th scope=\"col\">Now</th></tr></thead>\n<tbody>\n";
+    for difference in &parent.differences {
+        let _ = writeln!(
+            out,
+            "<tr><th scope=\"row\">{}</th><td data-title=\"Then\">{}</td><td data-title=\"Now\">{}</td></tr>",
+            esc(&difference.key),
+            esc(&difference.then),
+            esc(&difference.now)
+        );
+    }
+    out + "</tbody>\n</table>\n</section>\n"
 }
 
 fn provenance(p: &Provenance) -> String {

@@ -30,6 +30,8 @@ pub struct Manifest {
     pub wall_s: f64,
     /// USD spent so far; `None` without a price.
     pub cost_usd: Option<f64>,
+    /// Joules taken so far; `None` = not measured.
+    pub energy_j: Option<f64>,
     /// Step and evaluation loss of the best checkpoint so far.
     pub best: Option<(u64, f64)>,
     /// Evaluations since the best one.

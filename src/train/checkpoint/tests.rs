@@ -13,6 +13,7 @@ fn manifest(step: u64) -> Manifest {
         epoch: 0.1,
         wall_s: 1.5,
         cost_usd: Some(0.001),
+        energy_j: None,
         best: Some((step, 2.345_678_901_234_567)),
         bad_evals: 0,
         config_hash: "c".into(),
