@@ -127,6 +127,17 @@ fn signals_reach_the_command_and_its_report_is_written() {
 }
 
 #[test]
+fn what_outlives_the_command_is_pointed_out() {
+    let place = Place::new();
+    let report = meter(&place, &[], &["sh", "-c", "sleep 1.5 > /dev/null 2>&1 & sleep 0.3"]);
+    assert!(
+        report["warnings"][0].as_str().unwrap().starts_with("1 processes of the command go on"),
+        "{report}"
+    );
+    assert!(report["measured"]["wall_s"].as_f64().unwrap() < 1.4);
+}
+
+#[test]
 fn a_meter_that_is_killed_has_its_cost_in_the_ledger() {
     let place = Place::new();
     let running = place.start(&["meter", "--usd-per-hour", "3600", "--", "sleep", "4"]);

@@ -3,28 +3,30 @@
 
 pub mod cgroup;
 pub mod command;
+pub mod device;
 pub mod energy;
 pub mod fake;
 pub mod gpu;
 mod latest;
 pub mod machine;
+pub mod measured;
 mod nvml;
 pub mod phase;
 pub mod probe;
 pub mod process;
 mod procfs;
 pub mod rapl;
-pub mod record;
+mod record;
 pub mod sampler;
 mod samples;
 pub mod tag;
 pub mod tree;
 
-pub use gpu::DeviceTotal;
+pub use device::DeviceTotal;
+pub use measured::{Measured, PhaseTotal};
 pub use phase::Phase;
 pub use probe::{Closing, Probe, Reading};
 pub use process::ProcessProbe;
-pub use record::{Measured, PhaseTotal};
 pub use sampler::{Meter, Watch};
 pub use samples::Sample;
 pub use tree::TreeProbe;

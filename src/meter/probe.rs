@@ -1,6 +1,6 @@
 //! The seam between the meter and what it reads: a probe gives cumulative counters and current levels, or `None`.
 
-use super::gpu::DeviceTotal;
+use super::device::DeviceTotal;
 use serde::{Deserialize, Serialize};
 
 /// One look at the machine; `None` = this probe cannot tell.

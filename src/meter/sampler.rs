@@ -2,10 +2,11 @@
 //! thread only ever does [`Meter::enter`].
 
 use super::latest::Latest;
+use super::measured::Measured;
 use super::phase::{Phase, Timeline};
 use super::probe::{Probe, Reading};
 use super::process::thread_cpu_s;
-use super::record::{Measured, Record, seconds};
+use super::record::{Record, seconds};
 use crate::units::Seconds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

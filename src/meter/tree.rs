@@ -27,6 +27,7 @@ pub struct TreeProbe {
     dear: Pace,
     rss_at_dear: u64,
     most: u64,
+    left: usize,
     largest: Option<u64>,
     own_peak: u64,
     before: Option<Used>,
@@ -76,6 +77,7 @@ impl TreeProbe {
             dear: Pace::new(),
             rss_at_dear: 0,
             most: 0,
+            left: 0,
             largest: None,
             own_peak: resident().1.unwrap_or(0),
             before: Used::of(UsageWho::RUSAGE_CHILDREN),
@@ -120,6 +122,7 @@ impl TreeProbe {
             .filter_map(|(pid, process)| Some((*pid, process.stat.read(Stat::parse)?)))
             .collect();
         self.known.retain(|pid, _| living.iter().any(|(alive, _)| alive == pid));
+        self.left = living.len();
         self.most = self.most.max(u64::try_from(living.len()).unwrap_or(u64::MAX));
         living
     }
@@ -173,7 +176,14 @@ impl Probe for TreeProbe {
     }
 
     fn close(&mut self) -> Closing {
-        self.surroundings.close(self.most)
+        let mut closing = self.surroundings.close(self.most);
+        if self.left > 0 {
+            let left = self.left;
+            closing.warnings.push(format!(
+                "{left} processes of the command go on: what they take from here is not metered"
+            ));
+        }
+        closing
     }
 }
 

@@ -38,7 +38,10 @@ pub fn html(report: &Report, steps: &[StepRecord], evals: &[EvalRecord]) -> Stri
     page += &header(report, base);
     page += &compare::section(report);
     page += &parts::phases(report);
-    page += &parts::memory(report);
+    // Of another program's memory no parts are known.
+    if report.command.is_empty() || !report.memory_parts.is_empty() {
+        page += &parts::memory(report);
+    }
     page += &metered(report);
     if report.command.is_empty() {
         page += &course::section(report, steps, evals);
