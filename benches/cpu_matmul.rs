@@ -1,10 +1,10 @@
-//! The products of a frozen linear layer, forward and backward, at the shapes of three models: `cargo bench --bench cpu_matmul`.
+//! The three products of a linear layer, at the shapes of three models: `cargo bench --bench cpu_matmul`.
 
 mod support;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use criterion::Criterion;
-use fttrain::ops::matmul;
+use fttrain::ops::matmul::{self, Precision};
 use std::hint::black_box;
 use support::{MODELS, Work, case, tensor, type_name};
 
@@ -25,6 +25,13 @@ fn products(c: &mut Criterion) {
                 });
                 case(c, "cpu_matmul", &name("dy·W"), work, || {
                     black_box(matmul::nn(&dy, &w).unwrap());
+                });
+            }
+            for (precision, dtype) in [(Precision::F32, DType::F32), (Precision::Bf16, DType::BF16)] {
+                let mut dw: Option<Tensor> = None;
+                let name = format!("{shape}/dyᵀ·x {}", type_name(dtype));
+                case(c, "cpu_matmul", &name, Work::Flops(flops, dtype), || {
+                    matmul::tn(&mut dw, &dy, &x, 1.0, precision).unwrap();
                 });
             }
         }
