@@ -37,4 +37,6 @@ pub mod train;
 
 pub mod report;
 
+pub mod study;
+
 pub mod cli;

@@ -126,6 +126,9 @@ pub fn grid() -> Vec<Probe> {
                 }
                 if rank == 0 {
                     all.push(linear(shape, m, Way::Trained, Stored::F32, 0));
+                } else if m == 1024 || m == 256 {
+                    all.push(linear(shape, m, Way::Forward, Stored::Quantised, rank));
+                    all.push(linear(shape, m, Way::Backward, Stored::Quantised, rank));
                 }
             }
         }

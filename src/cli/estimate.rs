@@ -48,7 +48,8 @@ pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
         return elsewhere(&ground, &counts, args);
     }
     let (machine, warning) = ground.machine(&counts)?;
-    let mut prediction = ground.predict(&counts, &machine, &[]);
+    // The run will be another process, which finds the machine measured.
+    let mut prediction = ground.predict_on(&counts, &machine, &ground.limits, &ground.price, &[], false);
     prediction.warnings.extend(warning);
     prediction.warnings.extend(unavailable(&ground.resolved.config).map(|error| error.to_string()));
     if args.json {

@@ -12,6 +12,7 @@ mod report;
 mod runs;
 mod settle;
 mod train;
+mod validate;
 
 use crate::config::MethodFlag;
 use crate::error::{Error, Kind, Result};
@@ -83,6 +84,8 @@ enum Verb {
     Estimate(estimate::EstimateArgs),
     /// Measure this machine once: rates by shape, memory, disk, power.
     Calibrate(calibrate::CalibrateArgs),
+    /// Judge the estimate: a grid of small runs, predicted before and measured after.
+    Validate(validate::ValidateArgs),
     /// Is the data ready: counts, lengths, masks, duplicates, leakage.
     Data(data::DataArgs),
     /// Go on with a run from its last checkpoint.
@@ -137,6 +140,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
     match cli.verb {
         Some(Verb::Estimate(args)) => estimate::run(&args),
         Some(Verb::Calibrate(args)) => calibrate::run(&args),
+        Some(Verb::Validate(args)) => validate::run(&args),
         Some(Verb::Data(args)) => data::run(&args),
         Some(Verb::Resume { run, set, json, profile, accept }) => {
             train::resume(&run, &set, train::Shown { json, profile }, &accept)

@@ -61,10 +61,9 @@ impl Market {
     pub fn find(&self, name: &str) -> Result<Vec<Candidate>> {
         let wanted = name.to_lowercase();
         if wanted == "all" {
-            let rows = self.table.rows().iter().filter(|row| !row.provider.contains(HOSTING));
-            return Ok(rows.filter_map(|row| self.of_row(row)).chain(self.profiles("")).collect());
+            return Ok(self.rows().filter_map(|row| self.of_row(row)).chain(self.profiles("")).collect());
         }
-        let rows: Vec<&Row> = self.table.rows().iter().filter(|row| is_accelerator(row, &wanted)).collect();
+        let rows: Vec<&Row> = self.rows().filter(|row| is_accelerator(row, &wanted)).collect();
         if !rows.is_empty() {
             return Ok(rows.into_iter().filter_map(|row| self.of_row(row)).collect());
         }
@@ -78,6 +77,10 @@ impl Market {
         let row = self.table.find(name)?;
         let found = self.of_row(row).map(|candidate| vec![candidate]);
         found.ok_or_else(|| Error::UnknownHost { name: row.key() }.into())
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.table.rows().iter().filter(|row| !row.provider.contains(HOSTING))
     }
 
     fn profiles(&self, wanted: &str) -> impl Iterator<Item = Candidate> {

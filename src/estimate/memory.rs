@@ -211,7 +211,7 @@ impl Layout<'_> {
     /// The parts of the phase with the highest sum: load, train, evaluate or save.
     ///
     /// Loading holds one tensor twice (as read, as kept); an evaluation keeps the training state and one block's
-    /// transients; saving keeps the training state and one tensor's bytes.
+    /// transients; saving keeps the training state and reads the written file back, in a buffer that grows by doubling.
     pub fn peak(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
         let training = self.training(counts, load, recompute);
         let [base, adapter, gradients, moments, _, _, _, data, runtime] = training;
@@ -230,7 +230,8 @@ impl Layout<'_> {
             data,
             runtime,
         ];
-        let saving = [base, adapter, gradients, moments, 0, copy.max(MIB), 0, data, runtime];
+        let read_back = product(&[2, adapter]).max(copy).max(MIB);
+        let saving = [base, adapter, gradients, moments, 0, read_back, 0, data, runtime];
         [training, loading, evaluating, saving].into_iter().max_by_key(|parts| sum(parts)).unwrap_or(training)
     }
 

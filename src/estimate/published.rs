@@ -6,7 +6,7 @@ use super::error::Error;
 use super::machine::{Kind, Machine};
 use super::memory::{BaseType, Layout, Load};
 use super::work::{Model, Op, Stored, Volume};
-use super::{Counts, Parameters, sum, time};
+use super::{Counts, Parameters, sum, time, wide};
 use crate::arch::{Arch, Family, Layer, Linear, Proj, Rope, RopeScaling};
 use crate::config::{Lora, Method, Targets};
 use crate::error::Result;
@@ -153,12 +153,13 @@ fn row(fields: &csv::Row<'_>) -> Result<Published, Error> {
 }
 
 impl Published {
-    /// Whether the frozen base was quantised.
-    pub fn is_quantised(&self) -> bool {
-        self.stored() == Stored::Quantised
+    /// Tokens of a micro-batch, width of the MLP, hidden size.
+    pub(crate) fn shape(&self) -> [u64; 3] {
+        [self.batch * self.sequence, wide(self.arch.intermediate_size), wide(self.arch.hidden_size)]
     }
 
-    fn stored(&self) -> Stored {
+    /// How the frozen weights were kept.
+    pub(crate) fn stored(&self) -> Stored {
         if matches!(self.method, Method::Qlora { .. }) { Stored::Quantised } else { Stored::Bf16 }
     }
 
@@ -257,7 +258,7 @@ mod tests {
     #[test]
     fn a_row_that_was_fitted_on_comes_out_nearly_as_it_was() {
         let (sheets, rows) = (sheets::shipped().unwrap(), shipped().unwrap());
-        for row in rows.iter().filter(|r| r.used == Use::Fit && !r.is_quantised()) {
+        for row in rows.iter().filter(|r| r.used == Use::Fit && r.stored() != Stored::Quantised) {
             let sheet = sheets::find(&sheets, &row.accelerator).unwrap();
             let compared = row.compare(&sheets::machine(sheet, &sheets, &rows));
             println!(

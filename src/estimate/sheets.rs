@@ -63,8 +63,21 @@ fn sheet(row: &csv::Row<'_>) -> Result<Sheet, Error> {
     })
 }
 
-/// What published runs reached.
+/// The share of its peak that one published run reached.
 #[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ShareAt {
+    /// On the same generation.
+    pub same: bool,
+    /// How its frozen weights were kept.
+    pub stored: Stored,
+    /// Tokens of a micro-batch, width of the MLP, hidden size.
+    pub shape: [u64; 3],
+    /// Of the peak.
+    pub share: f64,
+}
+
+/// What published runs reached.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Reached {
     /// Share of the peak with a bf16 or trained base.
     pub share: f64,
@@ -76,6 +89,8 @@ pub struct Reached {
     pub spread: f64,
     /// Runs that say so, of this generation or, where there are none, of all.
     pub runs: usize,
+    /// Each of them at its own shape: larger products reach more.
+    pub at: Vec<ShareAt>,
     /// Whether they are of this generation.
     pub of_generation: bool,
 }
@@ -89,12 +104,17 @@ pub fn reached(generation: &str, sheets: &[Sheet], published: &[Published]) -> R
     // Share of the peak of one row, by a machine that reaches it all.
     let share = |row: &Published| {
         let sheet = found(&row.accelerator)?;
-        Some((sheet.generation == generation, row.is_quantised(), row.share(&ideal(sheet))?))
+        Some(ShareAt {
+            same: sheet.generation == generation,
+            stored: row.stored(),
+            shape: row.shape(),
+            share: row.share(&ideal(sheet))?,
+        })
     };
-    let all: Vec<(bool, bool, f64)> =
-        published.iter().filter(|row| row.used == Use::Fit).filter_map(share).collect();
+    let all: Vec<ShareAt> = published.iter().filter(|row| row.used == Use::Fit).filter_map(share).collect();
     let of = |same: bool, quantised: bool| -> Vec<f64> {
-        all.iter().filter(|(s, q, _)| (*s || !same) && *q == quantised).map(|(_, _, share)| *share).collect()
+        let wanted = all.iter().filter(|at| at.same || !same);
+        wanted.filter(|at| (at.stored == Stored::Quantised) == quantised).map(|at| at.share).collect()
     };
     let mut own = of(true, false);
     let of_generation = !own.is_empty();
@@ -113,6 +133,7 @@ pub fn reached(generation: &str, sheets: &[Sheet], published: &[Published]) -> R
         launch_s,
         spread,
         runs: own.len(),
+        at: all.into_iter().filter(|at| at.same || !of_generation).collect(),
         of_generation,
     }
 }
@@ -139,12 +160,21 @@ pub fn machine(sheet: &Sheet, sheets: &[Sheet], published: &[Published]) -> Mach
     for rate in machine.class_rates.values_mut() {
         *rate *= reached.share;
     }
-    // One rate of any shape: weights of few bits are unpacked on the way.
-    for (stored, share) in [(Stored::Quantised, reached.quantised), (Stored::Bf16, reached.share)] {
+    let mut at = reached.at.clone();
+    if !at.iter().any(|at| at.stored == Stored::Quantised) {
+        // Weights of few bits are unpacked on the way.
+        let slower =
+            |at: &ShareAt| ShareAt { stored: Stored::Quantised, share: QUANTISED_SHARE * at.share, ..*at };
+        at.extend(reached.at.iter().map(slower));
+    }
+    for ShareAt { stored, shape: [m, n, k], share, .. } in at {
+        let per_s = sheet.peak_flops_per_s * share;
+        // A device multiplies in bf16 what is kept in f32.
+        let kept =
+            if stored == Stored::Quantised { &[Stored::Quantised][..] } else { &[Stored::Bf16, Stored::F32] };
         for way in [Way::Forward, Way::Backward, Way::Trained] {
-            let per_s = sheet.peak_flops_per_s * share;
-            let (class, m, n, k, rank) = (Class::Linear, 1, 1, 1, 0);
-            machine.rates.push(Rate { class, way, stored, m, n, k, rank, per_s });
+            let rate = |stored| Rate { class: Class::Linear, way, stored, m, n, k, rank: 0, per_s };
+            machine.rates.extend(kept.iter().map(|stored| rate(*stored)));
         }
     }
     machine.launch_s = reached.launch_s;

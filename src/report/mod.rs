@@ -14,6 +14,7 @@ pub mod profile_table;
 pub mod record;
 mod recover;
 pub mod runs;
+pub mod study_table;
 pub mod table;
 pub mod terminal;
 pub mod timeline;

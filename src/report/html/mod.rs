@@ -6,6 +6,7 @@ mod compare;
 mod course;
 mod markup;
 mod parts;
+mod study;
 mod timeline;
 
 use self::markup::{esc, policy};
@@ -18,6 +19,8 @@ use crate::train::metrics::{EvalRecord, StepRecord};
 use crate::units::group_thousands;
 use std::fmt::Write;
 use std::path::Path;
+
+pub use study::{Sheet, study};
 
 const STYLE: &str = include_str!("style.css");
 

@@ -1,0 +1,40 @@
+//! A fixed product, timed between runs: how fast the machine itself is at the moment.
+
+use crate::calibrate::probe::{Heads, Probe};
+use crate::calibrate::stopwatch::Patience;
+use crate::error::Result;
+use crate::estimate::work::{Class, Stored, Way};
+use std::time::Duration;
+
+/// The loop, with its first time.
+#[derive(Debug, Clone, Copy)]
+pub struct Reference {
+    first_s: f64,
+}
+
+const PATIENCE: Patience = Patience { budget: Duration::from_millis(250), least: 10 };
+const PROBE: Probe =
+    Probe { class: Class::Linear, way: Way::Forward, stored: Stored::F32, m: 256, n: 512, k: 512, rank: 0 };
+
+fn time() -> Result<f64> {
+    let (rate, _) = PROBE.measure(Heads { query: 1, key: 1 }, PATIENCE)?;
+    Ok(1.0 / rate.per_s)
+}
+
+impl Reference {
+    /// Times it for the first time.
+    ///
+    /// # Errors
+    /// A fault of an op.
+    pub fn start() -> Result<Self> {
+        Ok(Self { first_s: time()? })
+    }
+
+    /// Its time now over its first: above 1 the machine is slower.
+    ///
+    /// # Errors
+    /// A fault of an op.
+    pub fn drift(self) -> Result<f64> {
+        Ok(time()? / self.first_s)
+    }
+}
