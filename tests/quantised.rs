@@ -16,6 +16,7 @@ use fttrain::model::build::{self, Trained};
 use fttrain::model::weights::Loader;
 use fttrain::model::{Decoder, Frozen};
 use fttrain::ops::Matrix;
+use fttrain::ops::matmul::Precision;
 use fttrain::train::optimizer::AdamW;
 use fttrain::train::schedule::Schedule;
 use fttrain::train::step::accumulate;
@@ -153,7 +154,7 @@ fn a_gguf_file_in_its_own_types_is_the_model_that_its_f32_copy_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("all.gguf");
     write_gguf(&path);
-    let own = decoder(&path, Frozen::AsStored);
+    let own = decoder(&path, Frozen::AsStored { precision: Precision::F32 });
     let f32 = decoder(&path, Frozen::Dense(candle_core::DType::F32));
     let matrices = |decoder: &Decoder| {
         let linears = decoder.blocks.iter().flat_map(fttrain::model::block::Block::linears);

@@ -17,7 +17,10 @@ pub enum Frozen {
         others: DType,
     },
     /// Matrices as the file has them, norms and biases in f32.
-    AsStored,
+    AsStored {
+        /// What products with them are rounded to.
+        precision: Precision,
+    },
 }
 
 impl Frozen {
@@ -26,7 +29,7 @@ impl Frozen {
         match self {
             Self::Dense(dtype) => Kept::Dense(dtype),
             Self::Nf4 { double_quant, .. } => Kept::Nf4 { double_quant },
-            Self::AsStored => Kept::AsStored,
+            Self::AsStored { .. } => Kept::AsStored,
         }
     }
 
@@ -34,7 +37,7 @@ impl Frozen {
     pub fn tables(self) -> Kept {
         match self {
             Self::Dense(dtype) | Self::Nf4 { others: dtype, .. } => Kept::Dense(dtype),
-            Self::AsStored => Kept::AsStored,
+            Self::AsStored { .. } => Kept::AsStored,
         }
     }
 
@@ -42,7 +45,7 @@ impl Frozen {
     pub fn vectors(self) -> DType {
         match self {
             Self::Dense(dtype) | Self::Nf4 { others: dtype, .. } => dtype,
-            Self::AsStored => DType::F32,
+            Self::AsStored { .. } => DType::F32,
         }
     }
 
@@ -50,6 +53,7 @@ impl Frozen {
     pub fn precision(self) -> Precision {
         match self {
             Self::Dense(DType::BF16) | Self::Nf4 { others: DType::BF16, .. } => Precision::Bf16,
+            Self::AsStored { precision } => precision,
             _ => Precision::F32,
         }
     }
@@ -63,7 +67,8 @@ impl Frozen {
             Self::Nf4 { double_quant: true, .. } => "nf4, double quantisation, f32",
             Self::Nf4 { double_quant: false, others: DType::BF16 } => "nf4, bf16",
             Self::Nf4 { double_quant: false, .. } => "nf4, f32",
-            Self::AsStored => "the file's own types",
+            Self::AsStored { precision: Precision::Bf16 } => "the file's own types, bf16",
+            Self::AsStored { .. } => "the file's own types",
         }
     }
 }

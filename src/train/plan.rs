@@ -225,6 +225,9 @@ impl Plan {
             meter.phases().into_iter().map(|(phase, s)| (phase.name().to_owned(), s)).collect();
         let prediction = ground.predict(&counts, &machine, &taken);
         notes.extend(warning);
+        if fttrain_kernels::cpu::amx_is_refused() {
+            notes.push("AMX gave wrong products when it was tried on this machine: it is not used".into());
+        }
         let base_hash = ground.source.fingerprint()?;
         if let Some((_, manifest)) = &resume {
             if manifest.data_hash != summary.sha256 && !options.accept_data_change {

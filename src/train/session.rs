@@ -23,6 +23,7 @@ use crate::model::build::{self, Trained};
 use crate::model::weights::Loader;
 use crate::model::{Decoder, Frozen, Params};
 use crate::ops::host;
+use crate::ops::matmul::Precision;
 use candle_core::DType;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
@@ -291,11 +292,9 @@ impl Session {
 /// Where this version computes.
 pub const DEVICE: &str = "cpu";
 
-/// Version, kernel path, and the instruction set that matrix products find for themselves: a resume on other ones is
-/// not bit-exact.
+/// Version and kernel path: a resume on another one is not bit-exact.
 pub fn build_name() -> String {
-    let (chosen, found) = (fttrain_kernels::cpu::path(), fttrain_kernels::cpu::Path::detect());
-    format!("{} {} on {}", env!("CARGO_PKG_VERSION"), chosen.name(), found.name())
+    format!("{} {}", env!("CARGO_PKG_VERSION"), fttrain_kernels::cpu::path().name())
 }
 
 /// How this base is kept on a machine that prefers bf16, or does not. Beside four bits, what is not quantised stays in
@@ -305,7 +304,10 @@ pub fn frozen(config: &Config, source: &Source, prefers_bf16: bool) -> Frozen {
     match config.method {
         Method::Full => Frozen::Dense(DType::F32),
         Method::Lora(_) => Frozen::Dense(narrow(config.base.bf16.unwrap_or(prefers_bf16))),
-        Method::Qlora { .. } if source.is_gguf() => Frozen::AsStored,
+        Method::Qlora { .. } if source.is_gguf() => {
+            let bf16 = config.base.bf16.unwrap_or(prefers_bf16);
+            Frozen::AsStored { precision: if bf16 { Precision::Bf16 } else { Precision::F32 } }
+        }
         Method::Qlora { double_quant, .. } => {
             Frozen::Nf4 { double_quant, others: narrow(config.base.bf16.unwrap_or(true)) }
         }

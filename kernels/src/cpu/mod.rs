@@ -93,6 +93,18 @@ impl Path {
     }
 }
 
+/// Whether this CPU offers AMX but multiplied wrongly when it was tried, so that it is not used.
+pub fn amx_is_refused() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        Path::Avx512Bf16.is_here() && crate::sys::may_use_amx() && !product::amx_is_sound()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
 static CHOSEN: OnceLock<Path> = OnceLock::new();
 
 /// The path in use: the best that the CPU has, unless [`force`] was called before the first kernel ran.
