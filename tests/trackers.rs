@@ -221,6 +221,8 @@ fn tensorboards_own_reader_finds_every_step() {
     let place = Place::new();
     let (path, out) = tracked("[\"tensorboard\"]").write(&place, "run");
     place.run(&["--lora", &path]).expect(0);
+    // A resumed run says everything again, in one file.
+    place.run(&["resume", out.to_str().unwrap(), "--set", "max_steps=140"]).expect(0);
     let found = ask(ASK_TENSORBOARD, &[out.join("tensorboard").to_str().unwrap()]);
     let single = |all: Vec<(u64, f64)>| -> Vec<(u64, f64)> {
         #[allow(clippy::cast_possible_truncation, reason = "an event file holds floats of four bytes")]

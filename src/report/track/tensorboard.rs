@@ -62,9 +62,10 @@ impl Tracker for Tensorboard {
 fn begin(run: &Run) -> Result<(File, PathBuf)> {
     let folder = run.folder.join("tensorboard");
     fs::create_folders(&folder)?;
-    for name in fs::entries(&folder)? {
-        if name.to_string_lossy().starts_with("events.out.tfevents.") {
-            fs::remove_file(&folder.join(name))?;
+    for path in fs::entries(&folder)? {
+        let is_ours = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("events.out.tfevents.");
+        if path.file_name().is_some_and(is_ours) {
+            fs::remove_file(&path)?;
         }
     }
     let now = jiff::Timestamp::now();
