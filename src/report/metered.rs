@@ -31,8 +31,8 @@ pub fn facts(report: &Report) -> Vec<(String, String)> {
             let grid = &carbon.grid;
             let year = grid.as_of.as_ref().map_or_else(String::new, |year| format!(", {year}"));
             format!(
-                "{} g CO2e, modelled: {} g a kWh in {} ({}{year})",
-                words::rate(carbon.grams),
+                "{} CO2e, modelled: {} g a kWh in {} ({}{year})",
+                grams(carbon.grams),
                 words::rate(grid.g_per_kwh),
                 grid.region,
                 grid.source
@@ -49,6 +49,16 @@ pub fn facts(report: &Report) -> Vec<(String, String)> {
     put("bill", Some(joined(lines)).filter(|_| report.costs.len() > 1));
     put("the meter", report.meter.as_ref().and_then(overhead));
     all
+}
+
+/// Mass; a small one is never shown as none.
+fn grams(grams: f64) -> String {
+    match grams {
+        g if g >= 1000.0 => format!("{:.2} kg", g / 1000.0),
+        g if g >= 1.0 || g <= 0.0 => format!("{g:.1} g"),
+        g if g >= 1e-3 => format!("{:.1} mg", g * 1e3),
+        _ => "< 1 mg".to_owned(),
+    }
 }
 
 fn joined(texts: impl Iterator<Item = String>) -> String {
@@ -149,6 +159,12 @@ mod tests {
         let report = Report { meter: Some(meter), ..Report::default() };
         assert!(text_of(&report, "the meter").unwrap().starts_with("0.10 % of the time"));
         assert!(text_of(&report, "processor").unwrap().contains("1.50 threads busy"));
+    }
+
+    #[test]
+    fn a_small_mass_is_not_shown_as_none() {
+        let shown = [0.0, 4.7e-5, 0.0123, 12.3, 12_345.0].map(grams);
+        assert_eq!(shown, ["0.0 g", "< 1 mg", "12.3 mg", "12.3 g", "12.35 kg"]);
     }
 
     #[test]
