@@ -1,6 +1,7 @@
 //! One block of the decoder, its ops chained forward and backward by hand:
 //! `m = x + O(attention(rope(Q h), rope(K h), V h))`, `h = norm(x)`; `y = m + Down(silu(Gate g)·Up g)`, `g = norm(m)`.
 
+use super::cache::Cache;
 use crate::error::Result;
 use crate::ops::attention::{self, Shape, Span};
 use crate::ops::dropout::Noise;
@@ -54,19 +55,13 @@ pub struct Pass<'a> {
     pub noise: Option<Noise>,
 }
 
-/// Keys and values of earlier tokens of one text, for generation.
-#[derive(Debug, Default, Clone)]
-pub struct Cache {
-    /// k and v, `[past, K·d]`.
-    past: Option<(Tensor, Tensor)>,
-}
-
 /// What the backward pass needs; inputs of the norms are kept, their outputs and the activation are made again.
 pub struct Saved {
     attn_norm: norm::Saved,
     projections: [linear::Saved; 3],
     head_norms: [Option<norm::Saved>; 2],
-    attention: attention::Saved,
+    /// `None` of a pass with a cache, which has no backward.
+    attention: Option<attention::Saved>,
     attended: Tensor,
     o: linear::Saved,
     mlp_norm: norm::Saved,
@@ -77,7 +72,8 @@ pub struct Saved {
 }
 
 impl Block {
-    /// x `[N, D]` → `[N, D]`. With a cache, k and v are appended to it and queries see all of it.
+    /// x `[N, D]` → `[N, D]`. With a cache, k and v are appended to it, queries see all that it keeps of
+    /// their text, and there is no backward.
     pub fn forward(&self, x: &Tensor, pass: Pass, cache: Option<&mut Cache>) -> Result<(Tensor, Saved)> {
         let (h, attn_norm) = self.attn_norm.forward(x)?;
         let span = profile::op(Site::Qkv);
@@ -89,11 +85,12 @@ impl Block {
         let (k, saved_k_norm) = norm_heads(self.k_norm.as_ref(), k)?;
         self.rope.forward(&q, pass.positions)?;
         self.rope.forward(&k, pass.positions)?;
-        let (k, v) = match cache {
-            Some(cache) => cache.append(k, v)?,
-            None => (k, v),
+        let (attended, saved_attention) = if let Some(cache) = cache {
+            (cache.attend(&self.attention, pass.spans, &q, &k, &v)?, None)
+        } else {
+            let (out, saved) = attention::forward(&self.attention, pass.spans, &q, &k, &v)?;
+            (out, Some(saved))
         };
-        let (attended, saved_attention) = attention::forward(&self.attention, pass.spans, &q, &k, &v)?;
         let span = profile::op(Site::Output);
         let (middle, saved_o) = self.o.forward(&attended, pass.noise)?;
         drop(span);
@@ -138,10 +135,10 @@ impl Block {
         let span = profile::op(Site::Output);
         let d_attended = self.o.backward(&saved.attended, &saved.o, &d_middle, true, pass.noise, grads)?;
         drop(span);
-        let Some(d_attended) = d_attended else {
+        let (Some(d_attended), Some(saved_attention)) = (d_attended, &saved.attention) else {
             return Ok(None);
         };
-        let d = attention::backward(&self.attention, pass.spans, &saved.attention, &d_attended)?;
+        let d = attention::backward(&self.attention, pass.spans, saved_attention, &d_attended)?;
         self.rope.backward(&d.q, pass.positions)?;
         self.rope.backward(&d.k, pass.positions)?;
         let dq = unnorm_heads(self.q_norm.as_ref(), saved.head_norms[0].as_ref(), d.q, grads)?;
@@ -206,29 +203,8 @@ impl Saved {
         low_rank.map(linear::Saved::bytes).chain(head_norms).sum::<u64>()
             + self.attn_norm.bytes()
             + self.mlp_norm.bytes()
-            + self.attention.bytes()
+            + self.attention.as_ref().map_or(0, attention::Saved::bytes)
             + 4 * (self.gate_out.elem_count() + self.up_out.elem_count()) as u64
-    }
-}
-
-impl Cache {
-    /// Tokens kept.
-    pub fn len(&self) -> usize {
-        self.past.as_ref().and_then(|(k, _)| k.dim(0).ok()).unwrap_or(0)
-    }
-
-    /// Nothing kept yet.
-    pub fn is_empty(&self) -> bool {
-        self.past.is_none()
-    }
-
-    fn append(&mut self, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
-        let both = match self.past.take() {
-            None => (k, v),
-            Some((past_k, past_v)) => (Tensor::cat(&[past_k, k], 0)?, Tensor::cat(&[past_v, v], 0)?),
-        };
-        self.past = Some(both.clone());
-        Ok(both)
     }
 }
 

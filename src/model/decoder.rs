@@ -1,6 +1,7 @@
 //! The whole model: embedding, blocks, final norm, head; its loss and gradients for a micro-batch.
 
-use super::block::{Block, Cache, Pass, Saved};
+use super::block::{Block, Pass, Saved};
+use super::cache::Caches;
 use crate::data::Batch;
 use crate::error::Result;
 use crate::ops::attention::Span;
@@ -127,24 +128,37 @@ impl Decoder {
         head::loss(&self.norm.forward(&counted)?.0, &self.head, &targets)
     }
 
+    /// Loss of each target, in the batch's order, and whether it was the likeliest token.
+    pub fn score(&self, batch: &Batch) -> Result<Vec<(f32, bool)>> {
+        if batch.targets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (counted, targets) = counted(&self.hidden(batch)?, batch)?;
+        head::score(&self.norm.forward(&counted)?.0, &self.head, &targets)
+    }
+
     /// Logits `[N, V]` of every row: for tests and checks, on short texts.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
         matmul::nt(&self.norm.forward(&self.hidden(batch)?)?.0, &self.head.value)
     }
 
-    /// Appends tokens of one text to its caches and returns the logits `[V]` of the last.
-    pub fn extend(&self, ids: &[u32], caches: &mut [Cache]) -> Result<Tensor> {
-        let past = caches.first().map_or(0, Cache::len);
-        let total = past + ids.len();
-        let positions: Vec<u32> = (past..total).filter_map(|p| u32::try_from(p).ok()).collect();
-        let spans = [Span { q: 0..ids.len(), k: 0..total }];
+    /// Appends tokens to each text and returns the logits `[texts, V]` of the last of each.
+    pub fn extend(&self, new: &[&[u32]], caches: &mut Caches) -> Result<Tensor> {
+        let (spans, positions) = caches.grow(new);
         let pass = Pass { positions: &positions, spans: &spans, noise: None };
-        let mut x = embedding::forward(&self.embedding, ids)?;
-        for (block, cache) in self.blocks.iter().zip(caches) {
+        let mut x = embedding::forward(&self.embedding, &new.concat())?;
+        for (block, cache) in self.blocks.iter().zip(&mut caches.blocks) {
             x = block.forward(&x, pass, Some(cache))?.0;
         }
-        let last = x.narrow(0, ids.len() - 1, 1)?;
-        Ok(matmul::nt(&self.norm.forward(&last)?.0, &self.head.value)?.squeeze(0)?)
+        let last: Vec<u32> =
+            spans.iter().filter_map(|s| u32::try_from(s.q.end.checked_sub(1)?).ok()).collect();
+        let last = x.index_select(&Tensor::from_slice(&last, last.len(), &Device::Cpu)?, 0)?;
+        matmul::nt(&self.norm.forward(&last)?.0, &self.head.value)
+    }
+
+    /// Values of a token's keys in one block.
+    pub fn kv_width(&self) -> usize {
+        self.blocks.first().map_or(0, |block| block.attention.kv_heads * block.attention.head_dim)
     }
 
     fn hidden(&self, batch: &Batch) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use super::profile::{self, Site};
 use crate::error::Result;
 use candle_core::Tensor;
 use fttrain_kernels::cpu::attention as kernel;
-pub use fttrain_kernels::cpu::attention::{Shape, Span};
+pub use fttrain_kernels::cpu::attention::{Kept, Shape, Span};
 
 /// What the backward pass needs.
 pub struct Saved {
@@ -37,6 +37,13 @@ pub fn forward(shape: &Shape, spans: &[Span], q: &Tensor, k: &Tensor, v: &Tensor
     let out = host::tensor(out, q.shape())?;
     let saved = Saved { q: q.clone(), k: k.clone(), v: v.clone(), out: out.clone(), lse };
     Ok((out, saved))
+}
+
+/// One query a text, q `[texts, H·d]`, against what is kept of it → `[texts, H·d]`.
+pub fn decode(shape: &Shape, q: &Tensor, kept: &[Kept]) -> Result<Tensor> {
+    let mut out = vec![0f32; q.elem_count()];
+    kernel::decode(shape, &host::read(q)?, kept, &mut out);
+    host::tensor(out, q.shape())
 }
 
 /// `d_out` `[N, H·d]` → gradients of q, k and v.

@@ -54,6 +54,24 @@ pub fn loss_and_backward(
     Ok((sum, d_hidden))
 }
 
+/// The loss of each token, and whether it was the likeliest.
+pub fn score(hidden: &Tensor, weight: &Weight<Matrix>, targets: &[u32]) -> Result<Vec<(f32, bool)>> {
+    let vocabulary = weight.value.shape()?.0;
+    let mut scores = Vec::with_capacity(targets.len());
+    for (rows, targets) in chunks(hidden, weight, targets)? {
+        let logits = matmul::nt(&rows, &weight.value)?;
+        let right = |(row, &target): (&[f32], &u32)| {
+            let own = row.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY);
+            row.iter().all(|&logit| logit <= own)
+        };
+        let right: Vec<bool> =
+            host::read(&logits)?.chunks_exact(vocabulary).zip(targets).map(right).collect();
+        let losses = host::edit(&logits, |logits| cross_entropy_rows(logits, vocabulary, targets, None))?;
+        scores.extend(losses.into_iter().zip(right));
+    }
+    Ok(scores)
+}
+
 fn chunks<'a>(
     hidden: &Tensor,
     weight: &Weight<Matrix>,

@@ -1,7 +1,7 @@
 //! Attention, whose tiles are 32 queries by 128 keys.
 
 use super::{close, on_the_path, random, wide};
-use fttrain_kernels::cpu::attention::{Shape, Span, backward, forward};
+use fttrain_kernels::cpu::attention::{Kept, Shape, Span, backward, decode, forward};
 
 struct Exact {
     out: Vec<f64>,
@@ -118,6 +118,44 @@ fn fewer_queries_than_keys_equal_plain_loops() {
         let span = [Span { q: 0..q, k: 0..k }];
         check(shape, &span);
         check(Shape { window: Some(5), ..shape }, &span);
+    }
+}
+
+#[test]
+fn one_query_a_text_equals_attention_over_each_text() {
+    on_the_path();
+    for (heads, kv_heads, head_dim, window, softcap) in [
+        (1, 1, 6, None, None),
+        (4, 2, 17, None, None),
+        (6, 2, 64, Some(9), None),
+        (3, 1, 40, None, Some(0.8)),
+    ] {
+        let shape = Shape { heads, kv_heads, head_dim, window, softcap, scale: 0.3 };
+        let (width, lengths) = (kv_heads * head_dim, [1, 7, 33, 200]);
+        let tokens: usize = lengths.iter().sum();
+        let q = random(1, lengths.len() * heads * head_dim, 1.0);
+        let (k, v) = (random(2, tokens * width, 1.0), random(3, tokens * width, 1.0));
+        let mut at = 0;
+        let spans: Vec<Span> = lengths
+            .iter()
+            .enumerate()
+            .map(|(i, n)| {
+                at += n;
+                Span { q: i..i + 1, k: at - n..at }
+            })
+            .collect();
+        let kept: Vec<Kept> = spans
+            .iter()
+            .map(|s| Kept {
+                k: &k[s.k.start * width..s.k.end * width],
+                v: &v[s.k.start * width..s.k.end * width],
+            })
+            .collect();
+        let (mut out, mut lse) = (vec![7.0; q.len()], vec![0.0; lengths.len() * heads]);
+        decode(&shape, &q, &kept, &mut out);
+        let mut expected = vec![7.0; q.len()];
+        forward(&shape, &spans, &q, &k, &v, &mut expected, &mut lse);
+        close(&format!("{shape:?}"), &out, &wide(&expected));
     }
 }
 

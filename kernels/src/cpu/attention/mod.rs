@@ -2,9 +2,11 @@
 //! key/value heads without repeating them.
 
 mod backward;
+mod decode;
 mod forward;
 
 pub use backward::backward;
+pub use decode::{Kept, decode};
 pub use forward::forward;
 
 use rayon::prelude::*;
