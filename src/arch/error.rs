@@ -122,6 +122,16 @@ pub enum Error {
         /// Why it does not apply.
         why: &'static str,
     },
+    /// A model that a GGUF file cannot describe.
+    #[error("{what} of this {family} model {why}: a GGUF file cannot say so")]
+    NotGguf {
+        /// The model's family.
+        family: String,
+        /// Which part.
+        what: &'static str,
+        /// What it does.
+        why: &'static str,
+    },
     /// The hub, its cache, or a name meant for it.
     #[error(transparent)]
     Hub(#[from] hub::Error),
@@ -185,6 +195,7 @@ impl Fault for Error {
                 "name the model's folder instead, or a file that ends in .gguf".into()
             }
             Self::Config { .. } => "remove the key".into(),
+            Self::NotGguf { .. } => "merge into a Hugging Face folder instead: `fttrain merge`".into(),
             Self::Hub(fault) => return fault.hint(),
             Self::NoModule { exist, .. } => format!("names that exist: {}", exist.join(", ")),
             Self::Pattern { .. } => {

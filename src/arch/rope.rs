@@ -78,7 +78,7 @@ pub(super) fn from_divisors(divisors: &[f32], theta: f64) -> Option<RopeScaling>
 }
 
 /// What each frequency is divided by (transformers' `_compute_llama3_parameters`).
-fn divisors_of(scaling: &RopeScaling, theta: f64, pairs: usize) -> Vec<f64> {
+pub(super) fn divisors_of(scaling: &RopeScaling, theta: f64, pairs: usize) -> Vec<f64> {
     (0..pairs)
         .map(|pair| match *scaling {
             RopeScaling::None => 1.0,

@@ -57,6 +57,21 @@ pub fn decoder(
     Ok((decoder, builder.params))
 }
 
+/// One linear with its adapter, in f32.
+///
+/// # Errors
+/// A weight cannot be loaded.
+pub fn linear(
+    arch: &Arch,
+    adapter: &Adapter,
+    shape: &crate::arch::Linear,
+    loader: &Loader,
+) -> Result<Linear> {
+    let (trained, frozen) = (Trained::Adapter(adapter), Frozen::Dense(DType::F32));
+    let mut builder = Builder { arch, trained, frozen, loader, params: Params::default() };
+    builder.linear(shape.layer, shape.proj)
+}
+
 struct Builder<'a> {
     arch: &'a Arch,
     trained: Trained<'a>,

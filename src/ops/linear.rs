@@ -64,6 +64,18 @@ impl Linear {
         backward(&[(self, saved, dy)], x, wanted, noise, grads)
     }
 
+    /// `W + s·B·A` `[out, in]`, in place of an f32 W that nothing else uses.
+    pub fn merged(self) -> Result<Tensor> {
+        let weight = match self.weight.value {
+            Matrix::Dense(weight) if weight.dtype() == DType::F32 => weight,
+            other => other.to_f32()?,
+        };
+        if let Some(lora) = self.lora {
+            matmul::nn_add(&weight, &lora.b.value, &lora.a.value, lora.scale)?;
+        }
+        Ok(weight)
+    }
+
     /// Whether anything in it is trained.
     pub fn is_trained(&self) -> bool {
         let trained = |w: &Weight| w.param.is_some();

@@ -1,6 +1,7 @@
 //! A strict reader of GGUF headers (versions 2 and 3, little endian): metadata, tensor table, where each tensor lies.
 //! It reads no weights and believes no count that the file is too short for. The writer keeps the same rules.
 
+mod describe;
 mod fault;
 mod kinds;
 mod parse;

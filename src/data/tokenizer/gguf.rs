@@ -33,12 +33,14 @@ pub struct GgufVocab {
     pub chat_template: Option<String>,
 }
 
-/// Token types of GGUF that are taken out of a text before it is cut into words.
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
+/// Token types of GGUF. Of control and user-defined ones, texts are searched before they are cut into words.
+pub(super) const NORMAL: i32 = 1;
+pub(super) const CONTROL: i32 = 3;
+pub(super) const USER_DEFINED: i32 = 4;
+pub(super) const UNUSED: i32 = 5;
 
 /// How Llama 3 cuts words; Qwen 2 cuts numbers into single digits instead.
-const WORDS: (&str, &str, &str) = (
+pub(super) const WORDS: (&str, &str, &str) = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|",
     r"\p{N}{1,3}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",

@@ -6,6 +6,7 @@ mod gguf;
 mod open;
 mod patterns;
 mod source;
+mod to_gguf;
 
 pub use gguf::GgufVocab;
 pub use open::TokenizerFiles;

@@ -211,7 +211,7 @@ fn prefix(tokenizer: &tokenizers::Tokenizer, config: &Value) -> Vec<u32> {
 }
 
 /// A token's name: a string, or an object with `content`.
-fn name_of(value: Option<&Value>) -> Option<String> {
+pub(super) fn name_of(value: Option<&Value>) -> Option<String> {
     let value = value?;
     let name = value.as_str().or_else(|| value.get("content")?.as_str())?;
     (!name.is_empty()).then(|| name.to_owned())
