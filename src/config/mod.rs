@@ -7,6 +7,7 @@ mod check;
 mod cost;
 mod error;
 mod foreign;
+pub mod import;
 mod judge;
 mod keys;
 mod kinds;

@@ -1,0 +1,285 @@
+//! Axolotl's and LLaMA-Factory's YAML as a config of ours: keys keep their names, what has no counterpart is left out and
+//! said with its line, and what would change the data is refused.
+
+mod datasets;
+mod yaml;
+
+use super::keys::{self, Table};
+use super::{Resolved, foreign, parse};
+use crate::error::{Error, Kind, Problem, Result};
+use datasets::Lifted;
+use std::fmt::Write;
+use yaml::{Entry, Yaml};
+
+/// A config made from another trainer's.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// The text of the config.
+    pub toml: String,
+    /// What it means here.
+    pub resolved: Resolved,
+    /// What was left out, each with its line and the reason.
+    pub notes: Vec<String>,
+}
+
+/// Datasets in place of those of the file.
+#[derive(Debug, Clone, Default)]
+pub struct Instead<'a> {
+    /// A JSON Lines file.
+    pub path: Option<&'a str>,
+    /// What its rows are.
+    pub kind: Option<&'a str>,
+}
+
+/// A line of the config that is being written.
+struct Line {
+    /// Of the YAML.
+    from: usize,
+    key: String,
+    text: String,
+}
+
+/// Keys whose loss would make another run of it: their faults are the file's.
+const KEPT: [&str; 4] = ["base_model", "datasets", "output_dir", "adapter"];
+
+/// Imports a YAML text; `name` stands in front of its lines.
+///
+/// # Errors
+/// Not YAML, datasets that are not files of rows, or a key that the run cannot do without and that is wrong (2).
+pub fn import(name: &str, text: &str, instead: &Instead) -> Result<Imported> {
+    let refuse = |(line, fact): (usize, String)| Error::new(Kind::Usage, format!("{name}:{line}: {fact}"));
+    let entries = yaml::parse(text).map_err(refuse)?;
+    let mut notes = Vec::new();
+    let mut lines = Vec::new();
+    let mut tables = String::new();
+    let mut lifted = Lifted::default();
+    for entry in entries {
+        match (&*entry.key, &entry.value) {
+            // Axolotl's examples write every key they know, most of them empty.
+            (_, Yaml::Null) => {}
+            ("datasets" | "test_datasets" | "dataset", _) if instead.path.is_some() => {}
+            ("datasets" | "test_datasets", Yaml::List(all)) => {
+                datasets::write(&entry.key, all, &mut lifted, &mut tables).map_err(|problem| {
+                    refuse((entry.line, problem.message)).hint(problem.hint.unwrap_or_default())
+                })?;
+            }
+            _ => line(name, entry, &mut lines, &mut notes),
+        }
+    }
+    for (key, value) in lifted.keys() {
+        if !lines.iter().any(|line| line.key == key) {
+            lines.push(Line { from: 0, text: format!("{key} = {}", value.toml()), key: key.into() });
+        }
+    }
+    notes.extend(lifted.notes().map(|note| format!("{name}: {note}")));
+    if let Some(path) = instead.path {
+        let _ = writeln!(tables, "\n[[datasets]]\npath = {}", yaml::quoted(path));
+        if let Some(kind) = instead.kind {
+            let _ = writeln!(tables, "type = {}", yaml::quoted(kind));
+        }
+    }
+    if !lines.iter().any(|line| line.key == "output_dir") {
+        let key = "output_dir".to_owned();
+        lines.push(Line { from: 0, text: "output_dir = \"runs/{run}\"".into(), key });
+    }
+    settle(name, lines, &tables, notes)
+}
+
+/// A top-level key as a line, or as a note that says why it is left out.
+fn line(name: &str, entry: Entry, lines: &mut Vec<Line>, notes: &mut Vec<String>) {
+    let Entry { line, key, value } = entry;
+    let place = format!("{name}:{line}: `{key}`");
+    let known = keys::canonical(Table::Top, &key);
+    match (known, &value) {
+        // What the program does anyway.
+        (None, Yaml::Flag(false)) => {}
+        (None, Yaml::Text(text)) if key == "stage" && text == "sft" => {}
+        (None, Yaml::Flag(true)) if key == "do_train" => {}
+        (None, _) => {
+            let why =
+                foreign::hint(&key).unwrap_or("no counterpart here").trim_end_matches(": remove the key");
+            notes.push(format!("{place} left out: {why}"));
+        }
+        (Some("output_dir"), Yaml::Text(text)) => {
+            let text = format!("output_dir = {}", yaml::quoted(text.trim_end_matches('/')));
+            lines.push(Line { from: line, key: "output_dir".into(), text });
+        }
+        (Some(own), value) => {
+            lines.push(Line { from: line, text: format!("{key} = {}", value.toml()), key: own.into() });
+        }
+    }
+}
+
+/// The text as it parses: lines whose values are not known here go, one after the other, into the notes.
+fn settle(name: &str, mut lines: Vec<Line>, tables: &str, mut notes: Vec<String>) -> Result<Imported> {
+    loop {
+        let mut toml = format!("# Made from {name} by `fttrain import`.\n");
+        for line in &lines {
+            toml.push_str(&line.text);
+            toml.push('\n');
+        }
+        toml.push_str(tables);
+        let error = match parse("config", &toml, None, &[]) {
+            Ok(resolved) => return Ok(Imported { toml, resolved, notes }),
+            Err(error) => error,
+        };
+        let bad = error.problems.iter().find_map(|problem| Some((line_of(problem, &lines)?, problem)));
+        let Some((at, problem)) = bad else { return Err(error) };
+        let line = lines.remove(at);
+        let fact = problem.message.splitn(4, ':').last().unwrap_or_default().trim();
+        let hint = problem.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        notes.push(format!("{name}:{}: `{}` left out: {fact}{hint}", line.from, line.key));
+    }
+}
+
+/// The line that a problem names (`config:LINE:COLUMN: …`), where it may go. The first line of the text is a comment.
+fn line_of(problem: &Problem, lines: &[Line]) -> Option<usize> {
+    let number: usize = problem.message.strip_prefix("config:")?.split(':').next()?.parse().ok()?;
+    let at = number.checked_sub(2)?;
+    lines.get(at).filter(|line| !KEPT.contains(&&*line.key)).map(|_| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Format, Method, Targets, ValSet, Warmup};
+    use super::*;
+
+    /// A config as Axolotl's examples are written, with a local file.
+    const AXOLOTL: &str = "\
+base_model: NousResearch/Llama-3.2-1B
+# a comment
+load_in_8bit: false
+load_in_4bit: false
+strict: false
+
+datasets:
+  - path: data/alpaca.jsonl
+    ds_type: json
+    type: alpaca
+    split: train
+  - path: json
+    data_files: data/chat.jsonl
+    type: chat_template
+    field_messages: conversations
+    message_property_mappings:
+      role: from
+      content: value
+    roles_to_train: [\"assistant\"]
+    train_on_eos: turn
+dataset_prepared_path: last_run_prepared
+val_set_size: 0.1
+output_dir: ./outputs/lora-out/
+
+adapter: lora
+lora_model_dir:
+sequence_len: 2048
+sample_packing: true
+eval_sample_packing: true
+pad_to_sequence_len: true
+lora_r: 16
+lora_alpha: 32
+lora_dropout: 0.05
+lora_target_modules:
+  - gate_proj
+  - q_proj
+wandb_project: mine
+wandb_entity:
+gradient_accumulation_steps: 2
+micro_batch_size: 2
+num_epochs: 1
+optimizer: paged_ademamix_8bit
+lr_scheduler: cosine
+learning_rate: 2e-4
+bf16: auto
+tf32: false
+gradient_checkpointing: true
+resume_from_checkpoint:
+logging_steps: 1
+flash_attention: true
+warmup_steps: 10
+evals_per_epoch: 4
+weight_decay: 0.0
+special_tokens:
+  pad_token: \"<|end_of_text|>\"
+";
+
+    fn imported(text: &str) -> Result<Imported> {
+        import("x.yml", text, &Instead::default())
+    }
+
+    #[test]
+    fn an_axolotl_config_means_the_same_here() {
+        let found = imported(AXOLOTL).unwrap();
+        let config = &found.resolved.config;
+        assert_eq!(config.base.model, "NousResearch/Llama-3.2-1B");
+        let Method::Lora(lora) = &config.method else { panic!("{:?}", config.method) };
+        assert_eq!((lora.r, lora.alpha), (Some(16), Some(32.0)));
+        assert!((lora.dropout - 0.05).abs() < 1e-12);
+        assert_eq!(lora.targets, Some(Targets::Names(vec!["gate_proj".into(), "q_proj".into()])));
+        assert_eq!(config.data.val_set, ValSet::Share(0.1));
+        assert_eq!((config.data.sequence_len, config.train.micro_batch_size), (2048, 2));
+        assert_eq!((config.train.gradient_accumulation_steps, config.train.warmup), (2, Warmup::Steps(10)));
+        assert!((config.train.learning_rate - 2e-4).abs() < 1e-12);
+        assert_eq!(config.train.gradient_checkpointing, Some(true));
+        assert_eq!(config.output.dir.to_str(), Some("./outputs/lora-out"));
+        let formats: Vec<_> =
+            config.data.datasets.iter().map(|s| (s.path.to_str().unwrap(), s.format)).collect();
+        assert_eq!(formats, [("data/alpaca.jsonl", Format::Alpaca), ("data/chat.jsonl", Format::Sharegpt)]);
+        assert_eq!(config.data.datasets[1].field_messages, "conversations");
+        let notes = found.notes.join("\n");
+        for (line, key) in [
+            (21, "dataset_prepared_path"),
+            (37, "wandb_project"),
+            (42, "optimizer"),
+            (50, "flash_attention"),
+            (52, "evals_per_epoch"),
+            (54, "special_tokens"),
+        ] {
+            assert!(notes.contains(&format!("x.yml:{line}: `{key}` left out: ")), "{key}:\n{notes}");
+        }
+        assert!(!notes.contains("strict") && !notes.contains("lora_model_dir"), "{notes}");
+        // The text alone says the same.
+        assert_eq!(parse("again", &found.toml, None, &[]).unwrap().config, *config);
+    }
+
+    #[test]
+    fn a_llama_factory_config_is_read_through_its_names() {
+        let text = "model_name_or_path: org/model\nstage: sft\ndo_train: true\nfinetuning_type: lora\n\
+                    lora_target: all\nlora_rank: 8\ndataset: alpaca_en_demo\ntemplate: llama3\ncutoff_len: 1024\n\
+                    per_device_train_batch_size: 4\nnum_train_epochs: 3.0\nlearning_rate: 1.0e-4\nval_size: 0.1\n\
+                    output_dir: saves/lora\n";
+        let instead = Instead { path: Some("rows.jsonl"), kind: Some("alpaca") };
+        let found = import("x.yaml", text, &instead).unwrap();
+        let config = &found.resolved.config;
+        let Method::Lora(lora) = &config.method else { panic!("{:?}", config.method) };
+        assert_eq!((lora.r, &lora.targets), (Some(8), &Some(Targets::AllLinear)));
+        assert_eq!(
+            (config.data.sequence_len, config.train.micro_batch_size, config.train.num_epochs),
+            (1024, 4, 3)
+        );
+        assert_eq!(config.data.datasets[0].format, Format::Alpaca);
+        assert!(found.notes.join("\n").contains("`template` left out"), "{:?}", found.notes);
+        // Without a file of rows there is nothing to train on.
+        let error = imported(text).unwrap_err();
+        assert_eq!(error.kind, Kind::Usage);
+        assert!(error.to_string().contains("datasets"), "{error}");
+    }
+
+    #[test]
+    fn what_would_change_the_data_is_refused_with_the_way_out() {
+        for (dataset, fact, way_out) in [
+            ("path: tatsu-lab/alpaca\n    type: alpaca", "on the hub", "--data"),
+            ("path: a.jsonl\n    type: pygmalion", "`pygmalion`", "chat_template"),
+            ("path: a.jsonl\n    type: chat_template\n    message_field_role: speaker", "speaker", "rename"),
+            ("path: a.parquet\n    type: alpaca", "JSON Lines", "convert"),
+        ] {
+            let text = format!("base_model: x/y\ndatasets:\n  - {dataset}\n");
+            let error = imported(&text).unwrap_err().to_string();
+            assert!(error.contains("x.yml:2") && error.contains(fact), "{error}");
+            assert!(error.contains(way_out), "{error}");
+        }
+        let error = imported("datasets:\n  - path: a.jsonl\n    type: alpaca\n").unwrap_err().to_string();
+        assert!(error.contains("`base_model` is missing"), "{error}");
+        assert_eq!(imported("a: [").unwrap_err().kind, Kind::Usage);
+    }
+}
