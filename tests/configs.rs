@@ -1,6 +1,8 @@
 //! Every shipped config is a document that works: it parses without a warning, opens with its command, writes a
 //! folder of its own each time, and says the same after it was resolved.
 
+#[path = "../configs/extract/bookings.rs"]
+mod bookings;
 #[path = "support/run.rs"]
 mod run;
 
@@ -61,6 +63,23 @@ fn every_shipped_config_means_the_same_once_it_is_resolved() {
             .unwrap_or_else(|error| panic!("{error}\n{}", first.toml));
         assert_eq!(first.config, again.config);
         assert_eq!(first.settings, again.settings);
+    }
+}
+
+#[test]
+fn the_bookings_are_the_same_each_time_and_no_two_are_alike() {
+    let text = |n: u64| bookings::row(n).to_string();
+    let all: std::collections::BTreeSet<String> = (0..1200).map(text).collect();
+    assert_eq!(all.len(), 1200);
+    assert_eq!(text(7), text(7));
+    for n in 0..1200 {
+        let row = bookings::row(n);
+        let [asked, told] = [0, 1].map(|i| row["messages"][i]["content"].as_str().unwrap().to_owned());
+        let record: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert!(asked.starts_with(bookings::TASK));
+        assert!(asked.contains(record["name"].as_str().unwrap()), "{row}");
+        let digits: String = asked.chars().filter(char::is_ascii_digit).collect();
+        assert!(record["phone"].as_str().is_none_or(|phone| digits.contains(phone)), "{row}");
     }
 }
 
