@@ -515,6 +515,17 @@ fn a_folder_with_a_run_in_it_is_left_alone() {
     let kept = files(&aside);
     assert!(old.iter().all(|(name, bytes)| name.ends_with(".lock") || kept.get(name) == Some(bytes)));
     assert_eq!(json(&out.join("report.json"))["status"], "done");
+    // What the run learns from is not moved away with the old run.
+    let inside = out.join("base");
+    copy(Path::new(&golden("llama")), &inside);
+    let base = format!("base_model={}", inside.display());
+    place.run(&["--lora", &path, "--overwrite", "--set", &base]).expect(2).says(&[
+        "--overwrite",
+        "base_model",
+        "lies in it",
+    ]);
+    assert!(inside.join("config.json").is_file());
+    fs::remove_dir_all(&inside).unwrap();
     // Even where a run would be gone on with.
     place.run(&["--lora", &path, "--overwrite", "--set", "auto_resume_from_checkpoints=true"]).expect(0);
     assert!(out.with_file_name("run.old-2").is_dir());

@@ -1,32 +1,32 @@
-//! `fttrain generate MODEL --prompt TEXT`
+//! `fttrain generate MODEL --prompt TEXT`: what a base, a run or an adapter says, one beside the other where asked.
 
-use crate::config::{Base, Config};
-use crate::data::tokenizer::Tokenizer;
+use crate::config::Method;
 use crate::error::{Error, Kind, Result};
-use crate::model::Frozen;
-use crate::model::adapter::Adapter;
-use crate::model::build::{self, Trained};
+use crate::model::Decoder;
 use crate::model::generate::{Settings, generate};
-use crate::model::weights::Loader;
-use crate::train::{folder, samples, session};
-use candle_core::DType;
+use crate::train::samples;
+use crate::train::subject::{Named, Subject};
 use clap::Args;
-use std::path::{Path, PathBuf};
+use serde_json::{Value, json};
+use std::path::PathBuf;
 
 /// Arguments of `generate`.
 #[derive(Args)]
 pub(super) struct GenerateArgs {
-    /// A run's folder, or a base model: a folder, a GGUF file or a hub name.
+    /// A run's id or folder, or a base model: a folder, a GGUF file or a hub name.
     model: String,
-    /// What to go on from.
-    #[arg(long)]
-    prompt: String,
+    /// What to go on from; may be given several times.
+    #[arg(long, required = true)]
+    prompt: Vec<String>,
     /// A PEFT adapter for the base model.
     #[arg(long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
     /// The base model of an adapter, where its folder does not say it.
     #[arg(long, value_name = "MODEL")]
     base: Option<String>,
+    /// What the base model says, too.
+    #[arg(long)]
+    compare: bool,
     /// Take the prompt as plain text although the model has a chat template.
     #[arg(long)]
     raw: bool,
@@ -45,57 +45,117 @@ pub(super) struct GenerateArgs {
     /// Of the sampler.
     #[arg(long, default_value_t = 42)]
     seed: u64,
+    /// Worker threads; by default the cores that this process may use.
+    #[arg(long, value_parser = at_least_one)]
+    threads: Option<usize>,
+    /// Print JSON, when all is said.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(args: &GenerateArgs) -> Result<u8> {
-    let chosen = resolve(args)?;
-    let source = crate::arch::source::Source::locate(&chosen.base)?;
-    let arch = source.arch()?;
-    let adapter = match chosen.adapter {
-        Some(folder) => Some(Adapter::resolve(&arch, &continued(folder), None, args.seed)?),
-        None => None,
+    let named = Named { model: &args.model, adapter: args.adapter.as_deref(), base: args.base.as_deref() };
+    let subject = Subject::open(&named, args.threads)?;
+    let prompts = prompts(&subject, args)?;
+    // A base that is compared with; its prompts are those of the run.
+    let base = if args.compare { Some(base_of(&subject, args)?) } else { None };
+    let name = if subject.adapter.is_some() { "adapter" } else { "model" };
+    let turns = base.iter().map(|(base, adapted)| ("base", base.as_ref().unwrap_or(&subject), *adapted));
+    let mut all = vec![Vec::new(); prompts.len()];
+    for (name, subject, adapted) in turns.chain([(name, &subject, true)]) {
+        let decoder = subject.decoder(adapted, subject.frozen(), longest(&prompts, subject, args))?;
+        for (said, (prompt, text)) in all.iter_mut().zip(prompts.iter().zip(&args.prompt)) {
+            if !args.json && (args.compare || prompts.len() > 1) {
+                super::print(&format!("--- {name}: {}\n", crate::train::screen::visible(text)));
+            }
+            said.push((name, answer(&decoder, subject, prompt, args)?));
+        }
+    }
+    if args.json {
+        super::print(&format!("{:#}\n", told(&args.prompt, all)));
+    }
+    Ok(0)
+}
+
+/// Ids of each prompt, as the run or the model's template has it.
+fn prompts(subject: &Subject, args: &GenerateArgs) -> Result<Vec<Vec<u32>>> {
+    let chat = match &subject.run {
+        Some(run) => samples::is_chat(run, &subject.tokenizer),
+        None => subject.tokenizer.has_template(),
     };
-    let run = chosen.run.as_ref();
-    let template = run.and_then(|run| run.data.chat_template.as_deref());
-    let tokenizer = Tokenizer::open(&source.tokenizer()?, &arch, template)?;
-    let chat = run.map_or(tokenizer.has_template(), |run| samples::is_chat(run, &tokenizer));
-    let prompt = samples::encode(&tokenizer, &args.prompt, chat && !args.raw)?;
-    let longest = arch.max_position.min(prompt.len().saturating_add(args.max_tokens));
-    let loader = Loader::open(&source.weights()?, &arch, args.seed, source.name())?;
-    let trained = adapter.as_ref().map_or(Trained::Nothing, Trained::Adapter);
-    let frozen = run.map_or(Frozen::Dense(DType::F32), |run| session::frozen(run, &source, false));
-    let (decoder, _) = build::decoder(&arch, trained, frozen, longest, &loader)?;
+    let encode = |prompt: &String| {
+        let ids = samples::encode(&subject.tokenizer, prompt, chat && !args.raw)?;
+        if ids.len() < subject.arch.max_position {
+            return Ok(ids);
+        }
+        let positions = subject.arch.max_position;
+        let fact = format!("the prompt has {} tokens, the model {positions} positions", ids.len());
+        Err(Error::new(Kind::Usage, fact).hint("shorten the prompt"))
+    };
+    args.prompt.iter().map(encode).collect()
+}
+
+fn longest(prompts: &[Vec<u32>], subject: &Subject, args: &GenerateArgs) -> usize {
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    subject.arch.max_position.min(longest.saturating_add(args.max_tokens))
+}
+
+/// The base to compare with: another subject where the run left a whole model, and whether to adapt it.
+fn base_of(subject: &Subject, args: &GenerateArgs) -> Result<(Option<Subject>, bool)> {
+    match &subject.run {
+        _ if subject.adapter.is_some() => Ok((None, false)),
+        Some(run) if run.method == Method::Full => {
+            let base = Subject::open(&Named { model: &run.base.model, ..Named::default() }, args.threads)?;
+            Ok((Some(base), true))
+        }
+        _ => {
+            let fact = format!("`--compare`: {} is neither a run nor an adapter", args.model);
+            Err(Error::new(Kind::Usage, fact).hint("name a run, or an adapter with `--adapter`"))
+        }
+    }
+}
+
+/// What the model says, printed as far as it can no longer change: a character may be several tokens.
+fn answer(decoder: &Decoder, subject: &Subject, prompt: &[u32], args: &GenerateArgs) -> Result<String> {
     let how = Settings {
-        max_tokens: args.max_tokens,
         temperature: args.temperature,
         top_p: args.top_p,
         top_k: args.top_k,
         seed: args.seed,
-        stop_ids: tokenizer.stop_ids(),
-        longest,
+        ..Settings::greedy(args.max_tokens, subject.tokenizer.stop_ids(), subject.arch.max_position)
     };
-    if prompt.len() >= longest {
-        let fact =
-            format!("the prompt has {} tokens, the model {} positions", prompt.len(), arch.max_position);
-        return Err(Error::new(Kind::Usage, fact).hint("shorten the prompt"));
-    }
-    // Text is printed as far as it can no longer change: a character may be several tokens.
+    let show = |text: &str| {
+        if !args.json {
+            super::print(text);
+        }
+    };
     let (mut ids, mut shown) = (Vec::new(), 0);
-    generate(&decoder, &prompt, &how, |token| {
+    generate(decoder, &[prompt.to_vec()], &how, |_, token| {
         ids.push(token);
-        let text = tokenizer.decode(&ids);
+        let text = subject.tokenizer.decode(&ids);
         if !text.ends_with('\u{fffd}') {
-            super::print(text.get(shown..).unwrap_or_default());
+            show(text.get(shown..).unwrap_or_default());
             shown = text.len();
         }
     })?;
+    let text = subject.tokenizer.decode(&ids);
     // A character that never became whole.
-    super::print(tokenizer.decode(&ids).get(shown..).unwrap_or_default());
-    super::print("\n");
-    Ok(0)
+    show(text.get(shown..).unwrap_or_default());
+    show("\n");
+    Ok(text)
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+fn told(prompts: &[String], all: Vec<Vec<(&str, String)>>) -> Value {
+    let one = |(prompt, said): (&String, Vec<(&str, String)>)| {
+        let mut object = serde_json::Map::new();
+        object.insert("prompt".into(), json!(prompt));
+        object.extend(said.into_iter().map(|(name, text)| (name.to_owned(), json!(text))));
+        Value::Object(object)
+    };
+    prompts.iter().zip(all).map(one).collect()
+}
+
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number from 1".into())
 }
 
@@ -107,58 +167,4 @@ fn temperature(text: &str) -> Result<f64, String> {
 fn share(text: &str) -> Result<f64, String> {
     let is_share = |p: &f64| *p > 0.0 && *p <= 1.0;
     text.parse().ok().filter(is_share).ok_or_else(|| "expected a number above 0, at most 1".into())
-}
-
-/// What the arguments name.
-struct Chosen {
-    base: Base,
-    adapter: Option<PathBuf>,
-    /// The run that the folder is of: it says how a prompt becomes a conversation.
-    run: Option<Config>,
-}
-
-fn resolve(args: &GenerateArgs) -> Result<Chosen> {
-    let folder = Path::new(&args.model);
-    let run = config_of(folder)?;
-    let plain = |model: &str| Base {
-        model: model.to_owned(),
-        revision: None,
-        reinit_weights: false,
-        bf16: Some(false),
-    };
-    if !folder.join("adapter_config.json").is_file() {
-        return Ok(Chosen { base: plain(&args.model), adapter: args.adapter.clone(), run });
-    }
-    let adapter = Some(args.adapter.clone().unwrap_or_else(|| folder.to_owned()));
-    let base = match (&args.base, &run) {
-        (Some(base), _) => plain(base),
-        (None, Some(run)) => run.base.clone(),
-        (None, None) => {
-            let fact = format!("{}: an adapter whose base model is not known", folder.display());
-            return Err(Error::new(Kind::Usage, fact).hint("name it with `--base`"));
-        }
-    };
-    Ok(Chosen { base, adapter, run })
-}
-
-/// The config of the run that left this folder, or this checkpoint.
-fn config_of(folder: &Path) -> Result<Option<Config>> {
-    let run = folder.parent().and_then(Path::parent);
-    let places = [Some(folder), run.filter(|_| folder.join("manifest.json").is_file())];
-    let found =
-        places.into_iter().flatten().map(|place| place.join(folder::CONFIG)).find(|path| path.is_file());
-    found.map(|path| Ok(crate::config::load(&path, None, &[])?.config)).transpose()
-}
-
-/// An adapter as it is.
-fn continued(folder: PathBuf) -> crate::config::Lora {
-    crate::config::Lora {
-        r: None,
-        alpha: None,
-        dropout: 0.0,
-        targets: None,
-        rslora: None,
-        modules_to_save: Vec::new(),
-        model_dir: Some(folder),
-    }
 }

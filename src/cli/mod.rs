@@ -3,8 +3,12 @@
 mod calibrate;
 mod data;
 mod estimate;
+mod eval;
+mod export;
 mod generate;
 mod meter;
+mod import;
+mod merge;
 mod place;
 mod prices;
 mod repeats;
@@ -111,6 +115,14 @@ enum Verb {
     Meter(meter::MeterArgs),
     /// List the price table.
     Prices(prices::PricesArgs),
+    /// Turn a config of Axolotl or LLaMA-Factory into one of this program.
+    Import(import::ImportArgs),
+    /// Make one model of a base and an adapter.
+    Merge(merge::MergeArgs),
+    /// Write the result in a form that other programs read.
+    Export(export::ExportArgs),
+    /// Judge a model or a run by its loss and its answers on rows.
+    Eval(eval::EvalArgs),
     /// Continue a prompt with a base model or a run's adapter.
     Generate(generate::GenerateArgs),
 }
@@ -149,6 +161,10 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Some(Verb::Report(args)) => report::run(&args),
         Some(Verb::Meter(args)) => meter::run(&args),
         Some(Verb::Prices(args)) => prices::run(&args),
+        Some(Verb::Import(args)) => import::run(&args),
+        Some(Verb::Merge(args)) => merge::run(&args),
+        Some(Verb::Export(args)) => export::run(&args),
+        Some(Verb::Eval(args)) => eval::run(&args),
         Some(Verb::Generate(args)) => generate::run(&args),
         None => train::start(&cli.train),
     }

@@ -161,6 +161,16 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A row from which no question can be made.
+    #[error("{}:{line}: a {format} row has no prompt before an answer", path.display())]
+    NoAnswer {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: u64,
+        /// Of the row.
+        format: &'static str,
+    },
     /// `split` is not understood.
     #[error("`split = \"{0}\"` is not understood")]
     Split(String),
@@ -247,6 +257,10 @@ impl Fault for Error {
         Some(match self {
             Self::File { hint, .. } => return hint.clone(),
             Self::Changed { .. } => "start again when nobody writes to it".into(),
+            Self::NoAnswer { .. } => {
+                "exact match needs rows with a prompt and an answer: chat_template, sharegpt, prompt_completion or alpaca"
+                    .into()
+            }
             Self::Split(_) => {
                 "write `train`, `train[:100]`, `train[100:]` or `train[10%:20%]`; a local file is one split".into()
             }

@@ -7,6 +7,7 @@ mod formats;
 mod json;
 pub mod packing;
 pub mod prepare;
+pub mod questions;
 pub mod reader;
 pub mod rng;
 mod source;

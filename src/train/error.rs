@@ -92,6 +92,16 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
     },
+    /// `--overwrite` would move what the run learns from.
+    #[error("`--overwrite` would move {} aside, and `{key}` lies in it: {}", folder.display(), input.display())]
+    OutputHoldsInput {
+        /// The key of the input.
+        key: &'static str,
+        /// The output folder.
+        folder: PathBuf,
+        /// The input.
+        input: PathBuf,
+    },
     /// A run with the same settings, data and base was done before.
     #[error(
         "this run was done before: {run} ({started_at}; {came_to}) in {folder}, with the same settings, data and base"
@@ -135,9 +145,11 @@ impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Finished(_) | Self::Interrupted(_) => Kind::Busy,
-            Self::NoRun(_) | Self::ConfigChanged { .. } | Self::OutputIsInput { .. } | Self::Kernel(_) => {
-                Kind::Usage
-            }
+            Self::NoRun(_)
+            | Self::ConfigChanged { .. }
+            | Self::OutputIsInput { .. }
+            | Self::OutputHoldsInput { .. }
+            | Self::Kernel(_) => Kind::Usage,
             Self::DataChanged(_) => Kind::Data,
             Self::BaseChanged(_) | Self::State(_) => Kind::Model,
             Self::NoCuda => Kind::Device,
@@ -171,7 +183,9 @@ impl Fault for Error {
             Self::EvalLoss { step: 0, .. } => {
                 "nothing is trained yet: the base model, or a held-out row, is at fault".into()
             }
-            Self::OutputIsInput { .. } => "give the run a folder of its own".into(),
+            Self::OutputIsInput { .. } | Self::OutputHoldsInput { .. } => {
+                "give the run a folder of its own".into()
+            }
             Self::Repeat { .. } => "use its result, or allow it with `budget.repeats = \"warn\"`".into(),
             Self::Logits => "lower `learning_rate`, or lengthen the warm-up".into(),
             Self::Diverged { last, .. } | Self::EvalLoss { last, .. } | Self::Weights { last, .. } => {

@@ -7,6 +7,7 @@ pub mod budget;
 pub mod checkpoint;
 mod error;
 pub mod evaluate;
+pub mod examine;
 pub mod folder;
 mod history;
 pub mod metrics;
@@ -20,6 +21,7 @@ pub mod screen;
 pub mod session;
 pub mod step;
 pub mod stop;
+pub mod subject;
 
 pub use error::Error;
 pub use plan::{Options, Plan};

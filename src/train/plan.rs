@@ -203,7 +203,7 @@ impl Plan {
         let holds = folder::look(&out);
         let resume = (options.resume || resolved.config.output.auto_resume) && !options.overwrite;
         folder::permit(&out, holds, &Options { resume, ..options.clone() })?;
-        refuse_own_inputs(&resolved.config, &out)?;
+        refuse_own_inputs(&resolved.config, &out, options.overwrite)?;
         let mut notes = Vec::new();
         let resume = match holds {
             Holds::Nothing => None,
@@ -357,17 +357,23 @@ pub fn counted(ground: &Ground) -> Result<(Counts, Summary)> {
     Ok((counts(&ground.resolved.config, &material.epochs, &material.eval), material.summary))
 }
 
-/// The result never takes the place of what it was made from.
-fn refuse_own_inputs(config: &Config, out: &Path) -> Result<()> {
+/// The result never takes the place of what it was made from, and nothing that is read is moved aside.
+fn refuse_own_inputs(config: &Config, out: &Path, overwrite: bool) -> Result<()> {
     let adapter = match &config.method {
         Method::Full => None,
         Method::Lora(lora) | Method::Qlora { lora, .. } => lora.model_dir.as_deref(),
     };
-    let inputs = [("base_model", Some(Path::new(&config.base.model))), ("lora_model_dir", adapter)];
+    let models = [("base_model", Some(Path::new(&config.base.model))), ("lora_model_dir", adapter)];
+    let data = config.data.datasets.iter().chain(&config.data.test_datasets);
+    let data = data.map(|source| ("datasets", Some(source.path.as_path())));
     let Ok(folder) = out.canonicalize() else { return Ok(()) };
-    for (key, input) in inputs {
-        if input.and_then(|input| input.canonicalize().ok()).as_ref() == Some(&folder) {
+    for (key, input) in models.into_iter().chain(data) {
+        let Some(input) = input.and_then(|input| input.canonicalize().ok()) else { continue };
+        if input == folder {
             return Err(Error::OutputIsInput { key, folder }.into());
+        }
+        if overwrite && input.starts_with(&folder) {
+            return Err(Error::OutputHoldsInput { key, folder, input }.into());
         }
     }
     Ok(())

@@ -38,21 +38,12 @@ pub fn answers(
     config: &Config,
     longest: usize,
 ) -> Result<Vec<String>> {
-    let how = Settings {
-        max_tokens: SAMPLE_TOKENS,
-        temperature: 0.0,
-        top_p: None,
-        top_k: None,
-        seed: config.train.seed,
-        stop_ids: tokenizer.stop_ids(),
-        longest,
-    };
+    let how = Settings::greedy(SAMPLE_TOKENS, tokenizer.stop_ids(), longest);
     let chat = is_chat(config, tokenizer);
-    let answer = |prompt: &String| {
-        let ids = encode(tokenizer, prompt, chat)?;
-        Ok(tokenizer.decode(&generate(decoder, &ids, &how, |_| ())?).trim().to_owned())
-    };
-    config.output.samples.iter().map(answer).collect()
+    let prompts: Vec<Vec<u32>> =
+        config.output.samples.iter().map(|prompt| encode(tokenizer, prompt, chat)).collect::<Result<_>>()?;
+    let answers = generate(decoder, &prompts, &how, |_, _| ())?;
+    Ok(answers.iter().map(|ids| tokenizer.decode(ids).trim().to_owned()).collect())
 }
 
 /// The ids of a prompt: as a user's turn of a conversation, or as plain text.

@@ -36,6 +36,11 @@ pub(crate) fn folders(at: &Path, file: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Names of a folder's entries.
+pub(crate) fn files(at: &Path) -> Vec<String> {
+    std::fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+}
+
 /// Every case.
 pub(crate) fn cases() -> Vec<PathBuf> {
     let cases = folders(&golden(), "golden.json");
@@ -53,6 +58,11 @@ pub(crate) fn runs() -> Vec<(PathBuf, PathBuf)> {
 
 pub(crate) fn json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The objects of a JSON Lines file.
+pub(crate) fn json_lines(path: &Path) -> Vec<Value> {
+    std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// A golden's list of tokens.

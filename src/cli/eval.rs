@@ -1,0 +1,277 @@
+//! `fttrain eval RUN`: loss on rows, and the share of answers that are right, with what it cost to find out.
+
+use super::generate::at_least_one;
+use crate::config::{self, Config, Data, Format, Source, ValSet};
+use crate::data::prepare::prepare_data;
+use crate::data::questions::questions;
+use crate::error::{Error, Kind, Result};
+use crate::meter::{Measured, Meter, Phase, ProcessProbe};
+use crate::train::examine::{self, Asking, Exact, Loss};
+use crate::train::subject::{Named, Subject};
+use clap::Args;
+use regex::Regex;
+use serde_json::json;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Arguments of `eval`.
+#[derive(Args)]
+pub(super) struct EvalArgs {
+    /// A run's id or folder, or a base model: a folder, a GGUF file or a hub name.
+    model: String,
+    /// Rows to judge by; by default the test rows of the run's config.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Part of the file: train[:100].
+    #[arg(long, requires = "data")]
+    split: Option<String>,
+    /// Says what a row is, and how text becomes tokens; by default the run's own.
+    #[arg(long, value_name = "CONFIG")]
+    config: Option<PathBuf>,
+    /// A PEFT adapter for the base model.
+    #[arg(long, value_name = "FOLDER")]
+    adapter: Option<PathBuf>,
+    /// The base model of an adapter, where its folder does not say it.
+    #[arg(long, value_name = "MODEL")]
+    base: Option<String>,
+    /// The base without the run's adapter.
+    #[arg(long)]
+    no_adapter: bool,
+    /// Let the model answer, and compare what this finds in its answer and in the row's: the first group, or all of it.
+    #[arg(long = "match", value_name = "REGEX")]
+    pattern: Option<String>,
+    /// Solved examples before each question, from the start of the training rows.
+    #[arg(long, default_value_t = 0, requires = "pattern")]
+    shots: usize,
+    /// Questions at most.
+    #[arg(long, value_parser = at_least_one, requires = "pattern")]
+    limit: Option<usize>,
+    /// Tokens of an answer at most.
+    #[arg(long, default_value_t = 256, value_parser = at_least_one)]
+    max_tokens: usize,
+    /// Questions that are answered at once.
+    #[arg(long, default_value_t = 32, value_parser = at_least_one)]
+    at_once: usize,
+    /// Write each answer to this file, one JSON object a line.
+    #[arg(long, value_name = "FILE", requires = "pattern")]
+    answers: Option<PathBuf>,
+    /// Worker threads; by default the cores that this process may use.
+    #[arg(long, value_parser = at_least_one)]
+    threads: Option<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &EvalArgs) -> Result<u8> {
+    let pattern = args.pattern.as_deref().map(regex).transpose()?;
+    let meter = Meter::start(Box::new(ProcessProbe::new()), Duration::from_millis(100));
+    meter.enter(Phase::Load);
+    let named = Named { model: &args.model, adapter: args.adapter.as_deref(), base: args.base.as_deref() };
+    let subject = Subject::open(&named, args.threads)?;
+    let config = match &args.config {
+        Some(path) => Some(config::load(path, None, &[])?.config),
+        None => None,
+    };
+    let config = config.as_ref().or(subject.run.as_ref());
+    let rows = Rows::of(args, config)?;
+    meter.enter(Phase::Tokenise);
+    let seed = config.map_or(42, |config| config.train.seed);
+    let prepared = prepare_data(&rows.data, seed, &subject.tokenizer, None)?;
+    let samples = if rows.held_out { prepared.eval } else { prepared.train };
+    meter.enter(Phase::Load);
+    let longest = subject.arch.max_position.max(rows.data.sequence_len);
+    let decoder = subject.decoder(!args.no_adapter, subject.frozen(), longest)?;
+    meter.enter(Phase::Evaluate);
+    let loss = examine::loss(&decoder, &samples, rows.data.sequence_len)?;
+    let exact = match &pattern {
+        Some(pattern) => Some(ask(args, &subject, &decoder, &rows, pattern)?),
+        None => None,
+    };
+    let measured = meter.finish();
+    let cost = match config {
+        Some(config) => {
+            crate::estimate::price_used(&config.cost, jiff::Zoned::now().date())?.bill(measured.wall_s)
+        }
+        None => None,
+    };
+    let cost = cost.map(|bill| bill.cost_usd);
+    super::print(&if args.json {
+        told(args, &rows, &loss, exact.as_ref(), &measured, cost)
+    } else {
+        shown(&loss, exact.as_ref(), &measured, cost)
+    });
+    Ok(0)
+}
+
+fn regex(pattern: &str) -> Result<Regex> {
+    Regex::new(pattern).map_err(|error| {
+        Error::new(Kind::Usage, format!("`--match {pattern}` is not a regular expression: {error}"))
+            .hint("GSM8K's final answer is '#### (-?[0-9.,]+)'; a whole JSON object is '(?s)\\{.*\\}'")
+    })
+}
+
+/// What is judged by.
+struct Rows {
+    data: Data,
+    /// The rows are those that the data's own split holds out.
+    held_out: bool,
+    /// Where solved examples come from.
+    examples: Option<Source>,
+}
+
+impl Rows {
+    fn of(args: &EvalArgs, config: Option<&Config>) -> Result<Self> {
+        let mut data = config.map_or_else(plain, |config| config.data.clone());
+        let examples = data.datasets.first().cloned();
+        let chosen = match &args.data {
+            Some(path) => {
+                let like = data.test_datasets.first().or(data.datasets.first()).cloned();
+                let like = like.unwrap_or_else(|| source(path));
+                vec![Source { path: path.clone(), split: args.split.clone(), ..like }]
+            }
+            None => data.test_datasets.clone(),
+        };
+        // Long rows are judged as far as the model reads.
+        data.excess_length = config::ExcessLength::Truncate;
+        data.test_datasets = Vec::new();
+        if !chosen.is_empty() {
+            data.datasets = chosen;
+            data.val_set = ValSet::None;
+            let examples = examples.filter(|own| data.datasets.iter().all(|asked| asked != own));
+            return Ok(Self { data, held_out: false, examples });
+        }
+        if data.val_set == ValSet::None || args.pattern.is_some() {
+            let fact = if data.val_set == ValSet::None {
+                "no rows to judge by"
+            } else {
+                "rows of `val_set_size` have no file of their own"
+            };
+            return Err(Error::new(Kind::Usage, fact).hint("name a file of rows with `--data`"));
+        }
+        Ok(Self { data, held_out: true, examples })
+    }
+}
+
+/// A file of conversations, where no config says otherwise.
+fn source(path: &Path) -> Source {
+    Source {
+        path: path.to_owned(),
+        format: Format::ChatTemplate,
+        split: None,
+        field_messages: "messages".into(),
+        field_prompt: None,
+        field_completion: None,
+        field_text: "text".into(),
+        field_system: None,
+    }
+}
+
+/// The rules of data where no config says otherwise.
+fn plain() -> Data {
+    Data {
+        datasets: Vec::new(),
+        test_datasets: Vec::new(),
+        val_set: ValSet::None,
+        sequence_len: 2048,
+        excess_length: config::ExcessLength::Truncate,
+        sample_packing: true,
+        train_on_inputs: false,
+        roles_to_train: vec!["assistant".into()],
+        train_on_eos: config::TrainOnEos::Turn,
+        chat_template: None,
+        shuffle: false,
+        on_bad_row: config::OnBadRow::Fail,
+        max_line_bytes: 32 << 20,
+    }
+}
+
+fn ask(
+    args: &EvalArgs,
+    subject: &Subject,
+    decoder: &crate::model::Decoder,
+    rows: &Rows,
+    pattern: &Regex,
+) -> Result<Exact> {
+    let limit = args.limit.unwrap_or(usize::MAX);
+    let bytes = rows.data.max_line_bytes;
+    // Without training rows the examples are the first of the file, which are then not asked.
+    let (shots, skip) = if let Some(source) = &rows.examples {
+        (questions(source, bytes, 0, args.shots)?, 0)
+    } else {
+        let first = rows.data.datasets.iter().take(1);
+        let shots = first.map(|s| questions(s, bytes, 0, args.shots)).collect::<Result<Vec<_>>>()?;
+        (shots.concat(), args.shots)
+    };
+    let mut asked = Vec::new();
+    for (at, source) in rows.data.datasets.iter().enumerate() {
+        let skip = if at == 0 { skip } else { 0 };
+        asked.extend(questions(source, bytes, skip, limit.saturating_sub(asked.len()))?);
+    }
+    let asking = Asking { pattern, shots: &shots, max_tokens: args.max_tokens, at_once: args.at_once };
+    let (exact, answers) = examine::exact(subject, decoder, &asked, &asking)?;
+    if let Some(path) = &args.answers {
+        let line = |answer| serde_json::to_string(answer).map(|line| line + "\n");
+        let lines: String = answers
+            .iter()
+            .map(line)
+            .collect::<Result<_, _>>()
+            .map_err(|e| Error::new(Kind::Bug, e.to_string()))?;
+        crate::fs::write_durable(path, lines.as_bytes())?;
+    }
+    Ok(exact)
+}
+
+fn told(
+    args: &EvalArgs,
+    rows: &Rows,
+    loss: &Loss,
+    exact: Option<&Exact>,
+    measured: &Measured,
+    cost_usd: Option<f64>,
+) -> String {
+    let files: Vec<_> = rows.data.datasets.iter().map(|source| &source.path).collect();
+    let told = json!({
+        "model": args.model,
+        "adapted": !args.no_adapter,
+        "data": files,
+        "shots": args.shots,
+        "loss": loss,
+        "exact_match": exact,
+        "wall_s": measured.wall_s,
+        "peak_memory_bytes": measured.peak_rss_bytes,
+        "energy_j": measured.energy_j,
+        "cost_usd": cost_usd,
+    });
+    format!("{told:#}\n")
+}
+
+fn shown(loss: &Loss, exact: Option<&Exact>, measured: &Measured, cost_usd: Option<f64>) -> String {
+    let mut text = format!(
+        "loss            {:.4} (95 %: {:.4} to {:.4}) over {} tokens of {} rows\nperplexity      {:.3}\n\
+         token accuracy  {:.1} %\n",
+        loss.loss,
+        loss.low,
+        loss.high,
+        loss.loss_tokens,
+        loss.rows,
+        loss.perplexity,
+        100.0 * loss.token_accuracy,
+    );
+    if let Some(exact) = exact {
+        let _ = writeln!(
+            text,
+            "exact match     {:.1} % (95 %: {:.1} to {:.1}): {} of {} right, {} without an answer; {} tokens said",
+            100.0 * exact.share,
+            100.0 * exact.low,
+            100.0 * exact.high,
+            exact.right,
+            exact.asked,
+            exact.asked - exact.answered,
+            exact.tokens,
+        );
+    }
+    let cost = cost_usd.map_or_else(|| "cost unknown".to_owned(), |usd| crate::units::Usd(usd).to_string());
+    text + &format!("took            {}, {cost}\n", crate::units::Seconds(measured.wall_s))
+}

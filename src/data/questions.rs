@@ -1,0 +1,112 @@
+//! Rows as questions with the answer that is wanted: for evaluation by what a model says, not by its loss.
+
+use super::Message;
+use super::error::Error;
+use super::formats::{self, Row};
+use super::reader::Lines;
+use super::split::Split;
+use crate::config::Source;
+use crate::error::{Problem, Result};
+
+/// A row whose last answer is to be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Line in its file, from 1.
+    pub line: u64,
+    /// What is asked: turns before the answer, or one prompt.
+    pub turns: Vec<Message>,
+    /// The turns are rendered by the chat template; else the prompt stands as it is.
+    pub chat: bool,
+    /// The answer that is wanted.
+    pub answer: String,
+}
+
+/// The first `limit` questions of a file behind its first `skip`.
+///
+/// # Errors
+/// The file cannot be read, a row is wrong, or rows hold no answer.
+pub fn questions(source: &Source, max_line_bytes: u64, skip: usize, limit: usize) -> Result<Vec<Question>> {
+    let open = || Lines::open(&source.path, max_line_bytes);
+    let split = Split::parse(source.split.as_deref().unwrap_or("train"))?;
+    let mut lines = open()?;
+    let mut rows = u64::MAX;
+    if split.needs_count() {
+        rows = 0;
+        let mut counted = open()?;
+        while counted.next_line()?.is_some() {
+            rows += 1;
+        }
+    }
+    let range = split.range(rows);
+    let mut found = Vec::new();
+    let mut row = 0;
+    let first = range.start.saturating_add(skip as u64);
+    while let (true, Some(line)) = (found.len() < limit && row < range.end, lines.next_line()?) {
+        row += 1;
+        if row <= first {
+            continue;
+        }
+        let number = line.number;
+        let question =
+            line.text.and_then(|text| formats::parse(source, &text)).map(|row| question(row, number));
+        match question {
+            Ok(Some(question)) => found.push(question),
+            Ok(None) => {
+                let (path, format) = (source.path.clone(), formats::name(source.format));
+                return Err(Error::NoAnswer { path, line: number, format }.into());
+            }
+            Err(fault) => {
+                let message = format!("{}:{number}: {fault}", source.path.display());
+                let problems = vec![Problem { message, hint: crate::error::Fault::hint(&fault) }];
+                return Err(crate::error::Error { kind: crate::error::Fault::kind(&fault), problems });
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn question(row: Row, line: u64) -> Option<Question> {
+    match row {
+        Row::Chat(mut turns) => {
+            let last = turns.iter().rposition(|turn| turn.role == "assistant")?;
+            turns.truncate(last + 1);
+            let answer = turns.pop()?.content;
+            (!turns.is_empty()).then_some(Question { line, turns, chat: true, answer })
+        }
+        Row::Pair { prompt, completion } => Some(Question {
+            line,
+            turns: vec![Message::new("user", &prompt)],
+            chat: false,
+            answer: completion,
+        }),
+        Row::Text(_) | Row::Ids { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::source;
+    use super::*;
+    use crate::config::Format;
+
+    #[test]
+    fn rows_are_asked_up_to_their_last_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let row = |n: usize| format!("{{\"prompt\": \"q{n}\", \"completion\": \"a{n}\"}}\n");
+        std::fs::write(&path, (0..6).map(row).collect::<String>()).unwrap();
+        let mut pairs = source(path.to_str().unwrap(), Format::PromptCompletion);
+        let found = questions(&pairs, 1 << 20, 1, 2).unwrap();
+        let said: Vec<_> = found.iter().map(|q| (q.line, &*q.turns[0].content, &*q.answer, q.chat)).collect();
+        assert_eq!(said, [(2, "q1", "a1", false), (3, "q2", "a2", false)]);
+        pairs.split = Some("train[50%:]".into());
+        assert_eq!(questions(&pairs, 1 << 20, 0, 99).unwrap().len(), 3);
+
+        let chat = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}"#;
+        std::fs::write(&path, format!("{chat}\n")).unwrap();
+        let found = questions(&source(path.to_str().unwrap(), Format::ChatTemplate), 1 << 20, 0, 9).unwrap();
+        assert_eq!((found[0].turns.len(), &*found[0].answer, found[0].chat), (3, "d", true));
+        let text = questions(&source(path.to_str().unwrap(), Format::Completion), 1 << 20, 0, 9);
+        assert!(text.unwrap_err().to_string().contains("rows.jsonl:1"), "no text field");
+    }
+}
