@@ -346,3 +346,23 @@ fn an_axolotl_config_is_imported_and_runs() {
     let printed = place.run(&["import", &hub, "--data", "rows.jsonl", "--type", "alpaca"]).expect(0).stdout;
     assert!(printed.contains("path = \"rows.jsonl\"\ntype = \"alpaca\""), "{printed}");
 }
+
+#[test]
+#[ignore = "needs FTTRAIN_PYTHON"]
+fn the_gguf_package_reads_an_export_as_the_merged_model() {
+    let python = std::env::var("FTTRAIN_PYTHON").expect("FTTRAIN_PYTHON is not set");
+    let place = Place::new();
+    let out = quickstart(&place);
+    let merged = place.path("merged");
+    let merge = ["merge", out.to_str().unwrap(), "--dtype", "f32", "--out", merged.to_str().unwrap()];
+    place.run(&merge).expect(0);
+    for kind in ["f32", "f16", "bf16", "q8_0"] {
+        let file = place.path(&format!("{kind}.gguf"));
+        let export =
+            ["export", out.to_str().unwrap(), "--gguf", "--type", kind, "--out", file.to_str().unwrap()];
+        place.run(&export).expect(0);
+        let script = golden().join("check_gguf.py");
+        let judged = std::process::Command::new(&python).arg(script).args([&file, &merged]).output().unwrap();
+        assert!(judged.status.success(), "{kind}: {}", String::from_utf8_lossy(&judged.stderr));
+    }
+}
