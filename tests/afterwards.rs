@@ -8,13 +8,13 @@ use candle_core::{DType, Tensor};
 use fttrain::arch::gguf::{Header, Type};
 use fttrain::arch::source::{Source, WeightFiles};
 use fttrain::config::Base;
-use fttrain::model::Decoder;
 use fttrain::model::adapter::{Adapter, peft};
 use fttrain::model::build::{self, Trained};
 use fttrain::model::likeness::Logits;
 use fttrain::model::merge::Merged;
 use fttrain::model::weights::Loader;
 use fttrain::model::write::{self, Kind};
+use fttrain::model::{Decoder, Frozen};
 use run::Place;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -94,9 +94,8 @@ impl Case {
     fn adapted(&self) -> Logits {
         let loader = self.loader();
         let trained = Trained::Adapter(&self.adapter);
-        self.logits(
-            &build::decoder(&self.arch, trained, DType::F32, 128, &mut |n, d| loader.load(n, d)).unwrap().0,
-        )
+        let frozen = Frozen::Dense(DType::F32);
+        self.logits(&build::decoder(&self.arch, trained, frozen, 128, &loader).unwrap().0)
     }
 
     fn logits(&self, decoder: &Decoder) -> Logits {
@@ -108,8 +107,8 @@ impl Case {
         let source = source(path);
         let arch = source.arch().unwrap();
         let loader = Loader::open(&source.weights().unwrap(), &arch, 42, "written").unwrap();
-        let load = &mut |name: &str, dtype| loader.load(name, dtype);
-        self.logits(&build::decoder(&arch, Trained::Nothing, DType::F32, 128, load).unwrap().0)
+        let frozen = Frozen::Dense(DType::F32);
+        self.logits(&build::decoder(&arch, Trained::Nothing, frozen, 128, &loader).unwrap().0)
     }
 }
 

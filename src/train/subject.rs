@@ -9,10 +9,10 @@ use crate::config::{Base, Config, Lora};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
-use crate::model::{Decoder, Frozen};
 use crate::model::adapter::Adapter;
 use crate::model::build::{self, Trained};
 use crate::model::weights::Loader;
+use crate::model::{Decoder, Frozen};
 use candle_core::DType;
 use std::path::{Path, PathBuf};
 
