@@ -15,6 +15,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Between two looks of the meter.
+const INTERVAL: Duration = Duration::from_millis(100);
+
 /// Arguments of `eval`.
 #[derive(Args)]
 pub(super) struct EvalArgs {
@@ -66,8 +69,7 @@ pub(super) struct EvalArgs {
 
 pub(super) fn run(args: &EvalArgs) -> Result<u8> {
     let pattern = args.pattern.as_deref().map(regex).transpose()?;
-    let meter = Meter::start(Box::new(ProcessProbe::new()), Duration::from_millis(100));
-    meter.enter(Phase::Load);
+    let meter = Meter::start(Box::new(ProcessProbe::new(INTERVAL)), INTERVAL, Phase::Load);
     let named = Named { model: &args.model, adapter: args.adapter.as_deref(), base: args.base.as_deref() };
     let subject = Subject::open(&named, args.threads)?;
     let config = match &args.config {
