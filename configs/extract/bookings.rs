@@ -55,7 +55,7 @@ const ASIDES: [&str; 8] = [
 pub(crate) const TASK: &str =
     "Extract the booking as JSON with the keys name, people, date, time, phone and note. The year is 2026.";
 
-/// A stream of numbers (SplitMix64; Steele, Lea, Flood 2014).
+/// A stream of numbers (`SplitMix64`; Steele, Lea, Flood 2014).
 struct Dice(u64);
 
 impl Dice {
@@ -80,12 +80,11 @@ pub(crate) fn row(number: u64) -> Value {
     let (said_date, date) = date(&mut dice);
     let (said_time, time) = time(&mut dice);
     let (said_phone, phone) = phone(&mut dice);
-    let (said_note, note) = match dice.roll(2) {
-        0 => ("", Value::Null),
-        _ => {
-            let (said, note) = dice.pick(&NOTES);
-            (*said, json!(note))
-        }
+    let (said_note, note) = if dice.roll(2) == 0 {
+        ("", Value::Null)
+    } else {
+        let (said, note) = dice.pick(&NOTES);
+        (*said, json!(note))
     };
     let count = if dice.roll(2) == 0 {
         people.to_string()

@@ -16,8 +16,9 @@ const FOLDER: &str = "data/extract";
 fn main() -> std::io::Result<()> {
     fs::create_dir_all(FOLDER)?;
     for (name, rows) in [("train", 0..1000), ("test", 1000..1200)] {
-        let lines: String = rows.map(|n| format!("{}\n", bookings::row(n))).collect();
-        fs::write(format!("{FOLDER}/{name}.jsonl"), lines)?;
+        let mut lines: Vec<String> = rows.map(|n| bookings::row(n).to_string()).collect();
+        lines.push(String::new());
+        fs::write(format!("{FOLDER}/{name}.jsonl"), lines.join("\n"))?;
     }
     Ok(())
 }
