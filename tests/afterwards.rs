@@ -67,11 +67,8 @@ impl Case {
         let overrides = [("lora_model_dir".to_owned(), taught.path().display().to_string())];
         let keys =
             ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "lora_modules_to_save", "use_dora"];
-        let kept: String = text
-            .lines()
-            .filter(|l| !keys.iter().any(|k| l.starts_with(k)))
-            .map(|l| format!("{l}\n"))
-            .collect();
+        let is_kept = |line: &&str| !keys.iter().any(|key| line.starts_with(key));
+        let kept = text.lines().filter(is_kept).collect::<Vec<_>>().join("\n");
         let config = fttrain::config::parse("run.toml", &kept, None, &overrides).unwrap().config;
         let (fttrain::config::Method::Lora(lora) | fttrain::config::Method::Qlora { lora, .. }) =
             &config.method
@@ -289,7 +286,7 @@ fn a_run_is_judged_by_its_loss_and_by_its_answers() {
     let out = quickstart(&place);
     let folder = out.to_str().unwrap();
     let answers = place.path("answers.jsonl");
-    let pattern = r#"(?s)\{.*\}"#;
+    let pattern = r"(?s)\{.*\}";
     let judge = ["eval", folder, "--match", pattern, "--max-tokens", "40", "--json"];
     let more = ["--limit", "9", "--answers", answers.to_str().unwrap()];
     let found = place.run(&[&judge[..], &more].concat()).expect(0).json();

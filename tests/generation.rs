@@ -7,6 +7,7 @@ use fttrain::data::{Batch, Sample};
 use fttrain::model::Decoder;
 use fttrain::model::cache::Caches;
 use fttrain::model::generate::{Settings, generate};
+use std::slice::from_ref;
 use support::{cases, folders, golden, json, make, rows, tokens, values};
 
 /// Of logits by another route: sums of up to 60 terms in another order, logits of a few units.
@@ -39,8 +40,8 @@ fn greedy_text_of_every_base_is_transformers_and_that_of_every_step_from_scratch
         let about = &json(&case.join("golden.json"))["generate"];
         let (prompt, theirs) = (tokens(&about["prompt"]), tokens(&about["continuation"]));
         let mut handed_over = Vec::new();
-        let ours = generate(&decoder, &[prompt.clone()], &greedy(theirs.len()), |_, id| handed_over.push(id));
-        assert_eq!(ours.unwrap(), [theirs.clone()], "{what}");
+        let ours = generate(&decoder, from_ref(&prompt), &greedy(theirs.len()), |_, id| handed_over.push(id));
+        assert_eq!(ours.unwrap(), from_ref(&theirs), "{what}");
         assert_eq!(handed_over, theirs, "{what}");
         let mut text = prompt.clone();
         for _ in 0..theirs.len() {
@@ -80,7 +81,7 @@ fn a_text_ends_at_a_stop_id_at_the_last_position_or_after_enough_tokens() {
     let decoder = make(&case.join("lora"), false, &[]).decoder;
     let about = &json(&case.join("golden.json"))["generate"];
     let (prompt, all) = (tokens(&about["prompt"]), tokens(&about["continuation"]));
-    let text = |how: &Settings| generate(&decoder, &[prompt.clone()], how, |_, _| ()).unwrap().remove(0);
+    let text = |how: &Settings| generate(&decoder, from_ref(&prompt), how, |_, _| ()).unwrap().remove(0);
     let stop = all[3];
     let first = all.iter().position(|&id| id == stop).unwrap();
     assert_eq!(
@@ -109,7 +110,7 @@ fn texts_at_once_are_the_texts_one_by_one() {
         let alone = Settings { stop_ids: vec![stop], ..greedy(20) };
         let expected: Vec<Vec<u32>> = prompts
             .iter()
-            .map(|p| generate(&decoder, &[p.clone()], &alone, |_, _| ()).unwrap().remove(0))
+            .map(|p| generate(&decoder, from_ref(p), &alone, |_, _| ()).unwrap().remove(0))
             .collect();
         let lengths: std::collections::BTreeSet<usize> = expected.iter().map(Vec::len).collect();
         assert!(lengths.len() > 1, "{}: texts end together: {lengths:?}", run.display());
