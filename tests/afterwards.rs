@@ -206,7 +206,7 @@ fn a_gguf_base_is_written_again_in_its_own_types() {
 fn quickstart(place: &Place) -> PathBuf {
     let out = place.path("out");
     let text = format!(
-        "base_model = 'configs/quickstart/model'\nadapter = 'lora'\nmax_steps = 3\nlearning_rate = 1e-2\n\
+        "base_model = 'configs/quickstart/model'\nadapter = 'lora'\nbf16 = false\nmax_steps = 3\nlearning_rate = 1e-2\n\
          sequence_len = 128\nmicro_batch_size = 4\noutput_dir = '{}'\n\
          [cost]\nusd_per_hour = 36\n\
          [[datasets]]\npath = 'configs/quickstart/train.jsonl'\nsplit = 'train[:40]'\n\
