@@ -179,8 +179,6 @@ fn unknown_keys_get_the_advice_that_fits() {
 #[test]
 fn what_is_not_there_yet_is_never_ignored() {
     for line in [
-        "use_dora = true",
-        "peft_use_dora = true",
         "optimizer = \"adamw_8bit\"",
         "optimizer = \"lion\"",
         "report_to = [\"wandb\"]",
@@ -353,4 +351,19 @@ fn pipes_and_devices_are_not_waited_for() {
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     contains(&load(&pipe), &["is a pipe (FIFO), not a file"]);
     contains(&load(Path::new("/dev/zero")), &["is a device, not a file"]);
+}
+
+#[test]
+fn patterns_and_starts_that_cannot_be_meant_are_refused() {
+    contains(&message("rank_pattern = { q_proj = 0 }"), &["a.toml:1:27: `rank_pattern.q_proj`", "got 0"]);
+    contains(&message("rank_pattern = { \"(\" = 2 }"), &["`rank_pattern.(` is no regular expression"]);
+    contains(&message("alpha_pattern = { q_proj = -1 }"), &["`alpha_pattern.q_proj`", "above 0"]);
+    contains(&message("rank_pattern = 8"), &["expected table of patterns"]);
+    contains(&message("init_lora_weights = \"olora\""), &["`init_lora_weights` must be true, \"pissa\""]);
+    contains(&message("init_lora_weights = false"), &["`init_lora_weights` must be"]);
+    contains(
+        &message("adapter = \"lora\"\nlora_model_dir = \"a\"\ninit_lora_weights = \"pissa\""),
+        &["`init_lora_weights` contradicts `lora_model_dir`"],
+    );
+    contains(&message("adapter = \"qlora\"\ninit_lora_weights = \"pissa\""), &["contradicts QLoRA"]);
 }

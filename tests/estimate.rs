@@ -50,11 +50,10 @@ fn lora(r: usize) -> Method {
     Method::Lora(Lora {
         r: Some(r),
         alpha: Some(32.0),
-        dropout: 0.0,
         targets: Some(Targets::AllLinear),
         rslora: Some(false),
-        modules_to_save: Vec::new(),
-        model_dir: None,
+        dora: Some(false),
+        ..Lora::default()
     })
 }
 

@@ -76,15 +76,7 @@ fn logits(base: &str, adapter: &Path) -> String {
     let base = Base { model: base.into(), revision: None, reinit_weights: false, bf16: Some(false) };
     let source = Source::locate(&base).unwrap();
     let arch = source.arch().unwrap();
-    let lora = Lora {
-        r: None,
-        alpha: None,
-        dropout: 0.0,
-        targets: None,
-        rslora: None,
-        modules_to_save: Vec::new(),
-        model_dir: Some(adapter.into()),
-    };
+    let lora = Lora { model_dir: Some(adapter.into()), ..Lora::default() };
     let adapter = Adapter::resolve(&arch, &lora, None, 0).unwrap();
     let loader = Loader::open(&source.weights().unwrap(), &arch, 0, source.name()).unwrap();
     let (decoder, _) =

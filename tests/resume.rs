@@ -74,6 +74,27 @@ fn full_fine_tuning_resumes_from_every_kind_of_position() {
     resumes_from_every_position("--full", config);
 }
 
+/// Stopped in the middle, gone on with: the bytes of a run that was not.
+fn resumes_in_the_middle(flag: &str, config: Config, what: &str) {
+    let place = Place::new();
+    let config = config.with("save_steps", "1").with("warmup_steps", "2").with("max_steps", "6");
+    let (path, unbroken) = config.write(&place, "unbroken");
+    place.run(&[flag, &path]).expect(0);
+    let out = place.path("killed");
+    kill_after(&unbroken, &out, 3);
+    place.run(&["resume", out.to_str().unwrap()]).expect(0);
+    assert_same(&unbroken, &out, what);
+}
+
+#[test]
+fn every_kind_of_adapter_resumes() {
+    for (key, value) in
+        [("use_dora", "true"), ("init_lora_weights", "\"pissa\""), ("rank_pattern", "{ q_proj = 3 }")]
+    {
+        resumes_in_the_middle("--lora", Config::lora().with(key, value), key);
+    }
+}
+
 /// Twenty steps that take long enough to be watched.
 fn slow(place: &Place) -> Config {
     let text = fs::read_to_string(golden("llama/rows.jsonl")).unwrap().repeat(40);

@@ -61,6 +61,15 @@ pub fn modules_to_save(arch: &Arch, keys: &[String]) -> crate::error::Result<Vec
     Ok(modules.into_iter().filter(|module| keys.iter().any(|key| is_named(module, key))).collect())
 }
 
+/// The value of the first pattern that a module matches: PEFT's rule for `rank_pattern` and `alpha_pattern`, a regular
+/// expression for the whole name or its end behind a dot.
+pub fn matching<'a, T>(patterns: &'a [(String, T)], module: &str) -> Option<&'a T> {
+    let matches = |pattern: &str| {
+        Regex::new(&format!(r"^(?:(?:.*\.)?(?:{pattern}))$")).is_ok_and(|regex| regex.is_match(module))
+    };
+    patterns.iter().find(|(pattern, _)| matches(pattern)).map(|(_, value)| value)
+}
+
 /// PEFT's rule: the whole name, or its end behind a dot.
 fn is_named(name: &str, key: &str) -> bool {
     name == key || name.strip_suffix(key).is_some_and(|rest| !key.is_empty() && rest.ends_with('.'))
@@ -143,6 +152,18 @@ mod tests {
         assert!(select(&arch(true), &pattern("q_proj")).is_err());
         // An alternative at the top level stays inside the anchors.
         assert!(select(&arch(true), &pattern("q_proj|model")).is_err());
+    }
+
+    #[test]
+    fn the_first_pattern_that_fits_the_end_of_a_name_holds() {
+        let patterns: Vec<(String, u8)> =
+            [("layers.0.*q_proj", 1), ("q_proj", 2), (r"mlp\..*", 3)].map(|(p, n)| (p.into(), n)).to_vec();
+        let of = |module| matching(&patterns, module).copied();
+        assert_eq!(of("model.layers.0.self_attn.q_proj"), Some(1));
+        assert_eq!(of("model.layers.10.self_attn.q_proj"), Some(2));
+        assert_eq!(of("model.layers.0.mlp.up_proj"), Some(3));
+        assert_eq!(of("model.layers.0.self_attn.k_proj"), None);
+        assert_eq!(of("model.layers.1.self_attn.q_proj_old"), None);
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl Probe {
                 scale: 1.0,
                 dropout: 0.0,
                 site: 0,
+                dora: None,
             })
         };
         let weight = if self.stored == Stored::Quantised && trained.is_none() {

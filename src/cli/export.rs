@@ -3,7 +3,9 @@
 use crate::arch::gguf::Type;
 use crate::arch::gguf::Value;
 use crate::arch::source::TokenizerSource;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::fs::FileEntry;
+use crate::model::adapter::gguf_lora;
 use crate::model::merge::Merged;
 use crate::model::write;
 use crate::train::subject::{Named, Subject};
@@ -16,10 +18,13 @@ pub(super) struct ExportArgs {
     /// A run's id or folder, an adapter's folder, or a model.
     run: String,
     /// The whole model, adapter merged, as one GGUF file.
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "gguf_lora")]
     gguf: bool,
-    /// Type of its matrices; vectors are f32.
-    #[arg(long = "type", value_name = "TYPE", default_value = "bf16", value_parser = ["f16", "bf16", "q8_0", "f32"])]
+    /// The adapter alone, as llama.cpp's `--lora` takes it.
+    #[arg(long, conflicts_with = "gguf")]
+    gguf_lora: bool,
+    /// Type of the whole model's matrices; vectors are f32.
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "gguf_lora", default_value = "bf16", value_parser = ["f16", "bf16", "q8_0", "f32"])]
     kind: String,
     /// The base model of an adapter, where its folder does not say it.
     #[arg(long, value_name = "MODEL")]
@@ -32,7 +37,15 @@ pub(super) struct ExportArgs {
 pub(super) fn run(args: &ExportArgs) -> Result<u8> {
     let named = Named { model: &args.run, adapter: None, base: args.base.as_deref() };
     let subject = Subject::open(&named, None)?;
-    let out = args.out.clone().unwrap_or_else(|| beside(&subject.place, &args.kind));
+    let kind = if args.gguf_lora { "lora" } else { &args.kind };
+    let out = args.out.clone().unwrap_or_else(|| beside(&subject.place, kind));
+    if args.gguf_lora {
+        let Some(adapter) = &subject.adapter else {
+            let fact = format!("{}: a model without an adapter", subject.place.display());
+            return Err(Error::new(Kind::Usage, fact).hint("write the whole model with `--gguf`"));
+        };
+        return say(&out, &gguf_lora::write(adapter, &subject.arch, &out)?);
+    }
     let loader = subject.loader()?;
     let merged = Merged::new(&loader, &subject.arch, subject.adapter.as_ref());
     let kind = match &*args.kind {
@@ -42,6 +55,10 @@ pub(super) fn run(args: &ExportArgs) -> Result<u8> {
         _ => Type::BF16,
     };
     let written = write::gguf(&merged, subject.source.name(), kind, vocabulary(&subject)?, &out)?;
+    say(&out, &written)
+}
+
+fn say(out: &Path, written: &FileEntry) -> Result<u8> {
     super::print(&format!("{} ({})\n", out.display(), crate::units::Bytes(written.size)));
     Ok(0)
 }

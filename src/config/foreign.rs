@@ -61,9 +61,8 @@ const NAMES: &[(&[&str], &str)] = &[
         "a token belongs in the variable HF_TOKEN, never in a config: remove the key",
     ),
     (
-        &["rank_pattern", "alpha_pattern", "layers_to_transform", "peft_layers_to_transform"],
-        "one rank and one alpha hold for all adapted modules; `lora_target_modules` may be a regular expression \
-         that names layers",
+        &["layers_to_transform", "peft_layers_to_transform"],
+        "`lora_target_modules` may be a regular expression that names layers",
     ),
     (
         &["lora_fan_in_fan_out", "fan_in_fan_out", "bias", "lora_bias", "task_type", "peft_type"],

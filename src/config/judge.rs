@@ -4,6 +4,7 @@ use super::keys::Key;
 use super::kinds::{Bounds, Kind, one_of, span};
 use super::place::{Place, shown};
 use super::raw::{Node, Value};
+use super::table::MANY;
 use super::{Error, paths, read};
 use std::path::Path;
 
@@ -262,6 +263,39 @@ impl Judge<'_> {
         }
     }
 
+    /// Patterns with a value each; PEFT's rule: a regular expression for the end of a module's name, behind a dot.
+    pub(super) fn pattern(&self, mut node: Node, ranks: bool) -> Verdict {
+        let Value::Table(entries) = &mut node.value else {
+            return self.refuse_type(&node);
+        };
+        for entry in entries {
+            let one = Judge {
+                kind: self.kind,
+                key: self.key,
+                written: &format!("{}.{}", self.written, shown(&entry.name)),
+                place: entry.node.place.clone(),
+            };
+            let expression = format!(r"^(?:(?:.*\.)?(?:{}))$", entry.name);
+            if regex::RegexBuilder::new(&expression).size_limit(REGEX_BYTES).build().is_err() {
+                return one.refuse_rule("is no regular expression", one.key.tip);
+            }
+            let value = entry.node.clone();
+            let value = if ranks { one.count(value, 1, MANY)? } else { one.real(value, Bounds::Positive)? };
+            entry.node = value.unwrap_or_else(|| entry.node.clone());
+        }
+        Ok(Some(node))
+    }
+
+    /// `true` is PEFT's own start.
+    pub(super) fn start(&self, node: Node) -> Verdict {
+        let is_known = match &node.value {
+            Value::Flag(as_peft) => *as_peft,
+            Value::Text(text) => text == "pissa" || pissa_rounds(text).is_some(),
+            _ => return self.refuse_type(&node),
+        };
+        if is_known { Ok(Some(node)) } else { self.refuse_range(&node, self.kind.say()) }
+    }
+
     pub(super) fn template(&self, mut node: Node) -> Verdict {
         let text = self.text(&mut node)?;
         let tip = self.key.tip;
@@ -311,6 +345,11 @@ impl Judge<'_> {
         }
         Ok(Some(node))
     }
+}
+
+/// N of `pissa_niter_N`.
+pub(super) fn pissa_rounds(text: &str) -> Option<usize> {
+    text.strip_prefix("pissa_niter_")?.parse().ok().filter(|n| (1..=1000).contains(n))
 }
 
 /// A whole float as an integer.

@@ -31,6 +31,10 @@ pub(super) enum Kind {
     Prompts,
     /// Which modules get an adapter.
     Targets,
+    /// A value for each module that a pattern matches: ranks, or numbers above 0.
+    Pattern { ranks: bool },
+    /// What an adapter starts from.
+    Start,
     /// A Jinja template, or the path of a `.jinja` file, which is read.
     Template,
     /// A branch, tag or commit.
@@ -98,6 +102,9 @@ impl Kind {
             Self::HeldOut => "number: 0, a share below 1, or a whole count".into(),
             Self::Names | Self::Prompts => "list of strings".into(),
             Self::Targets => "\"all-linear\", a list of strings, or a regular expression".into(),
+            Self::Pattern { ranks: true } => "table of patterns, each with an integer from 1".into(),
+            Self::Pattern { ranks: false } => "table of patterns, each with a number above 0".into(),
+            Self::Start => "true, \"pissa\" or \"pissa_niter_N\" with N from 1".into(),
             Self::Sources { .. } => "table array".into(),
         }
     }
@@ -120,6 +127,8 @@ impl Kind {
             Self::Names => judge.names(node),
             Self::Prompts => judge.prompts(node),
             Self::Targets => judge.targets(node),
+            Self::Pattern { ranks } => judge.pattern(node, ranks),
+            Self::Start => judge.start(node),
             Self::Sources { empty } => judge.sources(node, empty),
             Self::Choice { values, synonyms, later } => judge.choice(node, values, synonyms, later),
             Self::Template => judge.template(node),

@@ -1,10 +1,12 @@
 //! Which method a run uses, from the flag, `adapter` and `load_in_4bit`, and what the method makes of other keys.
 
 use super::error::Problems;
+use super::judge::pissa_rounds;
 use super::keys::{self, Preset, Table};
 use super::place::Place;
+use super::raw::Value;
 use super::section::{Origin, Section};
-use super::{Error, Lora, Method, Targets};
+use super::{Error, Lora, LoraInit, Method, Targets};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -37,20 +39,24 @@ impl fmt::Display for MethodFlag {
 }
 
 /// Keys that say something about an adapter only.
-const ADAPTER_KEYS: [&str; 9] = [
+const ADAPTER_KEYS: [&str; 12] = [
     "lora_r",
     "lora_alpha",
     "lora_dropout",
     "lora_target_modules",
     "use_rslora",
     "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
+    "init_lora_weights",
     "loraplus_lr_ratio",
     "lora_modules_to_save",
     "lora_model_dir",
 ];
 
 /// Keys that an adapter's folder answers where the config says nothing.
-const FROM_THE_ADAPTER: [&str; 4] = ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora"];
+const FROM_THE_ADAPTER: [&str; 6] =
+    ["lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "use_dora", "init_lora_weights"];
 
 /// Decides the method and settles every key that depends on it.
 pub(super) fn settle(top: &mut Section, flag: Option<MethodFlag>, problems: &mut Problems) -> MethodFlag {
@@ -181,12 +187,23 @@ fn forget_defaults(top: &mut Section, names: &[&str]) {
 
 /// The method with its settings.
 pub(super) fn meant(top: &Section, method: MethodFlag, problems: &mut Problems) -> Method {
-    if let Some(setting) = top.get("use_dora").filter(|_| top.flag("use_dora") == Some(true)) {
-        let error = Error::NotAvailable {
-            what: format!("`{}` = true", setting.written),
-            instead: "remove it: the adapter is then plain LoRA",
+    let init = start(top);
+    if let (Some(setting), LoraInit::Pissa { .. }) = (top.get("init_lora_weights"), init) {
+        let beside = match (top.any("lora_model_dir"), method) {
+            (Some(dir), _) => {
+                Some((format!("`{}`", dir.written), "a continued adapter starts from its own values"))
+            }
+            (None, MethodFlag::Qlora) => Some((
+                "QLoRA".to_owned(),
+                "PiSSA takes its part out of the base, and a base quantised without it is another one",
+            )),
+            _ => None,
         };
-        problems.push(&setting.node.place, error);
+        if let Some((second, why)) = beside {
+            let first = format!("`{}`", setting.written);
+            let error = Error::Contradiction { first, second, why, way_out: "remove `init_lora_weights`" };
+            problems.push(&setting.node.place, error);
+        }
     }
     let lora = || Lora {
         r: top.size("lora_r"),
@@ -194,6 +211,16 @@ pub(super) fn meant(top: &Section, method: MethodFlag, problems: &mut Problems) 
         dropout: top.real("lora_dropout").unwrap_or_default(),
         targets: targets(top),
         rslora: top.flag("use_rslora"),
+        dora: top.flag("use_dora"),
+        rank_pattern: top.members("rank_pattern", |value| match value {
+            Value::Int(r) => usize::try_from(*r).ok(),
+            _ => None,
+        }),
+        alpha_pattern: top.members("alpha_pattern", |value| match value {
+            Value::Real(alpha) => Some(*alpha),
+            _ => None,
+        }),
+        init,
         modules_to_save: top.texts("lora_modules_to_save").unwrap_or_default(),
         model_dir: top.text("lora_model_dir").map(PathBuf::from),
     };
@@ -204,6 +231,14 @@ pub(super) fn meant(top: &Section, method: MethodFlag, problems: &mut Problems) 
             lora: lora(),
             double_quant: top.flag("bnb_4bit_use_double_quant").unwrap_or(true),
         },
+    }
+}
+
+fn start(top: &Section) -> LoraInit {
+    match top.text("init_lora_weights") {
+        Some("pissa") => LoraInit::Pissa { rounds: None },
+        Some(text) => LoraInit::Pissa { rounds: pissa_rounds(text) },
+        None => LoraInit::Zero,
     }
 }
 

@@ -89,7 +89,7 @@ pub enum Method {
 }
 
 /// A low-rank adapter, in PEFT's terms.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Lora {
     /// Rank R. `None` only with `model_dir` set: the adapter's own then holds (16 otherwise).
     pub r: Option<usize>,
@@ -101,10 +101,32 @@ pub struct Lora {
     pub targets: Option<Targets>,
     /// Scale α/√r in place of α/r. `None` only with `model_dir` set (`false` otherwise).
     pub rslora: Option<bool>,
+    /// Each row of the adapted weight has a trained length of its own (DoRA). `None` only with `model_dir` set
+    /// (`false` otherwise).
+    pub dora: Option<bool>,
+    /// Ranks of modules that differ from `r`, by PEFT's patterns; the first that matches holds.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Alphas of modules that differ from `alpha`, likewise.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// What A and B start from.
+    pub init: LoraInit,
     /// Modules trained whole and saved beside the adapter (PEFT's `modules_to_save`), by name or `.`-suffix.
     pub modules_to_save: Vec<String>,
     /// Continue from this PEFT adapter folder.
     pub model_dir: Option<PathBuf>,
+}
+
+/// PEFT's `init_lora_weights`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum LoraInit {
+    /// A uniform, B zero: the adapter changes nothing at first.
+    #[default]
+    Zero,
+    /// The weight's principal singular values and vectors, which its frozen part loses (`PiSSA`).
+    Pissa {
+        /// Rounds of subspace iteration in place of a whole decomposition.
+        rounds: Option<usize>,
+    },
 }
 
 /// PEFT's `target_modules`.

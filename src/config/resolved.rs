@@ -186,8 +186,13 @@ fn toml(value: &Value) -> String {
             let all: Vec<String> = all.iter().map(|node| toml(&node.value)).collect();
             format!("[{}]", all.join(", "))
         }
+        Value::Table(all) => {
+            let all: Vec<String> =
+                all.iter().map(|e| format!("{} = {}", quoted(&e.name), toml(&e.node.value))).collect();
+            format!("{{{}}}", all.join(", "))
+        }
         // No key holds one once it is settled.
-        Value::Table(_) | Value::Date(_) | Value::Overflow { .. } => "\"\"".to_owned(),
+        Value::Date(_) | Value::Overflow { .. } => "\"\"".to_owned(),
     }
 }
 

@@ -203,6 +203,14 @@ impl Section {
         Some(texts.collect())
     }
 
+    /// The members of an inline table, each with what `value` makes of it.
+    pub(super) fn members<T>(&self, name: &str, value: impl Fn(&Value) -> Option<T>) -> Vec<(String, T)> {
+        let Some(Value::Table(entries)) = self.get(name).map(|s| &s.node.value) else {
+            return Vec::new();
+        };
+        entries.iter().filter_map(|entry| Some((entry.name.clone(), value(&entry.node.value)?))).collect()
+    }
+
     /// Takes the rows of a list of tables out, each with its place.
     pub(super) fn rows(&self, name: &str) -> Vec<(Place, Vec<Entry>)> {
         let Some(Value::List(rows)) = self.get(name).map(|s| &s.node.value) else {

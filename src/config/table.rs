@@ -4,8 +4,8 @@ use super::keys::{Key, Means, Preset, Table};
 use super::kinds::{Bounds, Kind};
 use Bounds::{BelowOne, NotNegative, Positive, Share};
 use Kind::{
-    AutoCount, AutoFlag, Count, Epochs, Flag, HeldOut, Model, Names, OutputDir, Path, Prompts, Real,
-    Revision, Sources, Targets, Template, Text,
+    AutoCount, AutoFlag, Count, Epochs, Flag, HeldOut, Model, Names, OutputDir, Path, Pattern, Prompts, Real,
+    Revision, Sources, Start, Targets, Template, Text,
 };
 use Preset::{ByMethod, Is, Required, Unset};
 
@@ -61,8 +61,20 @@ pub(super) static KEYS: &[Key] = &[
                ("lora_target_linear", Means::TargetLinear)]),
     top("use_rslora", Flag, Is("false"), "Scale by alpha / √r")
         .aka(&[("peft_use_rslora", Means::Same)]),
-    top("use_dora", Flag, Is("false"), "Weight-decomposed adapters: not available yet")
+    top("use_dora", Flag, Is("false"), "DoRA: each row of the adapted weight has a trained length of its own")
         .aka(&[("peft_use_dora", Means::Same)]),
+    top("rank_pattern", Pattern { ranks: true }, Unset("`lora_r` for all"),
+        "Ranks of single modules: a regular expression for the end of their names, and the rank; the first that \
+         matches holds")
+        .tip("write { q_proj = 8, 'layers.0.mlp.*' = 32 }"),
+    top("alpha_pattern", Pattern { ranks: false }, Unset("`lora_alpha` for all"),
+        "Alphas of single modules, likewise")
+        .tip("write { q_proj = 16, 'layers.0.mlp.*' = 64 }"),
+    top("init_lora_weights", Start, Is("true"),
+        "What an adapter starts from: true, A random and B zero; \"pissa\", the principal singular vectors, which the \
+         base loses; \"pissa_niter_N\", the same in N rounds of subspace iteration")
+        .tip("use true, \"pissa\", or \"pissa_niter_4\" for large models")
+        .aka(&[("peft_init_lora_weights", Means::Same)]),
     top("loraplus_lr_ratio", Real(Positive), Unset("1"), "LoRA+: learning rate of B over that of A")
         .tip("usual values are 2 … 16"),
     top("lora_modules_to_save", Names, Is("[]"), "Modules trained whole and saved beside the adapter")

@@ -87,7 +87,8 @@ fn other_trainers_names_mean_the_same() {
         ("modules_to_save = [\"lm_head\"]", "lora_modules_to_save = [\"lm_head\"]"),
         ("additional_target = \"a,b\"", "lora_modules_to_save = [\"a\", \"b\"]"),
         ("peft_use_rslora = true", "use_rslora = true"),
-        ("peft_use_dora = false", "use_dora = false"),
+        ("peft_use_dora = true", "use_dora = true"),
+        ("peft_init_lora_weights = \"pissa\"", "init_lora_weights = \"pissa\""),
         ("adapter_name_or_path = \"ad\"", "lora_model_dir = \"ad\""),
         ("cutoff_len = 64", "sequence_len = 64"),
         ("max_seq_length = 64", "sequence_len = 64"),
@@ -319,4 +320,26 @@ fn no_prefix_or_cut_of_a_config_crashes() {
         assert!(load(text, None, &[]).is_err());
         let _ = load(LEAST, None, &[("seed", text), (text, "1")]);
     }
+}
+
+#[test]
+fn patterns_keep_their_order_and_come_back_from_the_resolved_config() {
+    let text = "rank_pattern = { q_proj = 8, 'layers\\.0\\..*' = 2 }\nalpha_pattern = { 'mlp\\..*' = 3 }";
+    let resolved = with(&format!("adapter = \"lora\"\n{text}"));
+    let meant = lora(&resolved.config);
+    assert_eq!(meant.rank_pattern, [("q_proj".to_owned(), 8), (r"layers\.0\..*".to_owned(), 2)]);
+    assert_eq!(meant.alpha_pattern, [(r"mlp\..*".to_owned(), 3.0)]);
+    assert_eq!(load(&resolved.toml, None, &[]).unwrap().config, resolved.config);
+    let section = format!("adapter = \"lora\"\n{LEAST}\n[rank_pattern]\nq_proj = 8\n");
+    let config = load(&section, None, &[]).unwrap().config;
+    assert_eq!(lora(&config).rank_pattern, [("q_proj".to_owned(), 8)]);
+}
+
+#[test]
+fn an_adapter_starts_as_the_config_says() {
+    let start = |text: &str| lora(&with(&format!("adapter = \"lora\"\n{text}")).config).init;
+    assert_eq!(start(""), LoraInit::Zero);
+    assert_eq!(start("init_lora_weights = true"), LoraInit::Zero);
+    assert_eq!(start("init_lora_weights = \"pissa\""), LoraInit::Pissa { rounds: None });
+    assert_eq!(start("init_lora_weights = \"pissa_niter_4\""), LoraInit::Pissa { rounds: Some(4) });
 }

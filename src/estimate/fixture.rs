@@ -55,11 +55,10 @@ pub(crate) fn lora(r: usize) -> Lora {
     Lora {
         r: Some(r),
         alpha: Some(32.0),
-        dropout: 0.0,
         targets: Some(Targets::AllLinear),
         rslora: Some(false),
-        modules_to_save: Vec::new(),
-        model_dir: None,
+        dora: Some(false),
+        ..Lora::default()
     }
 }
 

@@ -187,11 +187,9 @@ impl<'a> Search<'a> {
             Method::Full => Lora {
                 r: Some(16),
                 alpha: Some(32.0),
-                dropout: 0.0,
                 targets: Some(Targets::AllLinear),
                 rslora: Some(false),
-                modules_to_save: Vec::new(),
-                model_dir: None,
+                ..Lora::default()
             },
         }
     }

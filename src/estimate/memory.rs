@@ -135,8 +135,13 @@ impl Layout<'_> {
             Method::Full => return 0,
             Method::Lora(lora) | Method::Qlora { lora, .. } => lora,
         };
-        let layers = wide(self.arch.layers.len()).max(1);
-        product(&[wide(self.adapted.len()).div_ceil(layers), rank(lora)])
+        let mut by_layer = vec![0u64; self.arch.layers.len()];
+        for linear in self.adapted {
+            if let Some(sum) = by_layer.get_mut(linear.layer) {
+                *sum = sum.saturating_add(rank(lora, &linear.name));
+            }
+        }
+        by_layer.into_iter().max().unwrap_or(0)
     }
 
     /// Bytes saved between forward and backward.

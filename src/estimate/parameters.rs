@@ -1,7 +1,7 @@
 //! How many parameters a model has, and how many of them a method trains.
 
 use super::{product, sum, wide};
-use crate::arch::{Arch, Linear, Parameter, Proj};
+use crate::arch::{Arch, Linear, Parameter, Proj, targets};
 use crate::config::{Lora, Method};
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +25,9 @@ pub struct Parameters {
     pub largest: u64,
 }
 
-/// The adapter's rank.
-pub(crate) fn rank(lora: &Lora) -> u64 {
-    wide(lora.r.unwrap_or(DEFAULT_RANK))
+/// The adapter's rank on a module.
+pub(crate) fn rank(lora: &Lora, module: &str) -> u64 {
+    wide(targets::matching(&lora.rank_pattern, module).copied().or(lora.r).unwrap_or(DEFAULT_RANK))
 }
 
 /// Weights of all linears of one block.
@@ -64,7 +64,8 @@ fn size(parameter: &Parameter) -> u64 {
 impl Parameters {
     /// Counts `arch` under `method`, with `adapted` the linears that get an adapter (ignored in full fine-tuning).
     ///
-    /// LoRA adds r·(in + out) to each adapted linear (Hu et al. 2021, A of `[r, in]` and B of `[out, r]`).
+    /// LoRA adds r·(in + out) to each adapted linear (Hu et al. 2021, A of `[r, in]` and B of `[out, r]`), `DoRA` a
+    /// length for each of its rows.
     pub fn count(arch: &Arch, method: &Method, adapted: &[Linear]) -> Self {
         let all = arch.parameters();
         let total = all.iter().map(size).fold(0, u64::saturating_add);
@@ -82,11 +83,11 @@ impl Parameters {
             }
             Method::Lora(lora) | Method::Qlora { lora, .. } => lora,
         };
-        let (r, whole) = (rank(lora), &lora.modules_to_save);
-        let adapter = adapted
-            .iter()
-            .map(|l| product(&[r, wide(l.inputs).saturating_add(wide(l.outputs))]))
-            .fold(0, u64::saturating_add);
+        let whole = &lora.modules_to_save;
+        let lengths = |l: &Linear| if lora.dora == Some(true) { wide(l.outputs) } else { 0 };
+        let pair =
+            |l: &Linear| product(&[rank(lora, &l.name), wide(l.inputs).saturating_add(wide(l.outputs))]);
+        let adapter = adapted.iter().map(|l| pair(l).saturating_add(lengths(l))).fold(0, u64::saturating_add);
         let saved: Vec<&Parameter> = all.iter().filter(|p| saved_whole(&p.name, whole)).collect();
         let saved_total = saved.iter().map(|p| size(p)).fold(0, u64::saturating_add);
         let saved_linear =
@@ -97,7 +98,7 @@ impl Parameters {
         } else {
             0
         };
-        let widest = adapted.iter().map(|l| l.inputs.max(l.outputs)).max();
+        let widest = adapted.iter().map(|l| product(&[rank(lora, &l.name), wide(l.inputs.max(l.outputs))]));
         Self {
             total,
             trainable: sum(&[adapter, saved_total, untied_head]),
@@ -110,7 +111,7 @@ impl Parameters {
                 .max()
                 .unwrap_or(0)
                 .max(untied_head)
-                .max(product(&[r, wide(widest.unwrap_or(0))])),
+                .max(widest.max().unwrap_or(0)),
             largest,
         }
     }

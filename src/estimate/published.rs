@@ -119,15 +119,7 @@ fn row(fields: &csv::Row<'_>) -> Result<Published, Error> {
         bos_ids: Vec::new(),
         eos_ids: Vec::new(),
     };
-    let lora = Lora {
-        r: Some(size("rank")?),
-        alpha: None,
-        dropout: 0.0,
-        targets: Some(Targets::AllLinear),
-        rslora: None,
-        modules_to_save: Vec::new(),
-        model_dir: None,
-    };
+    let lora = Lora { r: Some(size("rank")?), targets: Some(Targets::AllLinear), ..Lora::default() };
     let method = match fields.text("method")? {
         "lora" => Method::Lora(lora),
         "qlora" => Method::Qlora { lora, double_quant: true },

@@ -333,10 +333,22 @@ impl Model<'_> {
         f(self.arch.layers.len().saturating_sub(lowest.unwrap_or(self.arch.layers.len())))
     }
 
-    fn rank(&self) -> f64 {
+    /// Mean rank of the adapters of one role.
+    fn rank(&self, proj: Proj) -> f64 {
+        let lora = match self.method {
+            Method::Full => return 0.0,
+            Method::Lora(lora) | Method::Qlora { lora, .. } => lora,
+        };
+        let ranks = self.adapted.iter().filter(|l| l.proj == proj).map(|l| parameters::rank(lora, &l.name));
+        let (sum, count) = ranks.fold((0u64, 0u64), |(sum, count), r| (sum.saturating_add(r), count + 1));
+        sum as f64 / count.max(1) as f64
+    }
+
+    /// `DoRA`: rows have trained lengths.
+    fn has_lengths(&self) -> bool {
         match self.method {
-            Method::Full => 0.0,
-            Method::Lora(l) | Method::Qlora { lora: l, .. } => parameters::rank(l) as f64,
+            Method::Full => false,
+            Method::Lora(l) | Method::Qlora { lora: l, .. } => l.dora == Some(true),
         }
     }
 
@@ -360,10 +372,14 @@ impl Model<'_> {
             let l = self.arch.linear(0, proj);
             let shape = (m, f(l.outputs), f(l.inputs));
             let with = adapted(proj);
-            for (count, rank) in [(layers - with, 0.0), (with, self.rank())] {
+            for (count, rank) in [(layers - with, 0.0), (with, self.rank(proj))] {
                 if count > 0.0 {
-                    let op = Op::linear(way, shape, rank, v.tokens * count, v.calls * count);
-                    ops.push(op.at(Site::of(proj), pass));
+                    let op = |way| Op::linear(way, shape, rank, v.tokens * count, v.calls * count);
+                    ops.push(op(way).at(Site::of(proj), pass));
+                    if rank > 0.0 && way != Way::Forward && self.has_lengths() {
+                        // The gradient of the lengths needs the layer's product once more.
+                        ops.push(op(Way::Forward).at(Site::of(proj), pass));
+                    }
                 }
             }
         }

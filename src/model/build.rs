@@ -4,8 +4,9 @@ use super::adapter::Adapter;
 use super::block::Block;
 use super::weights::{Kept, Loader};
 use super::{Decoder, Frozen, Params};
-use crate::arch::{Arch, Proj};
+use crate::arch::{self, Arch, Proj};
 use crate::error::Result;
+use crate::ops::dora::{self, Dora};
 use crate::ops::linear::{Linear, Lora};
 use crate::ops::norm::Norm;
 use crate::ops::rope::Table;
@@ -137,32 +138,53 @@ impl Builder<'_> {
         let shape = self.arch.linear(layer, proj);
         let weight = self.matrix(&shape.name, self.frozen.linears())?;
         let bias = if shape.bias { Some(self.vector(&shape.name, "bias")?) } else { None };
-        let lora = match self.trained {
-            Trained::Adapter(adapter) if adapter.adapts(&shape.name) => Some(self.lora(adapter, &shape)?),
-            _ => None,
-        };
-        Ok(Linear { weight, bias, lora, precision: self.frozen.precision() })
+        match self.trained {
+            Trained::Adapter(adapter) if adapter.adapts(&shape.name) => {
+                self.adapted(adapter, &shape, weight, bias)
+            }
+            _ => Ok(Linear { weight, bias, lora: None, precision: self.frozen.precision() }),
+        }
     }
 
-    fn lora(&mut self, adapter: &Adapter, shape: &crate::arch::Linear) -> Result<Lora> {
-        let name = |side: &str| format!("base_model.model.{}.lora_{side}.weight", shape.name);
-        let a = match adapter.start(&name("A"))? {
-            Some(a) => a,
-            None => adapter.fresh_a(shape)?,
+    fn adapted(
+        &mut self,
+        adapter: &Adapter,
+        shape: &arch::Linear,
+        weight: Weight<Matrix>,
+        bias: Option<Weight>,
+    ) -> Result<Linear> {
+        let name = |side: &str| format!("base_model.model.{}.lora_{side}", shape.name);
+        let (at_a, at_b) = (name("A.weight"), name("B.weight"));
+        let (spec, params, precision) = (&adapter.spec, &mut self.params, self.frozen.precision());
+        let (a, b, weight) = if let Some((a, b, rest)) = adapter.taken_from(&weight.value, shape)? {
+            let a = params.add_lent(at_a, a, 1.0)?;
+            (a, params.add_lent(at_b, b, spec.lr_ratio)?, Weight::frozen(rest))
+        } else {
+            let a = adapter.start(&at_a)?.map_or_else(|| adapter.fresh_a(shape), Ok)?;
+            let zeros = || host::zeros((shape.outputs, spec.rank(&shape.name)));
+            let b = adapter.start(&at_b)?.map_or_else(zeros, Ok)?;
+            (params.add(at_a, a, 1.0), params.add(at_b, b, spec.lr_ratio), weight)
         };
-        let b = match adapter.start(&name("B"))? {
-            Some(b) => b,
-            None => host::zeros((shape.outputs, adapter.spec.r))?,
+        let scale = spec.scale(&shape.name);
+        let dora = if spec.dora {
+            let squares = weight.value.row_squares()?;
+            let fresh = || {
+                let lengths = dora::norms(&weight, &a.value, &b.value, scale, &squares)?;
+                host::tensor(lengths, shape.outputs)
+            };
+            let at = name("magnitude_vector");
+            let magnitude = adapter.start(&at)?.map_or_else(fresh, Ok)?;
+            // PEFT's LoRA+ counts every vector with B.
+            let magnitude = params.add(at, magnitude, spec.lr_ratio);
+            Some(Dora { magnitude, squares: Arc::new(squares) })
+        } else {
+            None
         };
-        let site = shape.layer * Proj::ALL.len() + shape.proj as usize;
-        Ok(Lora {
-            a: self.params.add(name("A"), a, 1.0),
-            b: self.params.add(name("B"), b, adapter.spec.lr_ratio),
-            scale: adapter.spec.scale(),
-            #[allow(clippy::cast_possible_truncation)] // A share; the mask compares 32 bits.
-            dropout: adapter.spec.dropout as f32,
-            site: site as u64,
-        })
+        let site = (shape.layer * Proj::ALL.len() + shape.proj as usize) as u64;
+        #[allow(clippy::cast_possible_truncation)] // A share; the mask compares 32 bits.
+        let dropout = spec.dropout as f32;
+        let lora = Some(Lora { a, b, scale, dropout, site, dora });
+        Ok(Linear { weight, bias, lora, precision })
     }
 
     fn block(&mut self, layer: usize, tables: &[Arc<Table>]) -> Result<Block> {

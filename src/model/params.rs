@@ -1,5 +1,6 @@
 //! The trained tensors of a run, in name order, which is the order of every sum over them.
 
+use crate::error::Result;
 use crate::ops::{Grads, ParamId, Weight};
 use candle_core::Tensor;
 
@@ -14,6 +15,8 @@ pub struct Param {
     pub decay: bool,
     /// Learning rate over the schedule's (LoRA+).
     pub lr_ratio: f64,
+    /// The value it had when the frozen weight lost as much (`PiSSA`): what a file must take away again.
+    pub lent: Option<Tensor>,
 }
 
 /// All trained tensors.
@@ -26,8 +29,18 @@ impl Params {
     /// Takes a tensor in and gives its layer the weight to use.
     pub fn add(&mut self, name: String, value: Tensor, lr_ratio: f64) -> Weight {
         let param = Some(ParamId(self.all.len()));
-        self.all.push(Param { name, value: value.clone(), decay: value.rank() > 1, lr_ratio });
+        self.all.push(Param { name, value: value.clone(), decay: value.rank() > 1, lr_ratio, lent: None });
         Weight { value, param }
+    }
+
+    /// The same for a tensor whose start value was taken out of a frozen weight.
+    pub fn add_lent(&mut self, name: String, value: Tensor, lr_ratio: f64) -> Result<Weight> {
+        let lent = value.copy()?;
+        let weight = self.add(name, value, lr_ratio);
+        if let Some(param) = self.all.last_mut() {
+            param.lent = Some(lent);
+        }
+        Ok(weight)
     }
 
     /// In name order, with their numbers.

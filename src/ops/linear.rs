@@ -3,6 +3,7 @@
 //! Backward, small side first: `dx = dy·W + drop(s·(dy·B)·A)`, `dA = s·(dy·B)ᵀ·drop(x)`, `dB = s·dyᵀ·(drop(x)·Aᵀ)`;
 //! a frozen W gets no gradient, a trained one `dW = dyᵀ·x`.
 
+use super::dora::Dora;
 use super::dropout::{self, Noise};
 use super::matmul::{self, Held, Precision};
 use super::{Grads, Matrix, Weight, host, residual};
@@ -36,12 +37,16 @@ pub struct Lora {
     pub dropout: f32,
     /// The layer's own stream of noise.
     pub site: u64,
+    /// Trained lengths of the rows of W + s·B·A.
+    pub dora: Option<Dora>,
 }
 
 /// What the backward pass needs beside the input, which its maker keeps or makes again.
 pub struct Saved {
     /// drop(x)·Aᵀ `[N, R]`.
-    xa: Option<Tensor>,
+    pub(super) xa: Option<Tensor>,
+    /// ‖W + s·B·A‖ `[out]` where lengths are trained.
+    pub(super) norms: Vec<f32>,
 }
 
 impl Linear {
@@ -64,7 +69,7 @@ impl Linear {
         backward(&[(self, saved, dy)], x, wanted, noise, grads)
     }
 
-    /// `W + s·B·A` `[out, in]`, in place of an f32 W that nothing else uses.
+    /// `W + s·B·A` `[out, in]`, its rows of their trained lengths, in place of an f32 W that nothing else uses.
     pub fn merged(self) -> Result<Tensor> {
         let weight = match self.weight.value {
             Matrix::Dense(weight) if weight.dtype() == DType::F32 => weight,
@@ -72,8 +77,16 @@ impl Linear {
         };
         if let Some(lora) = self.lora {
             matmul::nn_add(&weight, &lora.b.value, &lora.a.value, lora.scale)?;
+            if let Some(dora) = lora.dora {
+                dora.set_lengths(&weight)?;
+            }
         }
         Ok(weight)
+    }
+
+    fn dora(&self) -> Option<(&Lora, &Dora)> {
+        let lora = self.lora.as_ref()?;
+        Some((lora, lora.dora.as_ref()?))
     }
 
     /// Whether anything in it is trained.
@@ -91,6 +104,9 @@ pub fn forward<const L: usize>(
     x: &Tensor,
     noise: Option<Noise>,
 ) -> Result<[(Tensor, Saved); L]> {
+    if layers.iter().any(|layer| layer.dora().is_some()) {
+        return each_forward(layers, x, noise);
+    }
     let rows = x.dim(0)?;
     let held = Held::new(x)?;
     let packed = Packed::new(held.side(), layers[0].precision);
@@ -104,9 +120,25 @@ pub fn forward<const L: usize>(
     products(all.collect());
     let made = parts.into_iter().map(|(sides, low, y)| {
         let y = host::tensor(y, (rows, sides.weight.side().lines()))?;
-        Ok((y, Saved { xa: low.map(|low| low.xa) }))
+        Ok((y, Saved { xa: low.map(|low| low.xa), norms: Vec::new() }))
     });
     let made = made.collect::<Result<Vec<_>>>()?;
+    made.try_into().map_err(|_| Error::new(Kind::Bug, "not as many outputs as layers"))
+}
+
+/// The same where a layer has trained lengths: one after the other.
+fn each_forward<const L: usize>(
+    layers: [&Linear; L],
+    x: &Tensor,
+    noise: Option<Noise>,
+) -> Result<[(Tensor, Saved); L]> {
+    let mut made = Vec::with_capacity(L);
+    for layer in layers {
+        made.push(match layer.dora() {
+            Some((lora, dora)) => dora.forward(layer, lora, x, noise)?,
+            None => layer.forward(x, noise)?,
+        });
+    }
     made.try_into().map_err(|_| Error::new(Kind::Bug, "not as many outputs as layers"))
 }
 
@@ -135,6 +167,9 @@ pub fn backward(
     noise: Option<Noise>,
     grads: &mut Grads,
 ) -> Result<Option<Tensor>> {
+    if layers.iter().any(|(layer, ..)| layer.dora().is_some()) {
+        return each_backward(layers, x, wanted, noise, grads);
+    }
     let mut parts = Vec::with_capacity(layers.len());
     for &(layer, saved, dy) in layers {
         layer.own_gradients(x, dy, grads)?;
@@ -173,6 +208,34 @@ pub fn backward(
         }
     }
     Ok(Some(dx))
+}
+
+/// The same where a layer has trained lengths: one after the other.
+fn each_backward(
+    layers: &[(&Linear, &Saved, &Tensor)],
+    x: &Tensor,
+    wanted: bool,
+    noise: Option<Noise>,
+    grads: &mut Grads,
+) -> Result<Option<Tensor>> {
+    let mut sum: Option<Tensor> = None;
+    for &(layer, saved, dy) in layers {
+        let own = match layer.dora() {
+            Some((lora, dora)) => {
+                layer.own_gradients(x, dy, grads)?;
+                dora.backward(layer, lora, x, saved, dy, wanted, noise, grads)?
+            }
+            None => layer.backward(x, saved, dy, wanted, noise, grads)?,
+        };
+        sum = match (sum, own) {
+            (Some(sum), Some(own)) => {
+                residual::add(&sum, &own)?;
+                Some(sum)
+            }
+            (sum, own) => sum.or(own),
+        };
+    }
+    Ok(sum)
 }
 
 /// A layer's weights, held for reading.
@@ -217,7 +280,7 @@ impl Linear {
 impl Saved {
     /// Bytes kept.
     pub fn bytes(&self) -> u64 {
-        self.xa.as_ref().map_or(0, |xa| 4 * xa.elem_count() as u64)
+        self.xa.as_ref().map_or(0, |xa| 4 * xa.elem_count() as u64) + 4 * self.norms.len() as u64
     }
 }
 
@@ -231,13 +294,13 @@ struct Low {
 
 impl Lora {
     /// Whether dropout has a part in this pass.
-    fn drops(&self, noise: Option<Noise>) -> bool {
+    pub(super) fn drops(&self, noise: Option<Noise>) -> bool {
         noise.is_some() && self.dropout > 0.0
     }
 
-    fn dropped(&self, x: &Tensor, noise: Option<Noise>) -> Result<Tensor> {
+    pub(super) fn dropped(&self, x: &Tensor, noise: Option<Noise>) -> Result<Tensor> {
         match noise {
-            Some(noise) if self.dropout > 0.0 => dropout::apply(x, self.dropout, self.site, noise),
+            Some(noise) if self.drops(Some(noise)) => dropout::apply(x, self.dropout, self.site, noise),
             _ => Ok(x.clone()),
         }
     }
@@ -281,6 +344,19 @@ impl Lora {
         }
         Ok(Packed::new(Held::new(&dy_b)?.side().scaled(self.scale), precision))
     }
+}
+
+/// Adds `bias` `[out]` to each row of `y` `[N, out]`.
+pub(super) fn add_to_rows(y: &Tensor, bias: &Tensor) -> Result<()> {
+    let wide = bias.to_dtype(DType::F32)?;
+    let bias = host::read(&wide)?;
+    host::edit(y, |y| {
+        for row in y.chunks_exact_mut(bias.len()) {
+            for (y, b) in row.iter_mut().zip(bias.iter()) {
+                *y += b;
+            }
+        }
+    })
 }
 
 /// Adds the sum of the rows of `dy` `[N, out]`, in their order.

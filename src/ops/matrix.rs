@@ -105,6 +105,29 @@ impl Matrix {
         }
     }
 
+    /// Σ of the squares of each row, in f64.
+    ///
+    /// # Errors
+    /// A tensor that is no matrix: a fault of the program.
+    pub fn row_squares(&self) -> Result<Vec<f64>> {
+        let (rows, width) = self.shape()?;
+        let mut sums = Vec::with_capacity(rows);
+        let mut buffer = vec![0f32; width];
+        for row in 0..rows {
+            match self {
+                Self::Dense(tensor) => {
+                    let row = tensor.narrow(0, row, 1)?.to_dtype(DType::F32)?;
+                    sums.push(fttrain_kernels::cpu::sum_of_squares(&host::read(&row)?));
+                }
+                Self::Quantised(blocks) => {
+                    blocks.dequantise(row, 0..width, &mut buffer);
+                    sums.push(fttrain_kernels::cpu::sum_of_squares(&buffer));
+                }
+            }
+        }
+        Ok(sums)
+    }
+
     /// All values in f32, dequantised where they are in blocks: as large as the matrix, so for copies that are to be
     /// trained or written.
     ///

@@ -5,6 +5,7 @@
 //! frozen gets none.
 
 pub mod attention;
+pub mod dora;
 pub mod dropout;
 pub mod embedding;
 pub mod gate;

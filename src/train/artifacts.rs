@@ -1,6 +1,5 @@
 //! The files that a run leaves: the adapter as PEFT keeps it, or the whole model, with tokenizer and template.
 
-use super::optimizer::fill;
 use super::plan::Plan;
 use super::{Error, Session};
 use crate::arch::config_json;
@@ -81,11 +80,7 @@ fn probe(plan: &Plan) -> Option<Batch> {
 /// # Errors
 /// The file does not hold exactly these tensors (4).
 pub fn restore(params: &Params, bytes: &[u8]) -> Result<()> {
-    let file = safetensors::SafeTensors::deserialize(bytes).map_err(|e| Error::State(e.to_string()))?;
-    for (_, param) in params.sorted() {
-        fill(&param.value, &file, &param.name)?;
-    }
-    Ok(())
+    Ok(peft::read_tensors(params, bytes).map_err(Error::State)?)
 }
 
 fn verify(session: &Session, probe: &Batch, trained: &Tensor, weights: &Path) -> Result<()> {

@@ -129,7 +129,7 @@ impl AdamW {
 ///
 /// # Errors
 /// It is missing, or of another shape or type (4).
-pub fn fill(to: &Tensor, file: &safetensors::SafeTensors<'_>, name: &str) -> Result<()> {
+fn fill(to: &Tensor, file: &safetensors::SafeTensors<'_>, name: &str) -> Result<()> {
     let view = file.tensor(name).map_err(|_| Error::State(format!("`{name}` is missing")))?;
     if view.shape() != to.dims() || view.dtype() != safetensors::Dtype::F32 {
         let found =

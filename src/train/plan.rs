@@ -166,6 +166,8 @@ impl Ground {
         {
             // A continued adapter brings its own.
             lora.r = Some(adapter.spec.r);
+            lora.dora = Some(adapter.spec.dora);
+            lora.rank_pattern.clone_from(&adapter.spec.rank_pattern);
             lora.modules_to_save = adapter.modules_to_save.iter().cloned().collect();
         }
         let price = powered(price, machine);

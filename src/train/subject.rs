@@ -127,13 +127,5 @@ fn config_of(place: &Path) -> Result<Option<Config>> {
 
 /// An adapter that nothing of a config is asked of.
 fn as_it_is(folder: PathBuf) -> Lora {
-    Lora {
-        r: None,
-        alpha: None,
-        dropout: 0.0,
-        targets: None,
-        rslora: None,
-        modules_to_save: Vec::new(),
-        model_dir: Some(folder),
-    }
+    Lora { model_dir: Some(folder), ..Lora::default() }
 }

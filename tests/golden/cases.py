@@ -15,7 +15,8 @@ LONG = dict(micro_batch_size=1)
 SHORT_ROWS = dict(count=19, shortest=3, longest=20)
 LONG_ROWS = dict(count=10, shortest=70, longest=100)
 
-# Without `adapter` in a run, every weight is trained. `b_std` 0 leaves B at zero, as PEFT starts it.
+# Without `adapter` or `fresh` in a run, every weight is trained. An `adapter` is drawn and saved before the run; a
+# `fresh` one starts as PEFT starts it. `b_std` 0 leaves B at zero, as PEFT starts it.
 CASES = {
     "llama": dict(
         config=dict(model_type="llama", rope_parameters=dict(rope_type="default", rope_theta=10000.0)),
@@ -41,6 +42,7 @@ CASES = {
                 train=dict(cosine_min_lr_ratio=0.1, adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-3),
             ),
             "full": dict(train=dict(learning_rate=2e-3, weight_decay=0.5)),
+            "dora": dict(adapter=dict(r=4, lora_alpha=8, target_modules="all-linear", use_dora=True, b_std=0.05)),
         },
     ),
     "llama3-rope": dict(
@@ -76,6 +78,10 @@ CASES = {
                 ),  # fmt: skip
                 train=dict(lr_scheduler="constant", warmup_steps=0, learning_rate=3e-3),
             ),
+            "pissa": dict(
+                fresh=dict(r=4, lora_alpha=6, target_modules="all-linear", init_lora_weights="pissa"),
+                train=dict(learning_rate=2e-3),
+            ),
         },
     ),
     "qwen2-window": dict(
@@ -101,6 +107,12 @@ CASES = {
                 train=dict(max_grad_norm=0.6),
             ),
             "full": dict(train=dict(learning_rate=2e-3, weight_decay=0.5)),
+            "patterns": dict(
+                adapter=dict(
+                    r=4, lora_alpha=8, target_modules="all-linear", b_std=0.05,
+                    rank_pattern={r"layers\.0\.self_attn\..*": 2, "down_proj": 6}, alpha_pattern={"1.mlp.up_proj": 3},
+                )  # fmt: skip
+            ),
         },
     ),
 }

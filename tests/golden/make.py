@@ -158,6 +158,10 @@ def write_adapter(case, run, spec, base, folder):
 def write_config(base, folder, spec, settings):
     """The run as fttrain's config, paths relative to the repository."""
     lines = [f'base_model = "{base}"', "bf16 = false", 'device = "cpu"', f'output_dir = "target/golden/{folder.name}"']
+    if fresh := spec.get("fresh"):
+        lines += ['adapter = "lora"', f"lora_r = {fresh['r']}", f"lora_alpha = {fresh['lora_alpha']}"]
+        lines += [f"lora_target_modules = {json.dumps(fresh['target_modules'])}"]
+        lines += [f"init_lora_weights = {json.dumps(fresh['init_lora_weights'])}"]
     if adapter := spec.get("adapter"):
         lines += ['adapter = "lora"', f'lora_model_dir = "{folder.as_posix()}/adapter"']
         if saved := adapter.get("modules_to_save"):
@@ -170,7 +174,8 @@ def write_config(base, folder, spec, settings):
 
 def saved_name(name):
     """A parameter's name in the file: PEFT's inner names carry the adapter's, the file's do not."""
-    return name.replace(".modules_to_save.default", "").replace(".default", "")
+    name = name.replace(".modules_to_save.default", "").replace(".default", "")
+    return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
 def measure_base(model, rows, group, prompt):
@@ -299,10 +304,12 @@ def make_case(case, spec, at):
         if adapter:
             write_adapter(case, run, part["adapter"], folder, adapter)
         write_config(folder.as_posix(), place, part, settings)
+        fresh = part.get("fresh")
         f64, worst = both(
-            lambda: reference.load(folder, adapter), lambda model: measure_run(model, rows, settings)
+            lambda: reference.load(folder, adapter, fresh), lambda model: measure_run(model, rows, settings)
         )
-        check_names(f64, adapter or folder)
+        if not fresh:
+            check_names(f64, adapter or folder)
         store(place, ABOUT_RUN, *f64)
         found[f"{case}/{run}"] = worst
     return found

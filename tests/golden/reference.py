@@ -10,20 +10,34 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 import transformers
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from transformers import AutoModelForCausalLM
 
 IGNORE = -100
 
 
-def load(folder, adapter=None):
-    """The base in f32 with eager attention, and, with `adapter`, PEFT around it, ready to train."""
+def load(folder, adapter=None, fresh=None):
+    """The base in f32 with eager attention, and, with `adapter` or a `fresh` one, PEFT around it, ready to train."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     model.config.use_cache = False
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    if fresh is not None:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **fresh))
+        settle_signs(model)
     return model.train()
+
+
+@torch.no_grad()
+def settle_signs(model):
+    """The sign of a singular pair is free; here the largest entry of each row of A is positive, as fttrain has it."""
+    for module in model.modules():
+        if getattr(module, "lora_A", None):
+            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+            signs = a.gather(1, a.abs().argmax(1, keepdim=True)).sign()
+            a.mul_(signs)
+            b.mul_(signs.T)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ fn make(parts: Parts, (n, inputs, outputs): (usize, usize, usize)) -> Made {
             scale: 0.75,
             dropout: p,
             site: SITE,
+            dora: None,
         }),
         precision: Precision::F32,
     };

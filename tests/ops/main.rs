@@ -4,6 +4,7 @@
 #![allow(clippy::cast_possible_truncation)] // Ours is f32, the references are f64.
 
 mod attention;
+mod dora;
 mod dropout;
 mod embedding;
 mod gate;

@@ -8,6 +8,7 @@ mod adamw;
 mod add;
 pub mod attention;
 mod cross_entropy;
+pub mod eigen;
 mod gate;
 mod math;
 mod norm;

@@ -18,6 +18,9 @@ pub enum Error {
     /// The form knows low-rank pairs alone.
     #[error("a GGUF LoRA holds no module that is trained whole: {}", .0.join(", "))]
     Whole(Vec<String>),
+    /// The form knows no trained lengths.
+    #[error("a GGUF LoRA holds no DoRA lengths")]
+    Lengths,
     /// A pair without values: the adapter was not read from a folder.
     #[error("the adapter has no values of `{0}`")]
     NoValues(String),
@@ -29,7 +32,7 @@ pub enum Error {
 impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Whole(_) => Kind::Usage,
+            Self::Whole(_) | Self::Lengths => Kind::Usage,
             Self::NoValues(_) | Self::NoName(_) => Kind::Model,
         }
     }
@@ -37,7 +40,7 @@ impl Fault for Error {
     fn hint(&self) -> Option<String> {
         Some(
             match self {
-                Self::Whole(_) => "write the merged model with `fttrain export --gguf`",
+                Self::Whole(_) | Self::Lengths => "write the merged model with `fttrain export --gguf`",
                 Self::NoValues(_) => "name an adapter's folder, or a run that has finished",
                 Self::NoName(_) => "write the adapter for PEFT; that is how a run leaves it",
             }
@@ -50,11 +53,14 @@ impl Fault for Error {
 struct Piece {
     tensor: NewTensor,
     values: Tensor,
+    /// What they are multiplied with on the way.
+    factor: f32,
     /// Rows are to be interleaved by this many heads, as the base file's are.
     heads: Option<usize>,
 }
 
-/// Writes the adapter durably, in f32. α is chosen so that llama.cpp's α / R is the adapter's scale, rsLoRA or not.
+/// Writes the adapter durably, in f32. α is chosen so that llama.cpp's α / R is the scale of the first pair, rsLoRA or
+/// not; where another pair's is not α / R, its B takes the difference.
 ///
 /// # Errors
 /// Something in it has no place in such a file, or no values (2, 4); the disk fails (5).
@@ -62,13 +68,20 @@ pub fn write(adapter: &Adapter, arch: &Arch, out: &Path) -> Result<FileEntry> {
     if !adapter.modules_to_save.is_empty() {
         return Err(Error::Whole(adapter.modules_to_save.iter().cloned().collect()).into());
     }
-    let alpha = f64::from(adapter.spec.scale()) * adapter.spec.r as f64;
+    if adapter.spec.dora {
+        return Err(Error::Lengths.into());
+    }
     let Some(architecture) = arch.gguf_architecture() else {
         return Err(Error::NoName(format!("{:?}", arch.family)).into());
     };
+    let linears: Vec<_> = arch.linears().filter(|linear| adapter.adapts(&linear.name)).collect();
+    let own_alpha = |linear: &Linear| {
+        f64::from(adapter.spec.scale(&linear.name)) * adapter.spec.rank(&linear.name) as f64
+    };
+    let alpha = linears.first().map_or(1.0, own_alpha);
     let mut pieces = Vec::new();
-    for linear in arch.linears().filter(|linear| adapter.adapts(&linear.name)) {
-        pieces.extend(pair(adapter, arch, &linear)?);
+    for linear in &linears {
+        pieces.extend(pair(adapter, arch, linear, own_alpha(linear) / alpha)?);
     }
     let metadata = [
         ("general.type", Value::Text("adapter".into())),
@@ -84,26 +97,28 @@ pub fn write(adapter: &Adapter, arch: &Arch, out: &Path) -> Result<FileEntry> {
     })
 }
 
-/// The two tensors of a linear.
-fn pair(adapter: &Adapter, arch: &Arch, linear: &Linear) -> Result<[Piece; 2]> {
+/// The two tensors of a linear; B is multiplied with `factor`.
+fn pair(adapter: &Adapter, arch: &Arch, linear: &Linear, factor: f64) -> Result<[Piece; 2]> {
     let weight = format!("{}.weight", linear.name);
     let name = gguf_name(&weight).ok_or(Error::NoName(weight))?;
-    let piece = |side: &str, heads| {
+    let piece = |side: &str, factor, heads| {
         let tensor = format!("base_model.model.{}.lora_{side}.weight", linear.name);
         let values = adapter.start(&tensor)?.ok_or(Error::NoValues(tensor))?;
         let (rows, width) = values.dims2()?;
         let name = format!("{name}.lora_{}", side.to_lowercase());
         let tensor = NewTensor { name, dims: vec![width, rows], kind: Type::F32 };
-        Ok::<_, crate::error::Error>(Piece { tensor, values, heads })
+        Ok::<_, crate::error::Error>(Piece { tensor, values, factor, heads })
     };
+    #[allow(clippy::cast_possible_truncation)] // Values are f32.
+    let factor = factor as f32;
     // The rows of B are the rows of the weight.
-    Ok([piece("A", None)?, piece("B", interleaved_heads(&name, arch))?])
+    Ok([piece("A", 1.0, None)?, piece("B", factor, interleaved_heads(&name, arch))?])
 }
 
 impl Piece {
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let values = host::read(&self.values).map_err(|e| io::Error::other(e.to_string()))?;
-        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|x| (self.factor * x).to_le_bytes()).collect();
         match self.heads {
             Some(heads) => out.write_all(&interleave(&bytes, self.values.dims()[0], heads)),
             None => out.write_all(&bytes),

@@ -3,7 +3,7 @@
 use super::{Adapter, Error};
 use crate::config;
 use crate::error::Result;
-use crate::model::Params;
+use crate::model::{Param, Params};
 use crate::ops::host;
 use candle_core::Tensor;
 use safetensors::{Dtype, SafeTensors};
@@ -22,8 +22,14 @@ pub struct Settings {
     pub r: usize,
     /// α, raw.
     pub alpha: f64,
+    /// R of single modules.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// α of single modules.
+    pub alpha_pattern: Vec<(String, f64)>,
     /// Scale α/√R.
     pub rslora: bool,
+    /// Trained lengths of rows.
+    pub dora: bool,
     /// Which linears.
     pub targets: config::Targets,
     /// Modules trained whole.
@@ -61,11 +67,10 @@ impl Folder {
             ("r", s.r.to_string(), lora.r.map(|r| r.to_string())),
             ("lora_alpha", s.alpha.to_string(), lora.alpha.map(|a| a.to_string())),
             ("use_rslora", s.rslora.to_string(), lora.rslora.map(|r| r.to_string())),
-            (
-                "modules_to_save",
-                format!("{:?}", s.modules_to_save),
-                Some(&lora.modules_to_save).filter(|m| !m.is_empty()).map(|m| format!("{m:?}")),
-            ),
+            ("use_dora", s.dora.to_string(), lora.dora.map(|d| d.to_string())),
+            ("rank_pattern", format!("{:?}", s.rank_pattern), stated(&lora.rank_pattern)),
+            ("alpha_pattern", format!("{:?}", s.alpha_pattern), stated(&lora.alpha_pattern)),
+            ("modules_to_save", format!("{:?}", s.modules_to_save), stated(&lora.modules_to_save)),
             (
                 "target_modules",
                 format!("{:?}", s.targets),
@@ -118,6 +123,11 @@ impl Folder {
         }
         Ok(tensors)
     }
+}
+
+/// A list as a message shows it; an empty one states nothing.
+fn stated<T: std::fmt::Debug>(list: &[T]) -> Option<String> {
+    (!list.is_empty()).then(|| format!("{list:?}"))
 }
 
 /// `all-linear` and the list of every linear's name mean the same.
@@ -174,9 +184,6 @@ fn settings(text: &str) -> Result<Settings, String> {
         _ => false,
     };
     for key in [
-        "use_dora",
-        "rank_pattern",
-        "alpha_pattern",
         "bias",
         "fan_in_fan_out",
         "layers_to_transform",
@@ -192,9 +199,18 @@ fn settings(text: &str) -> Result<Settings, String> {
             return Err(format!("`{key}` = {} is not supported yet", config[key]));
         }
     }
-    // Anything but PEFT's default has changed the base's own weights.
-    if !matches!(&config["init_lora_weights"], Value::Null | Value::Bool(_)) {
-        return Err(format!("`init_lora_weights` = {} is not supported yet", config["init_lora_weights"]));
+    // The others have changed the base's own weights, and belong to those alone.
+    let keeps_base = |init: &Value| match init {
+        Value::Null | Value::Bool(_) => true,
+        Value::String(name) => name == "gaussian",
+        _ => false,
+    };
+    if !keeps_base(&config["init_lora_weights"]) {
+        return Err(format!(
+            "`init_lora_weights` = {}: made for a base whose weights it changed; PEFT turns it into a plain adapter \
+             with `path_initial_model_for_weight_conversion`",
+            config["init_lora_weights"]
+        ));
     }
     let names = |value: &Value| -> Option<Vec<String>> {
         value.as_array()?.iter().map(|v| v.as_str().map(String::from)).collect()
@@ -206,15 +222,39 @@ fn settings(text: &str) -> Result<Settings, String> {
             names(list).ok_or("`target_modules` is neither a list of names nor a string")?,
         ),
     };
-    let r = config["r"].as_u64().and_then(|r| usize::try_from(r).ok()).filter(|r| (1..=1 << 16).contains(r));
-    let alpha = config["lora_alpha"].as_f64().filter(|a| a.is_finite() && *a > 0.0);
     Ok(Settings {
-        r: r.ok_or_else(|| format!("`r` = {} is not a rank", config["r"]))?,
-        alpha: alpha.ok_or_else(|| format!("`lora_alpha` = {} is not above 0", config["lora_alpha"]))?,
+        r: rank(&config["r"]).ok_or_else(|| format!("`r` = {} is not a rank", config["r"]))?,
+        alpha: alpha(&config["lora_alpha"])
+            .ok_or_else(|| format!("`lora_alpha` = {} is not above 0", config["lora_alpha"]))?,
+        rank_pattern: pattern(&config, "rank_pattern", rank)?,
+        alpha_pattern: pattern(&config, "alpha_pattern", alpha)?,
+        dora: config["use_dora"].as_bool().unwrap_or(false),
         rslora: config["use_rslora"].as_bool().unwrap_or(false),
         targets,
         modules_to_save: names(&config["modules_to_save"]).unwrap_or_default(),
     })
+}
+
+fn rank(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|r| usize::try_from(r).ok()).filter(|r| (1..=1 << 16).contains(r))
+}
+
+fn alpha(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|a| a.is_finite() && *a > 0.0)
+}
+
+fn pattern<T>(
+    config: &Value,
+    key: &str,
+    value: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(String, T)>, String> {
+    let entries = config[key].as_object().into_iter().flatten();
+    entries
+        .map(|(name, given)| match value(given) {
+            Some(value) => Ok((name.clone(), value)),
+            None => Err(format!("`{key}`: `{name}` = {given} is neither a rank nor an alpha")),
+        })
+        .collect()
 }
 
 /// The text of `adapter_config.json`; `base` must not be a path of this machine.
@@ -225,14 +265,19 @@ pub fn config_json(adapter: &Adapter, base: &str, revision: Option<&str>) -> Str
         config::Targets::Regex(pattern) => json!(pattern),
     };
     let modules_to_save: Vec<&String> = adapter.modules_to_save.iter().collect();
-    #[allow(clippy::cast_possible_truncation)]
-    let alpha = if adapter.spec.alpha.fract() == 0.0 && adapter.spec.alpha < 1e15 {
-        json!(adapter.spec.alpha as i64)
-    } else {
-        json!(adapter.spec.alpha)
+    let spec = &adapter.spec;
+    // As PEFT writes what it turns into a plain adapter: [A; A₀], [B, −B₀], twice the rank, the same scale.
+    let (more, louder) = match (spec.init, spec.rslora) {
+        (config::LoraInit::Zero, _) => (1, 1.0),
+        (config::LoraInit::Pissa { .. }, false) => (2, 2.0),
+        (config::LoraInit::Pissa { .. }, true) => (2, std::f64::consts::SQRT_2),
     };
+    let ranks: serde_json::Map<String, Value> =
+        spec.rank_pattern.iter().map(|(name, r)| (name.clone(), json!(r * more))).collect();
+    let alphas: serde_json::Map<String, Value> =
+        spec.alpha_pattern.iter().map(|(name, alpha)| (name.clone(), number(alpha * louder))).collect();
     let config = json!({
-        "alpha_pattern": {},
+        "alpha_pattern": alphas,
         "auto_mapping": null,
         "base_model_name_or_path": base,
         "bias": "none",
@@ -241,24 +286,81 @@ pub fn config_json(adapter: &Adapter, base: &str, revision: Option<&str>) -> Str
         "init_lora_weights": true,
         "layers_pattern": null,
         "layers_to_transform": null,
-        "lora_alpha": alpha,
-        "lora_dropout": adapter.spec.dropout,
+        "lora_alpha": number(spec.alpha * louder),
+        "lora_dropout": spec.dropout,
         "modules_to_save": if modules_to_save.is_empty() { Value::Null } else { json!(modules_to_save) },
         "peft_type": "LORA",
-        "r": adapter.spec.r,
-        "rank_pattern": {},
+        "r": spec.r * more,
+        "rank_pattern": ranks,
         "revision": revision,
         "target_modules": targets,
         "task_type": "CAUSAL_LM",
-        "use_dora": false,
-        "use_rslora": adapter.spec.rslora,
+        "use_dora": spec.dora,
+        "use_rslora": spec.rslora,
     });
     format!("{config:#}\n")
 }
 
+/// A whole number without a point, as Python writes an `int`.
+fn number(x: f64) -> Value {
+    #[allow(clippy::cast_possible_truncation)]
+    if x.fract() == 0.0 && x < 1e15 { json!(x as i64) } else { json!(x) }
+}
+
 /// Writes the trained tensors as safetensors, in name order, with the one metadata key that transformers asks for.
 pub fn write_tensors(params: &Params, out: &mut dyn Write) -> io::Result<()> {
-    write_safetensors(params.sorted().iter().map(|(_, p)| (p.name.as_str(), &p.value)), out)
+    let stored = params
+        .sorted()
+        .into_iter()
+        .map(|(_, p)| Ok((p.name.clone(), stored(p)?)))
+        .collect::<Result<Vec<_>>>()
+        .map_err(|e| io::Error::other(e.to_string()))?;
+    write_safetensors(stored.iter().map(|(name, value)| (name.as_str(), value)), out)
+}
+
+/// A trained tensor as its file holds it: behind what `PiSSA` made of A and B stands what it began with, B negative,
+/// so that the file is an adapter of the base as it was.
+fn stored(param: &Param) -> Result<Tensor> {
+    Ok(match &param.lent {
+        None => param.value.clone(),
+        Some(lent) if is_b(param) => Tensor::cat(&[&param.value, &lent.neg()?], 1)?.contiguous()?,
+        Some(lent) => Tensor::cat(&[&param.value, lent], 0)?,
+    })
+}
+
+fn is_b(param: &Param) -> bool {
+    param.name.ends_with(".lora_B.weight")
+}
+
+/// Puts the values of a file that [`write_tensors`] wrote into the trained tensors.
+///
+/// # Errors
+/// A tensor is missing, or of another shape or type: what is wrong, in words.
+pub fn read_tensors(params: &Params, bytes: &[u8]) -> Result<(), String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+    for (_, param) in params.sorted() {
+        fill(param, &file)?;
+    }
+    Ok(())
+}
+
+fn fill(param: &Param, file: &SafeTensors<'_>) -> Result<(), String> {
+    let name = &param.name;
+    let view = file.tensor(name).map_err(|_| format!("`{name}` is missing"))?;
+    let expected = stored(param).map_err(|e| e.to_string())?;
+    if view.shape() != expected.dims() || view.dtype() != Dtype::F32 {
+        let (kind, shape) = (view.dtype(), view.shape());
+        return Err(format!("`{name}` is {kind:?} {shape:?}, expected F32 {:?}", expected.dims()));
+    }
+    let values = floats(view.dtype(), view.data()).unwrap_or_default();
+    let width = expected.dims().last().copied().unwrap_or(1).max(1);
+    let own = if param.lent.is_some() && is_b(param) { width / 2 } else { width };
+    let filled = host::edit(&param.value, |to| {
+        for (to, from) in to.chunks_exact_mut(own).zip(values.chunks_exact(width)) {
+            to.copy_from_slice(&from[..own]);
+        }
+    });
+    filled.map_err(|e| e.to_string())
 }
 
 /// Writes f32 tensors as safetensors, in the order given.
