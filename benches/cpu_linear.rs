@@ -23,7 +23,7 @@ fn layer(outputs: usize, inputs: usize, dtype: DType) -> Linear {
     Linear {
         weight: Weight::frozen(tensor(outputs, inputs, dtype)),
         bias: None,
-        lora: Some(Lora { a, b, scale: 2.0, dropout: 0.0, site: 0 }),
+        lora: Some(Lora { a, b, scale: 2.0, dropout: 0.0, site: 0, dora: None }),
         precision: if dtype == DType::BF16 { Precision::Bf16 } else { Precision::F32 },
     }
 }

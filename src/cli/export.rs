@@ -44,7 +44,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<u8> {
             let fact = format!("{}: a model without an adapter", subject.place.display());
             return Err(Error::new(Kind::Usage, fact).hint("write the whole model with `--gguf`"));
         };
-        return say(&out, &gguf_lora::write(adapter, &subject.arch, &out)?);
+        say(&out, &gguf_lora::write(adapter, &subject.arch, &out)?);
+        return Ok(0);
     }
     let loader = subject.loader()?;
     let merged = Merged::new(&loader, &subject.arch, subject.adapter.as_ref());
@@ -55,12 +56,12 @@ pub(super) fn run(args: &ExportArgs) -> Result<u8> {
         _ => Type::BF16,
     };
     let written = write::gguf(&merged, subject.source.name(), kind, vocabulary(&subject)?, &out)?;
-    say(&out, &written)
+    say(&out, &written);
+    Ok(0)
 }
 
-fn say(out: &Path, written: &FileEntry) -> Result<u8> {
+fn say(out: &Path, written: &FileEntry) {
     super::print(&format!("{} ({})\n", out.display(), crate::units::Bytes(written.size)));
-    Ok(0)
 }
 
 /// The tokenizer's keys: those of a GGUF base as they are, else made from tokenizer.json.

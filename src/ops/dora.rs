@@ -129,7 +129,9 @@ impl Dora {
                 let square: f64 = row.iter().map(|w| f64::from(*w).powi(2)).sum();
                 #[allow(clippy::cast_possible_truncation)] // A length in f32, like the weights'.
                 let ratio = m / square.sqrt() as f32;
-                row.iter_mut().for_each(|w| *w *= ratio);
+                for w in row {
+                    *w *= ratio;
+                }
             }
         })
     }
