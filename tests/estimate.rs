@@ -155,7 +155,8 @@ fn more_of_anything_never_costs_less() {
                 let a = estimate(&arch, &config(method.clone(), batch, length), u64::MAX);
                 let b = estimate(&arch, &config(method.clone(), more_batch, more_length), u64::MAX);
                 let (a, b) = (a.predicted, b.predicted);
-                assert!(a.peak_memory_bytes < b.peak_memory_bytes, "{a:?} {b:?}");
+                // The peak of a small batch may be that of saving, which does not know batches.
+                assert!(a.peak_memory_bytes <= b.peak_memory_bytes, "{a:?} {b:?}");
                 assert!(a.step_s < b.step_s && a.cost_usd <= b.cost_usd, "{a:?} {b:?}");
             }
         }

@@ -197,7 +197,8 @@ fn the_program_trains_resumes_reports_and_generates_on_four_bits() {
         let bytes = |key: &str| part[key].as_f64().unwrap();
         near(name, bytes("predicted_bytes"), bytes("measured_bytes"), 0.01);
     }
-    let said = place.run(&["generate", &out("whole"), "w", "--max-tokens", "3", "--raw"]).expect(0);
+    let said =
+        place.run(&["generate", &out("whole"), "--prompt", "w", "--max-tokens", "3", "--raw"]).expect(0);
     assert!(!said.stdout.is_empty());
 }
 

@@ -253,14 +253,17 @@ fn heartbeat(transaction: &Transaction<'_>, id: &str, sample: &Sample) -> rusqli
     if kept > MOST_SAMPLES { thin(transaction, id, MOST_SAMPLES / 2) } else { Ok(()) }
 }
 
-/// Leaves about `kept` samples of a run, evenly over its samples, the last one among them.
+/// Leaves at most `kept` samples of a run, evenly over its time, the last one among them.
 fn thin(transaction: &Transaction<'_>, id: &str, kept: i64) -> rusqlite::Result<()> {
     transaction.execute(
-        "WITH numbered AS (
-             SELECT wall_s, row_number() OVER (ORDER BY wall_s DESC) - 1 AS nth, count(*) OVER () AS whole
-             FROM samples WHERE run_id = ?1)
-         DELETE FROM samples WHERE run_id = ?1
-             AND wall_s IN (SELECT wall_s FROM numbered WHERE nth % max(1, (whole + ?2 - 1) / ?2) <> 0)",
+        "WITH span AS (
+             SELECT max(wall_s) AS last, max(max(wall_s) - min(wall_s), 1e-9) AS whole
+             FROM samples WHERE run_id = ?1),
+         ranked AS (
+             SELECT wall_s, row_number() OVER (
+                 PARTITION BY CAST((last - wall_s) / whole * (?2 - 1) AS INTEGER) ORDER BY wall_s DESC) AS nth
+             FROM samples, span WHERE run_id = ?1)
+         DELETE FROM samples WHERE run_id = ?1 AND wall_s IN (SELECT wall_s FROM ranked WHERE nth > 1)",
         params![id, kept],
     )?;
     Ok(())

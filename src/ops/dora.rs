@@ -6,6 +6,7 @@
 
 use super::dropout::Noise;
 use super::linear::{Linear, Lora, Saved, add_to_rows};
+use super::matmul::Precision;
 use super::{Grads, Matrix, Weight, host, matmul, residual};
 use crate::error::Result;
 use candle_core::Tensor;
@@ -28,7 +29,7 @@ pub fn norms(
     scale: f32,
     squares: &[f64],
 ) -> Result<Vec<f32>> {
-    let wa = matmul::nt(a, &weight.value)?; // [R, out]
+    let wa = matmul::nt_in(a, &weight.value, Precision::F32)?; // [R, out]
     let baa = matmul::nn(b, &matmul::nt(a, a)?)?; // [out, R]
     let (wa, baa, b) = (host::read(&wa)?, host::read(&baa)?, host::read(b)?);
     let (outputs, s) = (squares.len(), f64::from(scale));
@@ -58,8 +59,12 @@ impl Dora {
     ) -> Result<(Tensor, Saved)> {
         let norms = norms(&layer.weight, &lora.a.value, &lora.b.value, lora.scale, &self.squares)?;
         let dropped = lora.dropped(x, noise)?;
-        let u = matmul::nt(&dropped, &layer.weight.value)?;
-        let y = if lora.drops(noise) { Some((matmul::nt(x, &layer.weight.value)? - &u)?) } else { None };
+        let u = matmul::nt_in(&dropped, &layer.weight.value, layer.precision)?;
+        let y = if lora.drops(noise) {
+            Some((matmul::nt_in(x, &layer.weight.value, layer.precision)? - &u)?)
+        } else {
+            None
+        };
         let xa = matmul::nt(&dropped, &lora.a.value)?;
         matmul::nt_add(&u, &xa, &lora.b.value, lora.scale)?;
         scale_columns(&u, &self.ratios(&norms)?)?;
@@ -87,7 +92,7 @@ impl Dora {
     ) -> Result<Option<Tensor>> {
         let Some(xa) = &saved.xa else { return Ok(None) };
         if let Some(id) = self.magnitude.param {
-            let u = matmul::nt(&lora.dropped(x, noise)?, &layer.weight.value)?;
+            let u = matmul::nt_in(&lora.dropped(x, noise)?, &layer.weight.value, layer.precision)?;
             matmul::nt_add(&u, xa, &lora.b.value, lora.scale)?;
             add_products(grads.slot(id), dy, &u, &saved.norms)?;
         }
@@ -97,12 +102,13 @@ impl Dora {
         let drops = lora.drops(noise);
         let dx = match (wanted, drops) {
             (false, _) => None,
-            (true, false) => Some(matmul::nn(&du, &layer.weight.value)?),
+            (true, false) => Some(matmul::nn_in(&du, &layer.weight.value, layer.precision)?),
             (true, true) => {
                 // W itself sees the whole x; what the ratio adds to it sees the dropped one.
                 let less = (&du - dy)?;
-                let through = lora.dropped(&matmul::nn(&less, &layer.weight.value)?, noise)?;
-                Some((matmul::nn(dy, &layer.weight.value)? + through)?)
+                let through =
+                    lora.dropped(&matmul::nn_in(&less, &layer.weight.value, layer.precision)?, noise)?;
+                Some((matmul::nn_in(dy, &layer.weight.value, layer.precision)? + through)?)
             }
         };
         let precision = layer.precision;

@@ -66,6 +66,12 @@ pub fn nt<'w>(x: &Tensor, w: impl Into<Operand<'w>>) -> Result<Tensor> {
     fresh(&Packed::new(x.side(), w.precision()), w.side())
 }
 
+/// The same, rounded to what is said.
+pub fn nt_in<'w>(x: &Tensor, w: impl Into<Operand<'w>>, precision: Precision) -> Result<Tensor> {
+    let (x, w) = (Held::new(x)?, Held::new(w)?);
+    fresh(&Packed::new(x.side(), precision), w.side())
+}
+
 /// `y += scale·x·Wᵀ`.
 pub fn nt_add<'w>(y: &Tensor, x: &Tensor, w: impl Into<Operand<'w>>, scale: f32) -> Result<()> {
     let (x, w) = (Held::new(x)?, Held::new(w)?);
@@ -76,6 +82,12 @@ pub fn nt_add<'w>(y: &Tensor, x: &Tensor, w: impl Into<Operand<'w>>, scale: f32)
 pub fn nn<'w>(dy: &Tensor, w: impl Into<Operand<'w>>) -> Result<Tensor> {
     let (dy, w) = (Held::new(dy)?, Held::new(w)?);
     fresh(&Packed::new(dy.side(), w.precision()), w.side().t())
+}
+
+/// The same, rounded to what is said.
+pub fn nn_in<'w>(dy: &Tensor, w: impl Into<Operand<'w>>, precision: Precision) -> Result<Tensor> {
+    let (dy, w) = (Held::new(dy)?, Held::new(w)?);
+    fresh(&Packed::new(dy.side(), precision), w.side().t())
 }
 
 /// `dx += scale·dy·W`.
