@@ -62,7 +62,7 @@ pub fn gguf(
 /// their own types, which loses some of what was learned.
 ///
 /// # Errors
-/// As [`gguf`].
+/// As [`gguf()`].
 pub fn gguf_like(merged: &Merged, base: &Header, out: &Path) -> Result<FileEntry> {
     refuse_taken(out)?;
     let mut changed = vec![None; base.tensors.len()];
