@@ -9,7 +9,7 @@ use crate::estimate::machines::{Candidate, Market};
 use crate::fs;
 use crate::report::estimate_table;
 use crate::report::machines_table::{self, MachineRow};
-use crate::train::plan::{Ground, counted, unavailable};
+use crate::train::plan::{Ground, Spot, counted, unavailable};
 use crate::train::screen::Screen;
 use clap::Args;
 use std::path::PathBuf;
@@ -49,7 +49,8 @@ pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
     }
     let (machine, warning) = ground.machine(&counts)?;
     // The run will be another process, which finds the machine measured.
-    let mut prediction = ground.predict_on(&counts, &machine, &ground.limits, &ground.price, &[], false);
+    let spot = Spot { machine: &machine, limits: &ground.limits, price: &ground.price };
+    let mut prediction = ground.predict_on(&counts, spot, &ground.learned(&machine));
     prediction.warnings.extend(warning);
     prediction.warnings.extend(unavailable(&ground.resolved.config).map(|error| error.to_string()));
     if args.json {
@@ -79,7 +80,8 @@ fn elsewhere(ground: &Ground, counts: &Counts, args: &EstimateArgs) -> Result<u8
     for name in &args.on {
         let found = if name == HERE { vec![here(ground, counts)?] } else { market.find(name)? };
         for Candidate { name, machine, limits, price, note } in found {
-            let prediction = ground.predict_on(counts, &machine, &limits, &price, &[], false);
+            let spot = Spot { machine: &machine, limits: &limits, price: &price };
+            let prediction = ground.predict_on(counts, spot, &ground.learned(&machine));
             rows.push(MachineRow::new(name, note, prediction));
         }
     }

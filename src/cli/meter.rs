@@ -11,7 +11,7 @@ use crate::meter::command::{self, End};
 use crate::meter::{Measured, Meter, Phase, TreeProbe, machine};
 use crate::report::{self, Report, Status};
 use crate::train::folder;
-use crate::train::plan::{self, Ground};
+use crate::train::plan::{self, Ground, Spot};
 use crate::train::screen::Screen;
 use clap::Args;
 use std::ffi::OsString;
@@ -164,7 +164,8 @@ fn estimated(resolved: Resolved) -> Result<Estimated> {
     let ground = Ground::lay(resolved)?;
     let (counts, _) = plan::counted(&ground)?;
     let (machine, _) = ground.machine(&counts)?;
-    let prediction = ground.predict(&counts, &machine, &[]);
+    let spot = Spot { machine: &machine, limits: &ground.limits, price: &ground.price };
+    let prediction = ground.predict_on(&counts, spot, &ground.learned(&machine));
     let config = &ground.resolved.config;
     let purpose = config.output.purpose.clone();
     Ok((prediction.price.clone(), ground.grid, ground.resolved.toml, purpose, Some(prediction)))

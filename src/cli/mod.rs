@@ -9,6 +9,7 @@ mod generate;
 mod import;
 mod merge;
 mod meter;
+mod pilot;
 mod place;
 mod prices;
 mod repeats;
@@ -88,6 +89,8 @@ enum Verb {
     Estimate(estimate::EstimateArgs),
     /// Measure this machine once: rates by shape, memory, disk, power.
     Calibrate(calibrate::CalibrateArgs),
+    /// Run a few steps on a sample of the data, and say from them what the whole run will take and reach.
+    Pilot(pilot::PilotArgs),
     /// Judge the estimate: a grid of small runs, predicted before and measured after.
     Validate(validate::ValidateArgs),
     /// Is the data ready: counts, lengths, masks, duplicates, leakage.
@@ -152,6 +155,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
     match cli.verb {
         Some(Verb::Estimate(args)) => estimate::run(&args),
         Some(Verb::Calibrate(args)) => calibrate::run(&args),
+        Some(Verb::Pilot(args)) => pilot::run(&args),
         Some(Verb::Validate(args)) => validate::run(&args),
         Some(Verb::Data(args)) => data::run(&args),
         Some(Verb::Resume { run, set, json, profile, accept }) => {

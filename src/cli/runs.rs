@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::fs;
 use crate::ledger::{Ledger, RunRow};
+use crate::report::runs::accuracy::Accuracy;
 use crate::report::runs::compare::Comparison;
 use crate::report::runs::show::Shown;
 use crate::report::runs::spend::Spend;
@@ -16,6 +17,9 @@ use clap::{Args, Subcommand};
 pub(super) struct RunsArgs {
     #[command(flatten)]
     filter: FilterArgs,
+    /// What the estimates were worth: errors by quantity, machine and method, and how they developed.
+    #[arg(long)]
+    accuracy: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -77,6 +81,13 @@ pub(super) fn run(args: &RunsArgs) -> Result<u8> {
     let ledger = Ledger::open(&fs::home()?)?;
     let screen = Screen::stdout();
     let text = match &args.verb {
+        None if args.accuracy => {
+            let rows = args.filter.rows(&ledger)?;
+            let mut outcomes = ledger.history(u32::MAX)?;
+            outcomes.retain(|outcome| rows.iter().any(|row| row.run_id == outcome.run_id));
+            let found = Accuracy::of(&outcomes);
+            if args.json { runs::json(&found)? } else { found.terminal(screen) }
+        }
         None => {
             let rows = args.filter.rows(&ledger)?;
             if args.json { runs::json(&rows)? } else { runs::terminal(&rows, screen) }

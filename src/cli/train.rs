@@ -5,6 +5,7 @@ use super::{AcceptArgs, SetArgs, TrainArgs, place, repeats, say};
 use crate::config::Resolved;
 use crate::data::Summary;
 use crate::error::{Error, Kind, Result};
+use crate::estimate::time::ClassTime;
 use crate::estimate::{self, Prediction, PriceUsed, verdict};
 use crate::ledger::{self, Final, Record, Status as LedgerStatus};
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
@@ -17,6 +18,7 @@ use crate::train::plan::Ground;
 use crate::train::screen::Screen;
 use crate::train::stop::Stop;
 use crate::train::{Options, Outcome, Plan, Session, folder, samples, session};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What is shown beside the estimate and the progress.
@@ -86,7 +88,9 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
     }
     let outcome = go(&mut session, &mut plan, &meter, &stop, &mut result);
     let measured = meter.finish();
-    let profiled = profile::finish().map(|profile| show_profile(&plan, &profile));
+    let profile = profile::finish();
+    result.classes = profile.as_ref().map(Profile::classes).unwrap_or_default();
+    let profiled = profile.map(|profile| show_profile(&plan, &profile));
     let settled = settled(&session, &plan, &measured);
     let status = status_of(&outcome);
     let reason = match &outcome {
@@ -128,9 +132,10 @@ pub(super) fn facts(error: &Error) -> String {
     error.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// What the samples said.
+/// What the samples said, and what the ops took where they were profiled.
 #[derive(Default)]
 struct Training {
+    classes: Vec<ClassTime>,
     before: Vec<Option<String>>,
     after: Vec<String>,
 }
@@ -205,9 +210,14 @@ fn parameters(prediction: &Prediction) -> Parameters {
     Parameters { total: Some(prediction.parameters), trainable: Some(prediction.trainable) }
 }
 
-pub(super) fn intervals(prediction: &Prediction) -> std::collections::BTreeMap<String, Interval> {
+pub(super) fn intervals(prediction: &Prediction) -> BTreeMap<String, Interval> {
+    ranges(&prediction.interval)
+}
+
+/// The estimate's intervals as reports have them.
+pub(super) fn ranges(intervals: &BTreeMap<String, estimate::Interval>) -> BTreeMap<String, Interval> {
     let one = |(key, i): (&String, &estimate::Interval)| (key.clone(), Interval { low: i.low, high: i.high });
-    prediction.interval.iter().map(one).collect()
+    intervals.iter().map(one).collect()
 }
 
 pub(super) fn price(used: &PriceUsed) -> Price {
@@ -254,7 +264,7 @@ fn inputs(
 ) -> Result<report::Inputs> {
     let ground = &plan.ground;
     let samples = session.samples();
-    let measured_parts: std::collections::BTreeMap<&str, u64> = crate::meter::tag::process()
+    let measured_parts: BTreeMap<&str, u64> = crate::meter::tag::process()
         .at_peak()
         .into_iter()
         .map(|(part, bytes)| (part.name(), bytes))
@@ -278,6 +288,8 @@ fn inputs(
         },
         modelled: settled.modelled,
         interval: intervals(&session.estimate),
+        forecast: (&session.estimate).into(),
+        classes: result.classes.clone(),
         phases: settled.phases.clone(),
         memory_parts: session.estimate.memory_parts.iter().map(part).collect(),
         price: price(&ground.price),

@@ -49,6 +49,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<u8> {
     let rows = score_rows(&found);
     fs::write_durable(&folder.join("validate.html"), page(&found, &rows).as_bytes())?;
     super::print(&if args.json { text } else { study_table::terminal(&rows, Screen::stdout()) });
+    say(&beside(&found));
     say(&format!("{}", folder.join("validate.html").display()));
     Ok(0)
 }
@@ -61,8 +62,9 @@ fn to_json<T: serde::Serialize>(value: &T) -> Result<String> {
 fn settings(row: &Row) -> String {
     let cell = &row.cell;
     let recompute = if cell.recompute { ", recompute" } else { "" };
+    let alone = if cell.alone { ", 1 thread" } else { "" };
     format!(
-        "{:?} {:?} {}×{} rank {}{recompute}",
+        "{:?} {:?} {}×{} rank {}{recompute}{alone}",
         cell.size, cell.method, cell.batch, cell.sequence, cell.rank
     )
     .to_lowercase()
@@ -103,13 +105,28 @@ fn score_rows(found: &Validation) -> Vec<ScoreRow> {
         .collect()
 }
 
+/// What stands beside the errors: the machine's own variation, and what naive forecasts make of the same runs.
+fn beside(found: &Validation) -> String {
+    let varied = found.repeat_variation_pct.iter();
+    let varied = varied.map(|(key, pct)| format!("{} {pct:.1} %", words::title(key).unwrap_or(key)));
+    let skill = |key: &str| found.skill.get(key).map_or_else(|| "–".to_owned(), |s| format!("{s:.2}"));
+    format!(
+        "a run differs from its repeat by: {}; skill over FLOPs over the peak {}, over a progress bar {}; {} runs did not fit",
+        varied.collect::<Vec<_>>().join(", "),
+        skill("step_s_by_roofline"),
+        skill("train_s_by_progress_bar"),
+        found.left_out.len()
+    )
+}
+
 fn page(found: &Validation, rows: &[ScoreRow]) -> String {
     let lead = format!(
-        "{} runs on {} from {}; the machine itself varied by {:.0} % meanwhile; profile {}.",
+        "{} runs on {} from {}; the machine itself varied by {:.0} % meanwhile; {}; profile {}.",
         found.rows.len(),
         found.machine,
         found.started_at,
         found.machine_variation_pct,
+        beside(found),
         found.profile_sha256.get(..12).unwrap_or_default()
     );
     let columns =

@@ -1,7 +1,7 @@
 //! What a prediction rests on and how far it may be off, in figures and in words.
 
 use super::Quantities;
-use super::history::Learned;
+use super::history::{Learned, Ratio};
 use super::interval::{self, Interval};
 use super::machine::{Evidence, Machine};
 use super::prediction::Inputs;
@@ -49,13 +49,14 @@ pub(crate) fn basis(inputs: &Inputs<'_>, learned: &Learned) -> BTreeMap<String, 
         ),
         Evidence::Assumed => "counted ops over typical rates: nobody measured this machine".into(),
     };
-    let corrected = |runs: u32| match runs {
+    let corrected = |ratio: Ratio| match ratio.runs {
         0 => String::new(),
+        _ if ratio.of_pilot => ", corrected by a pilot".into(),
         1 => ", corrected by 1 past run".into(),
         n => format!(", corrected by {n} past runs"),
     };
-    let time = format!("{rates}{}", corrected(learned.time.runs));
-    let memory = format!("sum of counted parts{}", corrected(learned.memory.runs));
+    let time = format!("{rates}{}", corrected(learned.time));
+    let memory = format!("sum of counted parts{}", corrected(learned.memory));
     let energy = match machine.power_w {
         Some(_) => "measured power times predicted time",
         None => "not predicted: no power was measured here",

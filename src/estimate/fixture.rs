@@ -1,12 +1,11 @@
 //! Shapes and configs for the tests of this room.
 
+use super::history::Learned;
 use super::machine::{Limits, Machine};
 use super::money::PriceUsed;
-use crate::arch::{Arch, Family, Layer, Rope, RopeScaling};
-use crate::config::{
-    Base, Budget, Config, Cost, Data, Device, ExcessLength, Lora, LrScheduler, Method, OnBadRow, Output,
-    Schedule, Targets, Train, TrainOnEos, ValSet, Warmup,
-};
+use super::{Counts, Inputs, Prediction, predict};
+use crate::arch::{Arch, Family, Layer, Linear, Rope, RopeScaling};
+use crate::config::{Config, Lora, Method, Targets};
 
 pub(crate) fn llama(
     layers: usize,
@@ -64,66 +63,9 @@ pub(crate) fn lora(r: usize) -> Lora {
 
 /// LoRA r 16, batch 1 × 2048, one epoch, everything else by default.
 pub(crate) fn config() -> Config {
-    Config {
-        meter: crate::config::Meter { interval_ms: 100 },
-        base: Base { model: "model".into(), revision: None, reinit_weights: false, bf16: None },
-        method: Method::Lora(lora(16)),
-        data: Data {
-            datasets: Vec::new(),
-            test_datasets: Vec::new(),
-            val_set: ValSet::None,
-            sequence_len: 2048,
-            excess_length: ExcessLength::Drop,
-            sample_packing: true,
-            train_on_inputs: false,
-            roles_to_train: vec!["assistant".into()],
-            train_on_eos: TrainOnEos::Turn,
-            chat_template: None,
-            shuffle: true,
-            on_bad_row: OnBadRow::Fail,
-            max_line_bytes: 32 << 20,
-        },
-        train: Train {
-            micro_batch_size: 1,
-            gradient_accumulation_steps: 1,
-            num_epochs: 1,
-            max_steps: None,
-            learning_rate: 2e-4,
-            lr_scheduler: LrScheduler::Cosine,
-            warmup: Warmup::Steps(0),
-            cosine_min_lr_ratio: 0.0,
-            weight_decay: 0.0,
-            adam_beta1: 0.9,
-            adam_beta2: 0.999,
-            adam_epsilon: 1e-8,
-            max_grad_norm: 1.0,
-            loraplus_lr_ratio: None,
-            gradient_checkpointing: None,
-            device: Device::Auto,
-            threads: None,
-            seed: 42,
-        },
-        schedule: Schedule {
-            eval_steps: None,
-            early_stopping_patience: None,
-            load_best_model_at_end: false,
-            save_steps: None,
-            save_total_limit: None,
-            logging_steps: 1,
-        },
-        output: Output {
-            dir: "out".into(),
-            auto_resume: false,
-            project: String::new(),
-            purpose: "experiment".into(),
-            samples: Vec::new(),
-            report_to: Vec::new(),
-            mlflow_tracking_uri: None,
-            mlflow_experiment_name: None,
-        },
-        cost: Cost::default(),
-        budget: Budget::default(),
-    }
+    let text = "base_model = \"model\"\nadapter = \"lora\"\noutput_dir = \"out\"\n\
+                [[datasets]]\npath = \"rows.jsonl\"\ntype = \"completion\"\n";
+    crate::config::parse("fixture", text, None, &[]).unwrap().config
 }
 
 pub(crate) fn limits(memory_bytes: u64) -> Limits {
@@ -139,4 +81,52 @@ pub(crate) fn machine() -> Machine {
 
 pub(crate) fn price(usd_per_hour: Option<f64>) -> PriceUsed {
     PriceUsed { usd_per_hour, source: "test".into(), ..PriceUsed::default() }
+}
+
+/// A run to predict: 1,000 rows of 256 tokens on [`machine`] with 64 GiB, without a price.
+pub(crate) struct Case {
+    pub(crate) arch: Arch,
+    pub(crate) config: Config,
+    pub(crate) counts: Counts,
+    pub(crate) machine: Machine,
+    pub(crate) limits: Limits,
+    pub(crate) price: PriceUsed,
+    pub(crate) learned: Learned,
+}
+
+impl Case {
+    pub(crate) fn new(arch: Arch, config: Config) -> Self {
+        Self {
+            counts: Counts::uniform(1000, 256, &config),
+            arch,
+            config,
+            machine: machine(),
+            limits: limits(64 << 30),
+            price: price(None),
+            learned: Learned::default(),
+        }
+    }
+
+    /// The prediction; adapters are on every linear.
+    pub(crate) fn predict(&self) -> Prediction {
+        let adapted: Vec<Linear> = match self.config.method {
+            Method::Full => Vec::new(),
+            _ => self.arch.linears().collect(),
+        };
+        predict(&Inputs {
+            arch: &self.arch,
+            config: &self.config,
+            adapted: &adapted,
+            counts: &self.counts,
+            machine: &self.machine,
+            limits: &self.limits,
+            price: &self.price,
+            learned: &self.learned,
+            taken: &[],
+            logits_rows: 256,
+            file_bytes: None,
+            keeps_file_types: false,
+            resident_bytes: 0,
+        })
+    }
 }

@@ -2,6 +2,7 @@
 //! means: one run on a throttled or shared machine does not decide.
 
 use super::Quantities;
+use super::work::Class;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -14,6 +15,8 @@ pub struct Past {
     pub measured: Quantities,
     /// Phases beside training: name, seconds predicted uncorrected, seconds measured.
     pub phases: Vec<(String, f64, f64)>,
+    /// Op classes of a run that was profiled: seconds predicted uncorrected, seconds measured.
+    pub classes: Vec<(Class, f64, f64)>,
 }
 
 /// Middle and scatter of ln(measured / predicted).
@@ -25,6 +28,9 @@ pub struct Ratio {
     pub middle_ln: f64,
     /// Their standard deviation, by the median distance from the middle; 0 below two runs.
     pub sd_ln: f64,
+    /// Of a pilot of the very run that is predicted: believed whole, with a scatter of its own.
+    #[serde(default)]
+    pub of_pilot: bool,
 }
 
 /// What all past runs teach.
@@ -36,6 +42,9 @@ pub struct Learned {
     pub memory: Ratio,
     /// Of the phases beside training, by name.
     pub phases: BTreeMap<String, Ratio>,
+    /// Of op classes, over that of all ops of the same run: which of them were slower than the rest.
+    #[serde(default)]
+    pub classes: BTreeMap<Class, Ratio>,
 }
 
 /// Runs that count; the program and the machine change.
@@ -44,6 +53,8 @@ const RECENT: usize = 20;
 const SD_OF_MAD: f64 = 1.4826;
 /// What a phase may be corrected by at most: short phases scatter.
 const MOST_OF_A_PHASE: f64 = 10.0;
+/// What a class may be moved against the others at most.
+const MOST_OF_A_CLASS: f64 = 3.0;
 
 /// The middle value, of two middle ones the mean; 0 of nothing.
 pub(crate) fn median(values: &mut [f64]) -> f64 {
@@ -69,17 +80,30 @@ impl Ratio {
             runs: u32::try_from(logs.len()).unwrap_or(u32::MAX),
             middle_ln,
             sd_ln: SD_OF_MAD * median(&mut distances),
+            of_pilot: false,
         }
+    }
+
+    /// Of a pilot's one pair, with a relative scatter; nothing where a figure is not above 0.
+    pub fn of_pilot(predicted: f64, measured: f64, scatter: f64) -> Self {
+        let one = Self::of(std::iter::once((predicted, measured)));
+        Self { sd_ln: scatter.ln_1p(), of_pilot: one.runs > 0, ..one }
     }
 
     /// What to multiply a prediction by: the middle ratio, with one run's weight given to "no correction".
     pub fn factor(&self) -> f64 {
+        if self.of_pilot {
+            return self.middle_ln.exp();
+        }
         let n = f64::from(self.runs);
         (self.middle_ln * n / (n + 1.0)).exp()
     }
 
-    /// Width of the interval of one more run; `None` below two runs.
+    /// Width of the interval of one more run, two standard deviations; `None` below two runs.
     pub fn width(&self) -> Option<f64> {
+        if self.of_pilot {
+            return Some((2.0 * self.sd_ln).exp_m1());
+        }
         let n = f64::from(self.runs);
         (self.runs >= 2).then(|| (2.0 * self.sd_ln * (1.0 + 1.0 / n).sqrt()).exp() - 1.0)
     }
@@ -104,7 +128,31 @@ impl Learned {
             time: pair(|q| q.step_s),
             memory: pair(|q| q.peak_memory_bytes.map(|b| b as f64)),
             phases: names.into_iter().map(|name| (name.to_owned(), phase(name))).collect(),
+            classes: classes(recent, |pairs| Ratio::of(pairs.iter().copied())),
         }
+    }
+
+    /// From a pilot, whose steps and whose transfer to another run scatter by `scatter`.
+    pub fn from_pilot(pilot: &Past, scatter: f64) -> Self {
+        let one = |p: Option<f64>, m: Option<f64>| {
+            p.zip(m).map_or_else(Ratio::default, |(p, m)| Ratio::of_pilot(p, m, scatter))
+        };
+        let bytes = |q: &Quantities| q.peak_memory_bytes.map(|b| b as f64);
+        let phases = pilot.phases.iter();
+        Self {
+            time: one(pilot.predicted.step_s, pilot.measured.step_s),
+            memory: one(bytes(&pilot.predicted), bytes(&pilot.measured)),
+            phases: phases.map(|(name, p, m)| (name.clone(), Ratio::of_pilot(*p, *m, scatter))).collect(),
+            classes: classes(std::slice::from_ref(pilot), |pairs| {
+                pairs.first().map_or_else(Ratio::default, |(p, m)| Ratio::of_pilot(*p, *m, scatter))
+            }),
+        }
+    }
+
+    /// What to multiply the seconds of a class by, beside what holds for all of them.
+    pub fn class(&self, class: Class) -> f64 {
+        let factor = self.classes.get(&class).map_or(1.0, Ratio::factor);
+        factor.clamp(1.0 / MOST_OF_A_CLASS, MOST_OF_A_CLASS)
     }
 
     /// What to multiply a phase's prediction by; evaluation passes go as the training steps do.
@@ -119,13 +167,27 @@ impl Learned {
     }
 }
 
+/// The ratio of each class of the profiled runs, over that of all ops of its run.
+fn classes(past: &[Past], ratio: impl Fn(&[(f64, f64)]) -> Ratio) -> BTreeMap<Class, Ratio> {
+    let mut pairs: BTreeMap<Class, Vec<(f64, f64)>> = BTreeMap::new();
+    for run in past {
+        let sum = |of: fn(&(Class, f64, f64)) -> f64| run.classes.iter().map(of).sum::<f64>();
+        let whole = sum(|c| c.2) / sum(|c| c.1);
+        for (class, predicted, measured) in run.classes.iter().filter(|_| whole.is_finite()) {
+            pairs.entry(*class).or_default().push((whole * predicted, *measured));
+        }
+    }
+    pairs.into_iter().map(|(class, pairs)| (class, ratio(&pairs))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn past(predicted: f64, measured: f64) -> Past {
         let step = |s| Quantities { step_s: Some(s), ..Quantities::default() };
-        Past { predicted: step(predicted), measured: step(measured), phases: Vec::new() }
+        let (predicted, measured) = (step(predicted), step(measured));
+        Past { predicted, measured, phases: Vec::new(), classes: Vec::new() }
     }
 
     #[test]
@@ -177,5 +239,26 @@ mod tests {
         assert!((learned.phase("save") - 1.0).abs() < 1e-9);
         run.phases = vec![("save".into(), 1.0, 9.0)];
         assert!((Learned::from(&[run]).phase("save") - 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_class_that_is_slower_than_the_rest_is_moved_and_the_whole_stays() {
+        let mut run = past(1.0, 2.0);
+        // Both classes took longer; attention three times as much as products did.
+        run.classes = vec![(Class::Linear, 3.0, 4.0), (Class::Attention, 1.0, 4.0)];
+        let learned = Learned::from_pilot(&run, 0.01);
+        assert!((learned.class(Class::Attention) / learned.class(Class::Linear) - 3.0).abs() < 1e-9);
+        let whole = 3.0 * learned.class(Class::Linear) + learned.class(Class::Attention);
+        assert!((whole - 4.0).abs() < 1e-9, "{whole}");
+        assert!((learned.class(Class::Head) - 1.0).abs() < 1e-12);
+        let half = Learned::from(&[run]).class(Class::Attention);
+        assert!((half - 2f64.sqrt()).abs() < 1e-9, "one run of the ledger is half believed");
+    }
+
+    #[test]
+    fn a_pilot_is_believed_whole() {
+        let learned = Learned::from_pilot(&past(1.0, 4.0), 0.05);
+        assert!((learned.phase("train") - 4.0).abs() < 1e-12);
+        assert!((learned.time.width().unwrap() - (1.05f64.powi(2) - 1.0)).abs() < 1e-12);
     }
 }

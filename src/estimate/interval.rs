@@ -3,6 +3,7 @@
 //! The rule, by the class of evidence:
 //! - two or more finished runs on the machine: two standard deviations of their log ratios measured / predicted, for
 //!   a new run (√(1 + 1/n)), never below the floor;
+//! - a pilot of the run: two of its own standard deviations;
 //! - a machine that was calibrated, or measured quickly: `CALIBRATED_TIME` or `QUICK_TIME`, or the scatter of its
 //!   measurements where that is more (twice it, where each was short);
 //! - a data sheet: the scatter of the published runs that its efficiency comes from;
@@ -48,7 +49,11 @@ pub fn time_width(machine: &Machine, learned: &Learned) -> f64 {
         Evidence::Sheet => SHEET_TIME.max(machine.spread),
         Evidence::Assumed => ASSUMED_TIME,
     };
-    learned.time.width().map_or(cold, |w| w.max(LEAST_TIME).max(machine.spread))
+    match learned.time.width() {
+        Some(width) if learned.time.of_pilot => width,
+        Some(width) => width.max(LEAST_TIME).max(machine.spread),
+        None => cold,
+    }
 }
 
 /// Width of the peak.

@@ -61,7 +61,8 @@ pub struct Load {
 }
 
 const F32: u64 = 4;
-const MIB: u64 = 1 << 20;
+/// Rows of logits that are compared before and after the result is reopened.
+const COMPARED_ROWS: u64 = 64;
 /// Id and label of a token, 4 bytes each.
 const SAMPLE_BYTES_PER_TOKEN: u64 = 8;
 /// Two vectors' headers and their allocations' slack.
@@ -215,28 +216,21 @@ impl Layout<'_> {
 
     /// The parts of the phase with the highest sum: load, train, evaluate or save.
     ///
-    /// Loading holds one tensor twice (as read, as kept); an evaluation keeps the training state and one block's
-    /// transients; saving keeps the training state and reads the written file back, in a buffer that grows by doubling.
+    /// Loading holds one tensor twice (as read, as kept). Gradients go with their step: an evaluation keeps weights and
+    /// moments beside one block's transients, saving keeps them beside the written file, read back with one tensor of it
+    /// twice, and the logits that are compared.
     pub fn peak(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
         let training = self.training(counts, load, recompute);
-        let [base, adapter, gradients, moments, _, _, _, data, runtime] = training;
+        let [base, adapter, _, moments, _, _, _, data, runtime] = training;
         let copy = product(&[self.parameters.largest, F32]);
         let loading = [base, adapter, 0, 0, 0, product(&[2, copy]), 0, data, runtime];
         let eval = Load { tokens: counts.eval.max_batch_tokens, targets: counts.eval.max_batch_tokens };
         let hidden = product(&[eval.tokens, product(&[2, wide(self.arch.hidden_size)]), F32]);
-        let evaluating = [
-            base,
-            adapter,
-            gradients,
-            moments,
-            hidden,
-            self.workspace(eval),
-            self.logits(eval),
-            data,
-            runtime,
-        ];
-        let read_back = product(&[2, adapter]).max(copy).max(MIB);
-        let saving = [base, adapter, gradients, moments, 0, read_back, 0, data, runtime];
+        let evaluating =
+            [base, adapter, 0, moments, hidden, self.workspace(eval), self.logits(eval), data, runtime];
+        let read_back = sum(&[adapter, product(&[self.parameters.largest_trainable, F32])]);
+        let compared = product(&[2, COMPARED_ROWS, wide(self.arch.vocab_size), F32]);
+        let saving = [base, adapter, 0, moments, 0, read_back, compared, data, runtime];
         [training, loading, evaluating, saving].into_iter().max_by_key(|parts| sum(parts)).unwrap_or(training)
     }
 

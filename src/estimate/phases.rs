@@ -28,7 +28,10 @@ pub(crate) fn phases(
     let file = inputs.file_bytes.unwrap_or_else(|| product(&[layout.parameters.total, 2]));
     let commits = commits(inputs.config, counts.steps);
     let hidden = inputs.arch.hidden_size as f64;
-    let of = |ops: &[Op]| time::seconds(ops, machine, model.stored, hidden);
+    let of = |ops: &[Op]| -> f64 {
+        let classes = time::by_class(ops, machine, model.stored, hidden);
+        classes.into_iter().map(|(class, s)| s * learned.class(class)).sum()
+    };
     let train = of(training) + counts.steps as f64 * machine.step_overhead_s;
     let judged = eval.passes as f64 * of(&passes);
     let decoded = (2 * inputs.config.output.samples.len() * SAMPLE_TOKENS) as f64;

@@ -1,7 +1,7 @@
 //! One prediction from all inputs: counts to work, work to time, time to money, shapes to memory, each with bounds.
 
 use super::fit::{self, FullBatch};
-use super::history::{Learned, Past};
+use super::history::Learned;
 use super::interval::Interval;
 use super::levers::{Lever, Search};
 use super::machine::{self, Evidence, Limits, Machine};
@@ -9,8 +9,8 @@ use super::memory::{BaseType, Layout, Load};
 use super::money::{PhaseCost, PriceUsed};
 use super::parameters::Parameters;
 use super::parts::{self, MemoryPart};
-use super::work::{Model, Op};
-use super::{Counts, Quantities, basis, phases, sum};
+use super::work::{Class, Model, Op};
+use super::{Counts, Quantities, basis, phases, sum, time};
 use crate::arch::{Arch, Linear};
 use crate::config::{Config, Method};
 use serde::{Deserialize, Serialize};
@@ -33,8 +33,8 @@ pub struct Inputs<'a> {
     pub limits: &'a Limits,
     /// What an hour costs.
     pub price: &'a PriceUsed,
-    /// Finished runs on this machine, oldest first.
-    pub history: &'a [Past],
+    /// What finished runs on this machine taught, or a pilot.
+    pub learned: &'a Learned,
     /// Phases that are over by the clock, with their seconds; empty where nothing has started.
     pub taken: &'a [(String, f64)],
     /// Rows of logits that the head keeps at once.
@@ -67,6 +67,9 @@ pub struct Prediction {
     pub uncorrected: Quantities,
     /// Seconds of the phases, likewise.
     pub uncorrected_phases: Vec<(String, f64)>,
+    /// Seconds of training by op class.
+    #[serde(default)]
+    pub classes: Vec<ClassSeconds>,
     /// Bounds, by the quantity's key.
     pub interval: BTreeMap<String, Interval>,
     /// What each quantity rests on, by its key.
@@ -105,6 +108,17 @@ pub struct Prediction {
     pub counts: Counts,
     /// What the user should know.
     pub warnings: Vec<String>,
+}
+
+/// What the ops of a class take over all of training.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClassSeconds {
+    /// Which.
+    pub class: Class,
+    /// Seconds, corrected by past runs.
+    pub predicted_s: f64,
+    /// Seconds as they follow from counts and rates alone.
+    pub uncorrected_s: f64,
 }
 
 /// The bare figures of a run.
@@ -146,14 +160,15 @@ pub(crate) fn outline<'a>(
 
 /// Predicts a run.
 pub fn predict(inputs: &Inputs<'_>) -> Prediction {
-    let learned = Learned::from(inputs.history);
+    let learned = inputs.learned;
     let stated = inputs.config.train.gradient_checkpointing;
-    let run = outline(inputs, &learned, fit::load(inputs), stated);
+    let run = outline(inputs, learned, fit::load(inputs), stated);
     let (counts, memory, parameters) = (inputs.counts, &run.memory, &run.layout.parameters);
-    let search = || Search::new(inputs, &learned, memory.recompute);
+    let search = || Search::new(inputs, learned, memory.recompute);
     let levers =
         if sum(&memory.parts) > fit::limit(inputs) { search().fitting() } else { search().cheaper(&run) };
     let flops: f64 = run.training.iter().map(|op| op.flops).sum();
+    let classes = classes(inputs, learned, &run);
     let (checkpoint_bytes, disk_bytes) = phases::disk(inputs.config, counts, &run.layout);
     Prediction {
         parameters: parameters.total,
@@ -164,8 +179,9 @@ pub fn predict(inputs: &Inputs<'_>) -> Prediction {
         predicted: run.corrected,
         uncorrected: quantities(inputs, &run.plain, memory.uncorrected),
         uncorrected_phases: run.plain.clone(),
-        interval: basis::intervals(inputs, &run.corrected, &learned),
-        basis: basis::basis(inputs, &learned),
+        classes,
+        interval: basis::intervals(inputs, &run.corrected, learned),
+        basis: basis::basis(inputs, learned),
         modelled: basis::modelled(inputs.machine, &run.corrected),
         memory_parts: parts::named(memory.parts),
         phases: inputs.price.share(&run.phases),
@@ -178,7 +194,7 @@ pub fn predict(inputs: &Inputs<'_>) -> Prediction {
         machine: inputs.machine.name.clone(),
         build: inputs.machine.build.clone(),
         evidence: inputs.machine.evidence,
-        learned,
+        learned: learned.clone(),
         limits: inputs.limits.clone(),
         price: inputs.price.clone(),
         counts: *counts,
@@ -224,6 +240,18 @@ fn quantities(inputs: &Inputs<'_>, phases: &[(String, f64)], peak: u64) -> Quant
     }
 }
 
+fn classes(inputs: &Inputs<'_>, learned: &Learned, run: &Outline<'_>) -> Vec<ClassSeconds> {
+    let hidden = inputs.arch.hidden_size as f64;
+    let plain = time::by_class(&run.training, inputs.machine, run.layout.base.stored(), hidden);
+    let whole = learned.phase("train");
+    let one = |(class, s): (Class, f64)| ClassSeconds {
+        class,
+        predicted_s: s * whole * learned.class(class),
+        uncorrected_s: s,
+    };
+    plain.into_iter().map(one).collect()
+}
+
 fn by_class(ops: &[Op]) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     for op in ops.iter().filter(|op| op.flops > 0.0) {
@@ -238,28 +266,12 @@ fn by_class(ops: &[Op]) -> BTreeMap<String, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::fixture::{config, limits, llama_70b, machine, price, smollm2};
+    use crate::estimate::fixture::{Case, config, limits, llama_70b, price, smollm2};
+    use crate::estimate::history::Past;
 
     fn run(arch: &Arch, config: &Config, memory: u64, usd: Option<f64>) -> Prediction {
-        let adapted: Vec<Linear> = match config.method {
-            Method::Full => Vec::new(),
-            _ => arch.linears().collect(),
-        };
-        predict(&Inputs {
-            arch,
-            config,
-            adapted: &adapted,
-            counts: &Counts::uniform(1000, 256, config),
-            machine: &machine(),
-            limits: &limits(memory),
-            price: &price(usd),
-            history: &[],
-            taken: &[],
-            logits_rows: 256,
-            file_bytes: None,
-            keeps_file_types: false,
-            resident_bytes: 0,
-        })
+        let case = Case::new(arch.clone(), config.clone());
+        Case { limits: limits(memory), price: price(usd), ..case }.predict()
     }
 
     #[test]
@@ -296,24 +308,9 @@ mod tests {
 
     #[test]
     fn a_sheets_power_is_modelled_and_never_predicted() {
-        let (arch, config) = (smollm2(), config());
-        let mut machine = machine();
-        machine.sheet_power_w = Some(100.0);
-        let p = predict(&Inputs {
-            arch: &arch,
-            config: &config,
-            adapted: &[],
-            counts: &Counts::uniform(10, 10, &config),
-            machine: &machine,
-            limits: &limits(64 << 30),
-            price: &price(None),
-            history: &[],
-            taken: &[],
-            logits_rows: 256,
-            file_bytes: None,
-            keeps_file_types: false,
-            resident_bytes: 0,
-        });
+        let mut case = Case::new(smollm2(), config());
+        case.machine.sheet_power_w = Some(100.0);
+        let p = case.predict();
         assert_eq!(p.predicted.energy_j, None);
         let expected = 100.0 * p.predicted.wall_s.unwrap();
         assert!((p.modelled["energy_j"] - expected).abs() < 1e-9);
@@ -365,28 +362,15 @@ mod tests {
 
     #[test]
     fn past_runs_correct_time_and_memory() {
-        let (arch, config) = (smollm2(), config());
-        let first = run(&arch, &config, 64 << 30, None);
+        let mut case = Case::new(smollm2(), config());
+        let first = case.predict();
         let mut measured = first.uncorrected;
         measured.step_s = measured.step_s.map(|s| 2.0 * s);
         measured.peak_memory_bytes = measured.peak_memory_bytes.map(|b| b + b / 10);
-        let past = Past { predicted: first.uncorrected, measured, phases: Vec::new() };
-        let adapted: Vec<Linear> = arch.linears().collect();
-        let p = predict(&Inputs {
-            arch: &arch,
-            config: &config,
-            adapted: &adapted,
-            counts: &first.counts,
-            machine: &machine(),
-            limits: &limits(64 << 30),
-            price: &price(None),
-            history: &vec![past; 19],
-            taken: &[],
-            logits_rows: 256,
-            file_bytes: None,
-            keeps_file_types: false,
-            resident_bytes: 0,
-        });
+        let (phases, classes) = (Vec::new(), Vec::new());
+        let past = Past { predicted: first.uncorrected, measured, phases, classes };
+        case.learned = Learned::from(&vec![past; 19]);
+        let p = case.predict();
         let ratio = p.predicted.step_s.unwrap() / first.predicted.step_s.unwrap();
         assert!((ratio - 2f64.powf(0.95)).abs() < 1e-6, "{ratio}");
         assert_eq!(p.uncorrected, first.uncorrected);

@@ -3,6 +3,19 @@
 use super::Machine;
 use super::machine::Kind;
 use super::work::{Class, Op, Stored};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What the ops of a class took in the steps that were profiled.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClassTime {
+    /// Which.
+    pub class: Class,
+    /// Steps that were looked at.
+    pub steps: u64,
+    /// Seconds in all.
+    pub measured_s: f64,
+}
 
 /// Kernels that one call of an op launches on an accelerator, by its class; an adapter adds [`ADAPTER_KERNELS`].
 fn kernels(class: Class) -> f64 {
@@ -21,7 +34,16 @@ const BF16_SHARE: f64 = 0.5;
 
 /// Seconds that the ops of a model of width `hidden` take on a machine, its frozen weights kept as `stored`.
 pub fn seconds(ops: &[Op], machine: &Machine, stored: Stored, hidden: f64) -> f64 {
-    ops.iter().map(|op| one(op, machine, stored, hidden)).sum()
+    by_class(ops, machine, stored, hidden).values().sum()
+}
+
+/// Seconds that the ops of each class take.
+pub fn by_class(ops: &[Op], machine: &Machine, stored: Stored, hidden: f64) -> BTreeMap<Class, f64> {
+    let mut all = BTreeMap::new();
+    for op in ops {
+        *all.entry(op.class).or_insert(0.0) += one(op, machine, stored, hidden);
+    }
+    all
 }
 
 /// Seconds of one op's calls.

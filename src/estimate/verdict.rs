@@ -129,29 +129,12 @@ fn together(refused: Vec<Error>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Linear;
     use crate::config::Config;
-    use crate::estimate::fixture::{config, limits, machine, price, smollm2};
-    use crate::estimate::{Counts, Inputs, predict};
+    use crate::estimate::fixture::{Case, config, limits, price, smollm2};
 
     fn prediction(config: &Config, memory: u64) -> Prediction {
-        let arch = smollm2();
-        let adapted: Vec<Linear> = arch.linears().collect();
-        predict(&Inputs {
-            arch: &arch,
-            config,
-            adapted: &adapted,
-            counts: &Counts::uniform(1000, 256, config),
-            machine: &machine(),
-            limits: &limits(memory),
-            price: &price(Some(2.0)),
-            history: &[],
-            taken: &[],
-            logits_rows: 256,
-            file_bytes: None,
-            keeps_file_types: false,
-            resident_bytes: 0,
-        })
+        let case = Case::new(smollm2(), config.clone());
+        Case { limits: limits(memory), price: price(Some(2.0)), ..case }.predict()
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! From what was predicted, metered and recorded to the report: errors, shares that close to their wholes, totals.
 //! Takes plain values, so that a report can be made again from the ledger and the run's files alone.
 
+use super::causes::{Evidence, Forecast};
 use super::record::{
     DataSummary, ErrorPct, Interval, MemoryPart, Moment, Parameters, Parent, Phase, Price, Provenance,
     Report, SamplePair, Status, Training, Work,
 };
 use super::timeline;
 use crate::estimate::energy::EnergyLine;
+use crate::estimate::time::ClassTime;
 use crate::estimate::{Carbon, CostLine, Quantities};
 use crate::meter::Measured;
 use crate::train::metrics::{self, EvalRecord, StepRecord};
@@ -38,6 +40,10 @@ pub struct Inputs {
     pub modelled: Quantities,
     /// By the quantity's key.
     pub interval: BTreeMap<String, Interval>,
+    /// What was predicted beside the six.
+    pub forecast: Forecast,
+    /// Time by op class, where the run was profiled.
+    pub classes: Vec<ClassTime>,
     /// In the order of the run.
     pub phases: Vec<PhaseInput>,
     /// Peaks by part.
@@ -117,12 +123,31 @@ pub fn build(inputs: Inputs) -> Report {
     let bill = measured.cost_usd.or(modelled.cost_usd);
     let mut interval = inputs.interval;
     interval.retain(|_, range| range.low.is_finite() && range.high.is_finite());
+    let error_pct = errors(&predicted, &measured);
+    let phases = phases(inputs.phases, &measured, bill, price.usd_per_hour);
+    let memory_parts = memory_parts(&inputs.memory_parts, &predicted, &measured);
+    let training = training(&inputs.steps, &inputs.evals, inputs.planned_steps);
+    let causes = Evidence {
+        forecast: &inputs.forecast,
+        predicted: &predicted,
+        measured: &measured,
+        error_pct: &error_pct,
+        phases: &phases,
+        memory_parts: &memory_parts,
+        classes: &inputs.classes,
+        tokens: training.tokens,
+        steps: inputs.steps.len() as u64,
+    }
+    .causes();
+    let mut work = work(&inputs.steps, inputs.flops_per_step, inputs.peak_flops_per_s, inputs.peak_source);
+    work.classes = inputs.classes;
     Report {
         run_id: inputs.run_id,
         status: inputs.status,
-        error_pct: errors(&predicted, &measured),
-        phases: phases(inputs.phases, &measured, bill, price.usd_per_hour),
-        memory_parts: memory_parts(&inputs.memory_parts, &predicted, &measured),
+        causes,
+        error_pct,
+        phases,
+        memory_parts,
         predicted,
         measured,
         modelled,
@@ -133,8 +158,8 @@ pub fn build(inputs: Inputs) -> Report {
         started_at: inputs.started_at,
         reason: inputs.reason,
         parameters: inputs.parameters,
-        training: training(&inputs.steps, &inputs.evals, inputs.planned_steps),
-        work: work(&inputs.steps, inputs.flops_per_step, inputs.peak_flops_per_s, inputs.peak_source),
+        training,
+        work,
         data: inputs.data,
         samples: inputs.samples,
         command: inputs.command,
@@ -292,6 +317,7 @@ fn work(
         peak_flops_per_s,
         peak_source,
         utilisation: flops_per_s.zip(peak_flops_per_s).map(|(f, peak)| f / peak),
+        classes: Vec::new(),
     }
 }
 

@@ -124,26 +124,11 @@ fn remarks(rows: &[MachineRow]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::fixture::{config, limits, machine, price, smollm2};
-    use crate::estimate::{Counts, Inputs, predict};
+    use crate::estimate::fixture::{Case, config, limits, price, smollm2};
 
     fn row(name: &str, usd: Option<f64>, memory: u64) -> MachineRow {
-        let (arch, config) = (smollm2(), config());
-        let prediction = predict(&Inputs {
-            arch: &arch,
-            config: &config,
-            adapted: &arch.linears().collect::<Vec<_>>(),
-            counts: &Counts::uniform(1000, 512, &config),
-            machine: &machine(),
-            limits: &limits(memory),
-            price: &price(usd),
-            history: &[],
-            taken: &[],
-            logits_rows: 256,
-            file_bytes: None,
-            keeps_file_types: false,
-            resident_bytes: 0,
-        });
+        let case = Case::new(smollm2(), config());
+        let prediction = Case { limits: limits(memory), price: price(usd), ..case }.predict();
         MachineRow::new(name.into(), None, prediction)
     }
 

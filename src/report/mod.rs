@@ -3,11 +3,13 @@
 
 mod base64;
 pub mod build;
+pub mod causes;
 pub mod estimate_table;
 pub mod html;
 pub mod json;
 pub mod machines_table;
 pub mod metered;
+pub mod pilot_table;
 pub mod prices;
 pub mod profile;
 pub mod profile_table;
@@ -22,6 +24,7 @@ pub mod track;
 pub mod words;
 
 pub use build::{Inputs, PartInput, PhaseInput, build};
+pub use causes::{Cause, Forecast};
 pub use estimate_table::{Plan, estimate_table};
 pub use html::html;
 pub use record::{

@@ -1,6 +1,8 @@
 //! The report as `report.json` holds it. A `None` was not measured or is not known; it is never a 0.
 
+use super::causes::Cause;
 use crate::estimate::energy::EnergyLine;
+use crate::estimate::time::ClassTime;
 use crate::estimate::{Carbon, CostLine, Quantities};
 use crate::meter::Measured;
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,9 @@ pub struct Report {
     pub price: Price,
     /// What made the numbers.
     pub provenance: Provenance,
+    /// Where each error came from; the shares of a quantity sum to its error.
+    #[serde(default)]
+    pub causes: Vec<Cause>,
     /// `lora`, `qlora` or `full`.
     #[serde(default)]
     pub method: Option<String>,
@@ -310,6 +315,8 @@ pub struct Work {
     pub peak_source: Option<String>,
     /// Achieved over peak, 0 … 1.
     pub utilisation: Option<f64>,
+    /// Time by op class, where the run was profiled.
+    pub classes: Vec<ClassTime>,
 }
 
 /// What was learned from.

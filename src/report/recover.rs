@@ -52,6 +52,7 @@ pub fn recover(folder: &Path, row: &RunRow, details: &Details, samples: &[Sample
 
 fn predicted(inputs: &mut Inputs, prediction: &Prediction) {
     inputs.predicted = prediction.predicted;
+    inputs.forecast = prediction.into();
     let interval = |(key, range): (&String, &crate::estimate::Interval)| {
         (key.clone(), Interval { low: range.low, high: range.high })
     };

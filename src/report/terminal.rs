@@ -1,6 +1,7 @@
 //! The closing report on the terminal: predicted, measured, error; where the money and the memory went; what was
 //! learned. Fits 80 columns and degrades below.
 
+use super::causes;
 use super::metered;
 use super::record::{Phase, Report, SamplePair};
 use super::table::{Table, hanging, section, wrap};
@@ -15,6 +16,7 @@ pub fn terminal(report: &Report, screen: Screen) -> String {
     let sections = [
         headline(report, screen),
         compared(report, screen),
+        causes(report, screen),
         phases(report, screen),
         memory(report, screen),
         metered(report, screen),
@@ -71,6 +73,18 @@ fn compared(report: &Report, screen: Screen) -> String {
     let price = format!("price: {}", visible(&words::price(&report.price)));
     body += &wrap(&price, "  ", screen.columns);
     section(screen, "Predicted and measured", &body)
+}
+
+/// Quantity by quantity, in points of the measured value.
+fn causes(report: &Report, screen: Screen) -> String {
+    let lines = causes::lines(&report.causes, &words::title);
+    if lines.is_empty() {
+        return String::new();
+    }
+    let width = lines.iter().map(|(title, _)| title.chars().count()).max().unwrap_or(0);
+    let body: String =
+        lines.iter().map(|(title, text)| hanging(title, width + 2, &visible(text), screen.columns)).collect();
+    section(screen, "Where the errors came from, in points", &body)
 }
 
 fn phases(report: &Report, screen: Screen) -> String {

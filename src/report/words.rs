@@ -112,6 +112,16 @@ pub fn quantities(report: &Report) -> [Quantity; 6] {
     rows
 }
 
+/// What people call a quantity, by its key.
+pub fn title(key: &str) -> Option<&'static str> {
+    quantities(&Report::default()).into_iter().find(|q| q.key == key).map(|q| q.title)
+}
+
+/// A share of an error in points, with its sign.
+pub fn points(points: f64) -> String {
+    percent_error(points).trim_end_matches(" %").to_owned()
+}
+
 /// Puts the sign where people write it.
 fn signed(v: f64, show: impl Fn(f64) -> String) -> String {
     if v < 0.0 { format!("−{}", show(-v)) } else { show(v) }

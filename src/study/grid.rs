@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// One run of the grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
-    /// `full` or `lora`.
+    /// `full`, `lora` or `qlora`.
     pub method: Method,
     /// Which model.
     pub size: Size,
@@ -13,10 +13,12 @@ pub struct Cell {
     pub batch: usize,
     /// `sequence_len`.
     pub sequence: usize,
-    /// `lora_r`.
+    /// `lora_r`; 0 = no adapter.
     pub rank: usize,
     /// `gradient_checkpointing`.
     pub recompute: bool,
+    /// On one thread, not on all cores.
+    pub alone: bool,
 }
 
 /// How it is learned.
@@ -27,9 +29,22 @@ pub enum Method {
     Full,
     /// An adapter.
     Lora,
+    /// An adapter on a base of four bits.
+    Qlora,
 }
 
-/// Random models of two sizes; speed and memory do not depend on what a weight says.
+impl Method {
+    /// The flag that starts such a run.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::Full => "--full",
+            Self::Lora => "--lora",
+            Self::Qlora => "--qlora",
+        }
+    }
+}
+
+/// Random models, made here from their shapes; speed and memory do not depend on what a weight says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Size {
@@ -37,21 +52,35 @@ pub enum Size {
     Small,
     /// 8 layers of 512.
     Medium,
+    /// The shapes of `SmolLM2`-135M.
+    Smollm2,
+    /// Half a billion: 26 layers of 1280.
+    Half,
+}
+
+impl Size {
+    /// All of them, the smallest first.
+    pub const ALL: [Self; 4] = [Self::Small, Self::Medium, Self::Smollm2, Self::Half];
+
+    /// Tokens of a micro-batch: beyond this a row takes longer than it teaches.
+    fn most_tokens(self) -> usize {
+        if self == Self::Half { 2048 } else { 4096 }
+    }
 }
 
 /// How many runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Extent {
-    /// A dozen runs, minutes.
+    /// A dozen runs of small models, minutes.
     Quick,
-    /// Some fifty runs, about an hour.
+    /// Some fifty runs and repeats of all models, about an hour.
     Standard,
     /// Some hundred and fifty runs.
     Full,
 }
 
 impl Extent {
-    /// Runs of the grid.
+    /// Runs of the grid, repeats not counted.
     pub fn rows(self) -> usize {
         match self {
             Self::Quick => 12,
@@ -60,17 +89,32 @@ impl Extent {
         }
     }
 
-    /// Optimizer steps of a run.
-    pub fn steps(self) -> usize {
-        if self == Self::Quick { 6 } else { 12 }
+    /// Optimizer steps of a run; of the largest model two and a first one, for their memory.
+    pub fn steps(self, size: Size) -> usize {
+        match (self, size) {
+            (_, Size::Half) => 3,
+            (Self::Quick, _) => 6,
+            _ => 12,
+        }
+    }
+
+    fn sizes(self) -> &'static [Size] {
+        let all = &Size::ALL;
+        if self == Self::Quick { all.get(..2).unwrap_or(all) } else { all }
+    }
+
+    /// Whether the cell at this place is run again at the end: what a run differs from itself by.
+    pub fn repeats(self, at: usize) -> bool {
+        at.is_multiple_of(6)
     }
 }
 
+const METHODS: [Method; 3] = [Method::Lora, Method::Full, Method::Qlora];
 const BATCHES: [usize; 4] = [1, 2, 4, 8];
-const SEQUENCES: [usize; 4] = [128, 256, 512, 1024];
+const SEQUENCES: [usize; 5] = [128, 256, 512, 1024, 2048];
 const RANKS: [usize; 3] = [4, 16, 64];
-/// Tokens of a micro-batch: beyond this a row takes longer than it teaches.
-const MOST_TOKENS: usize = 4096;
+/// Most users run on all cores: one row in four does not.
+const ALONE: [bool; 4] = [false, false, true, false];
 
 /// The `n`-th number of van der Corput's sequence in a base (Halton 1960): fills [0, 1) evenly, however many are taken.
 fn corput(mut n: usize, base: usize) -> f64 {
@@ -88,22 +132,24 @@ fn pick<T: Copy>(of: &[T], at: f64) -> Option<T> {
     steps.zip(of).find(|(end, _)| at < *end).map(|(_, value)| *value)
 }
 
-/// `rows` distinct cells that fill the grid evenly.
-pub fn sample(rows: usize) -> Vec<Cell> {
+/// Distinct cells that fill the grid evenly.
+pub fn sample(extent: Extent) -> Vec<Cell> {
     let mut cells: Vec<Cell> = Vec::new();
     let cell = |n: usize| {
         Some(Cell {
-            method: pick(&[Method::Lora, Method::Full], corput(n, 2))?,
-            size: pick(&[Size::Small, Size::Medium], corput(n, 13))?,
-            batch: pick(&BATCHES, corput(n, 3))?,
+            size: pick(extent.sizes(), corput(n, 2))?,
+            method: pick(&METHODS, corput(n, 3))?,
             sequence: pick(&SEQUENCES, corput(n, 5))?,
-            rank: pick(&RANKS, corput(n, 7))?,
+            batch: pick(&BATCHES, corput(n, 7))?,
             recompute: pick(&[false, true], corput(n, 11))?,
+            rank: pick(&RANKS, corput(n, 13))?,
+            alone: pick(&ALONE, corput(n, 17))?,
         })
     };
     for cell in (1..10_000).filter_map(cell) {
         let cell = if cell.method == Method::Full { Cell { rank: 0, ..cell } } else { cell };
-        if cells.len() < rows && cell.batch * cell.sequence <= MOST_TOKENS && !cells.contains(&cell) {
+        let fits = cell.batch * cell.sequence <= cell.size.most_tokens();
+        if cells.len() < extent.rows() && fits && !cells.contains(&cell) {
             cells.push(cell);
         }
     }
@@ -115,24 +161,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_sample_holds_every_value_of_every_setting() {
-        let cells = sample(Extent::Quick.rows());
-        assert_eq!(cells.len(), Extent::Quick.rows());
-        for method in [Method::Full, Method::Lora] {
-            for recompute in [false, true] {
-                assert!(cells.iter().any(|c| (c.method, c.recompute) == (method, recompute)));
+    fn a_sample_holds_every_value_of_every_setting() {
+        for extent in [Extent::Quick, Extent::Standard] {
+            let cells = sample(extent);
+            assert_eq!(cells.len(), extent.rows());
+            let has = |wanted: &dyn Fn(&Cell) -> bool| cells.iter().any(wanted);
+            for method in METHODS {
+                assert!(has(&|c| c.method == method), "{extent:?} {method:?}");
+            }
+            for size in extent.sizes() {
+                assert!(has(&|c| c.size == *size), "{extent:?} {size:?}");
+            }
+            for batch in BATCHES {
+                assert!(has(&|c| c.batch == batch), "{extent:?} {batch}");
+            }
+            for way in [false, true] {
+                assert!(has(&|c| c.recompute == way) && has(&|c| c.alone == way), "{extent:?} {way}");
             }
         }
-        for batch in BATCHES {
-            assert!(cells.iter().any(|c| c.batch == batch), "{batch}");
+        let standard = sample(Extent::Standard);
+        for sequence in SEQUENCES {
+            assert!(standard.iter().any(|c| c.sequence == sequence), "{sequence}");
         }
-        assert!(cells.iter().any(|c| c.size == Size::Small) && cells.iter().any(|c| c.size == Size::Medium));
+        for size in [Size::Smollm2, Size::Half] {
+            for method in METHODS {
+                assert!(standard.iter().any(|c| (c.size, c.method) == (size, method)), "{size:?} {method:?}");
+            }
+        }
     }
 
     #[test]
     fn a_larger_sample_goes_on_where_the_smaller_ended() {
-        let (small, large) = (sample(12), sample(144));
-        assert_eq!(small, large[..12]);
-        assert!(large.len() >= 100, "{}", large.len());
+        let (small, large) = (sample(Extent::Standard), sample(Extent::Full));
+        assert_eq!(small, large[..small.len()]);
+        assert_eq!(large.len(), Extent::Full.rows());
+    }
+
+    #[test]
+    fn quick_keeps_to_small_models() {
+        assert!(sample(Extent::Quick).iter().all(|c| matches!(c.size, Size::Small | Size::Medium)));
     }
 }

@@ -1,15 +1,18 @@
-//! Runs that exist to judge the estimate: a grid of small ones that it must foretell. Every run is a process of its
-//! own, for peak memory belongs to a process.
+//! Runs that exist to judge the estimate: a grid of small ones that it must foretell, and a pilot of a large one. Every
+//! run is a process of its own, for peak memory belongs to a process.
 
 pub mod bench;
 pub mod child;
+pub mod curve;
 pub mod grid;
+pub mod pilot;
 pub mod reference;
+pub mod sample;
 pub mod score;
 pub mod validate;
 
-use crate::error::{Fault, Kind};
-use std::path::PathBuf;
+use crate::error::{Fault, Kind, Result};
+use std::path::{Path, PathBuf};
 
 /// Why a study could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -66,4 +69,10 @@ impl Fault for Error {
             _ => None,
         }
     }
+}
+
+/// A path as TOML writes it.
+fn quoted(path: &Path) -> Result<String> {
+    serde_json::to_string(&path.to_string_lossy())
+        .map_err(|e| Error::Write { path: path.to_owned(), fact: e.to_string() }.into())
 }

@@ -2,12 +2,13 @@
 
 use super::bench::Bench;
 use super::child::Child;
-use super::grid::{self, Cell, Extent, Method};
+use super::grid::{self, Cell, Extent};
 use super::reference::Reference;
 use super::score::{Pair, Score};
 use crate::calibrate::Profiles;
 use crate::error::Result;
 use crate::estimate::Prediction;
+use crate::estimate::history::median;
 use crate::fs;
 use crate::train::metrics::{self, StepRecord};
 use serde::Serialize;
@@ -34,6 +35,8 @@ pub struct Row {
     pub roofline: Option<Pair>,
     /// `unattributed` over the peak, %.
     pub unattributed_pct: Option<f64>,
+    /// The same run once more at the end of the study, by the quantity's key.
+    pub repeated: BTreeMap<String, f64>,
 }
 
 /// What a validation found.
@@ -51,6 +54,12 @@ pub struct Validation {
     pub scores: BTreeMap<String, Score>,
     /// Scatter of the reference loop over the study, (slowest − fastest) / fastest, %.
     pub machine_variation_pct: f64,
+    /// What a run differs from itself by, by quantity: the middle of |repeat − first| / first, %.
+    pub repeat_variation_pct: BTreeMap<String, f64>,
+    /// 1 − error / error of a naive forecast: by FLOPs over the peak before the run, by a progress bar within it.
+    pub skill: BTreeMap<String, f64>,
+    /// Cells that do not fit into this machine's memory, and were left out.
+    pub left_out: Vec<Cell>,
 }
 
 const QUANTITIES: [&str; 3] = ["step_s", "wall_s", "peak_memory_bytes"];
@@ -66,32 +75,82 @@ pub fn validate(
     said: &mut dyn FnMut(usize, usize, &Row),
 ) -> Result<Validation> {
     let started_at = jiff::Timestamp::now().to_string();
-    let bench = Bench::new(folder, extent.steps())?;
+    let cells = grid::sample(extent);
+    let bench = Bench::new(folder, extent, &cells)?;
     let profile = frozen(folder, home)?;
     let reference = Reference::start()?;
-    let cells = grid::sample(extent.rows());
-    let mut rows = Vec::new();
-    let mut machine = String::new();
+    let (mut rows, mut left_out, mut machine) = (Vec::new(), Vec::new(), String::new());
     for (at, cell) in cells.iter().enumerate() {
-        // A home for each: no row learns from another.
-        let own = folder.join(format!("home-{at:03}"));
-        fs::create_folders(&own)?;
-        fs::write_durable(&own.join(Profiles::FILE), &profile)?;
-        let (row, name) = run(&bench, &format!("row-{at:03}"), cell, &Child::new(&own)?, reference)?;
-        machine = name;
-        said(at + 1, cells.len(), &row);
-        rows.push(row);
+        let child = child(folder, &format!("home-{at:03}"), &profile)?;
+        match run(&bench, &format!("row-{at:03}"), cell, &child, reference)? {
+            Some((row, name)) => {
+                machine = name;
+                said(at + 1, cells.len(), &row);
+                rows.push((at, row));
+            }
+            None => left_out.push(*cell),
+        }
     }
+    // At the end, for hours lie between the two.
+    for (at, row) in rows.iter_mut().filter(|(at, _)| extent.repeats(*at)) {
+        let child = child(folder, &format!("home-{at:03}-again"), &profile)?;
+        row.repeated = again(&bench, &format!("row-{at:03}-again"), &row.cell, &child)?;
+    }
+    let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     let drifts = || rows.iter().map(|r| r.drift);
     let (slow, fast) = (drifts().fold(f64::MIN, f64::max), drifts().fold(f64::MAX, f64::min));
+    let scores = scores(&rows);
     Ok(Validation {
         started_at,
         machine,
         profile_sha256: fs::sha256_bytes(&profile),
-        scores: scores(&rows),
+        skill: skill(&scores),
+        scores,
         machine_variation_pct: if rows.is_empty() { 0.0 } else { 100.0 * (slow / fast - 1.0) },
+        repeat_variation_pct: repeat_variation(&rows),
         rows,
+        left_out,
     })
+}
+
+/// The program with a home of its own that holds the profile alone: no row learns from another.
+fn child(folder: &Path, name: &str, profile: &[u8]) -> Result<Child> {
+    let own = folder.join(name);
+    fs::create_folders(&own)?;
+    fs::write_durable(&own.join(Profiles::FILE), profile)?;
+    Child::new(&own)
+}
+
+/// The same run once more: what was measured.
+fn again(bench: &Bench, name: &str, cell: &Cell, child: &Child) -> Result<BTreeMap<String, f64>> {
+    let (config, _) = bench.lay(name, cell)?;
+    let path = config.to_string_lossy().into_owned();
+    let report = child.json(&[cell.method.flag().into(), path, "--json".into()])?;
+    let measured = |key: &&str| Some(((*key).to_owned(), report["measured"][*key].as_f64()?));
+    Ok(QUANTITIES.iter().filter_map(measured).collect())
+}
+
+/// The middle difference of a run from itself, by quantity.
+fn repeat_variation(rows: &[Row]) -> BTreeMap<String, f64> {
+    let of = |key: &str| {
+        let pairs = rows.iter().filter_map(|row| Some((row.quantities.get(key)?, row.repeated.get(key)?)));
+        let mut all: Vec<f64> =
+            pairs.map(|(first, again)| 100.0 * (again - first.measured).abs() / first.measured).collect();
+        (!all.is_empty()).then(|| (key.to_owned(), median(&mut all)))
+    };
+    QUANTITIES.iter().filter_map(|key| of(key)).collect()
+}
+
+/// How much better than the naive forecasts.
+fn skill(scores: &BTreeMap<String, Score>) -> BTreeMap<String, f64> {
+    let over = |ours: &str, naive: &str| {
+        let of = |key: &str| scores.get(key).filter(|s| s.rows > 0).map(|s| s.mean_absolute_pct);
+        Some((naive.to_owned(), 1.0 - of(ours)? / of(naive)?)).filter(|(_, skill)| skill.is_finite())
+    };
+    [over("step_s", "step_s_by_roofline"), over("train_s_after_probe", "train_s_by_progress_bar")]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The profile as it stands, kept beside the study; an empty one where the machine was never calibrated.
@@ -103,7 +162,14 @@ fn frozen(folder: &Path, home: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn run(bench: &Bench, name: &str, cell: &Cell, child: &Child, reference: Reference) -> Result<(Row, String)> {
+/// Predicts a cell, then runs it; `None` where it does not fit.
+fn run(
+    bench: &Bench,
+    name: &str,
+    cell: &Cell,
+    child: &Child,
+    reference: Reference,
+) -> Result<Option<(Row, String)>> {
     let (config, out) = bench.lay(name, cell)?;
     let path = config.to_string_lossy().into_owned();
     let before = reference.drift()?;
@@ -113,11 +179,15 @@ fn run(bench: &Bench, name: &str, cell: &Cell, child: &Child, reference: Referen
     let prediction_sha256 = fs::sha256_bytes(text.as_bytes());
     fs::write_durable(&config.with_file_name("prediction.json"), text.as_bytes())?;
     fs::write_durable(&config.with_file_name("prediction.sha256"), prediction_sha256.as_bytes())?;
-    let flag = if cell.method == Method::Full { "--full" } else { "--lora" };
-    let report = child.json(&[flag.into(), path, "--json".into()])?;
+    let prediction: Option<Prediction> = serde_json::from_value(predicted.clone()).ok();
+    let needed =
+        prediction.as_ref().and_then(|p| Some((p.predicted.peak_memory_bytes?, p.limits.memory_bytes)));
+    if needed.is_some_and(|(peak, there)| peak > there) {
+        return Ok(None);
+    }
+    let report = child.json(&[cell.method.flag().into(), path, "--json".into()])?;
     let drift = f64::midpoint(before, reference.drift()?);
     let steps: Vec<StepRecord> = metrics::read(&out.join("metrics.jsonl"))?;
-    let prediction: Option<Prediction> = serde_json::from_value(predicted.clone()).ok();
     let quantities = QUANTITIES
         .iter()
         .filter_map(|key| Some(((*key).to_owned(), pair(&predicted, &report, key)?)))
@@ -131,8 +201,9 @@ fn run(bench: &Bench, name: &str, cell: &Cell, child: &Child, reference: Referen
         progress_bar: probed(&steps, 0),
         roofline: roofline(prediction.as_ref(), &report, child),
         unattributed_pct: unattributed(&report),
+        repeated: BTreeMap::new(),
     };
-    Ok((row, prediction.map_or_else(String::new, |p| p.machine)))
+    Ok(Some((row, prediction.map_or_else(String::new, |p| p.machine))))
 }
 
 fn pair(predicted: &Value, report: &Value, key: &str) -> Option<Pair> {
@@ -210,5 +281,42 @@ mod tests {
         assert!((probe.measured - 8.0).abs() < 1e-9 && (probe.predicted - 8.0).abs() < 1e-9);
         assert!((bar.predicted - 10.0).abs() < 1e-9);
         assert_eq!(probed(&steps[..1], 0), None);
+    }
+
+    fn row(first: f64, again: Option<f64>) -> Row {
+        let pair = Pair { predicted: first, low: first, high: first, measured: first };
+        Row {
+            cell: grid::sample(Extent::Quick)[0],
+            prediction_sha256: String::new(),
+            quantities: BTreeMap::from([("step_s".to_owned(), pair)]),
+            drift: 1.0,
+            after_probe: None,
+            progress_bar: None,
+            roofline: None,
+            unattributed_pct: None,
+            repeated: again.map(|s| ("step_s".to_owned(), s)).into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn a_run_is_held_against_itself() {
+        let rows = [row(1.0, Some(1.1)), row(2.0, Some(1.6)), row(4.0, Some(4.0)), row(9.0, None)];
+        let varied = repeat_variation(&rows);
+        assert!((varied["step_s"] - 10.0).abs() < 1e-9, "{varied:?}");
+        assert!(!varied.contains_key("wall_s"));
+    }
+
+    #[test]
+    fn skill_is_the_share_of_a_naive_error_that_is_gone() {
+        let score = |pct| Score { rows: 3, mean_absolute_pct: pct, ..Score::default() };
+        let scores = BTreeMap::from([
+            ("step_s".to_owned(), score(5.0)),
+            ("step_s_by_roofline".to_owned(), score(50.0)),
+            ("train_s_after_probe".to_owned(), score(3.0)),
+            ("train_s_by_progress_bar".to_owned(), score(2.0)),
+        ]);
+        let found = skill(&scores);
+        assert!((found["step_s_by_roofline"] - 0.9).abs() < 1e-9);
+        assert!((found["train_s_by_progress_bar"] + 0.5).abs() < 1e-9, "worse than naive is below 0");
     }
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub const CONFIG: &str = "config.resolved.toml";
 /// Written when a run ends, however it ends.
 pub const REPORT: &str = "report.json";
+/// What the run was predicted to take, before its first step.
+pub const ESTIMATE: &str = "estimate.json";
 
 /// The run's id in the ledger, written when it starts.
 pub const RUN_ID: &str = "run_id";

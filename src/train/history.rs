@@ -2,7 +2,9 @@
 
 use crate::arch::Arch;
 use crate::estimate::history::Past;
-use crate::estimate::{Machine, Prediction, Quantities};
+use crate::estimate::time::ClassTime;
+use crate::estimate::work::Class;
+use crate::estimate::{Machine, Prediction};
 use crate::fs;
 use crate::ledger::Ledger;
 use crate::meter::DeviceTotal;
@@ -20,19 +22,41 @@ pub(super) fn of(arch: &Arch, machine: &Machine) -> Vec<Past> {
     let past = |outcome: &crate::ledger::Outcome| {
         let prediction: Prediction = serde_json::from_str(&outcome.prediction_json).ok()?;
         let report: serde_json::Value = serde_json::from_str(&outcome.report_json).ok()?;
-        let measured: Quantities = serde_json::from_value(report["measured"].clone()).ok()?;
         let is_same = prediction.machine == machine.name
             && prediction.build == machine.build
             && prediction.limits.cores == machine.threads
             && prediction.parameters == arch.parameter_count();
-        // What others on the device, heat or a lost device did to a run is none of the estimate's.
-        let devices: Vec<DeviceTotal> =
-            serde_json::from_value(report["meter"]["devices"].clone()).unwrap_or_default();
-        let is_own = !devices.iter().any(DeviceTotal::is_disturbed);
-        let phases = measured_phases(&prediction, &report);
-        (is_same && is_own).then_some(Past { predicted: prediction.uncorrected, measured, phases })
+        (is_same && !is_disturbed(&report)).then(|| past(&prediction, &report))?
     };
     outcomes.iter().rev().filter_map(past).collect()
+}
+
+/// What others on the device, heat or a lost device did to a run is none of the estimate's.
+pub fn is_disturbed(report: &serde_json::Value) -> bool {
+    let devices: Vec<DeviceTotal> =
+        serde_json::from_value(report["meter"]["devices"].clone()).unwrap_or_default();
+    devices.iter().any(DeviceTotal::is_disturbed)
+}
+
+/// A finished run as an estimate learns from it: what was predicted of it, and report.json.
+pub fn past(prediction: &Prediction, report: &serde_json::Value) -> Option<Past> {
+    Some(Past {
+        predicted: prediction.uncorrected,
+        measured: serde_json::from_value(report["measured"].clone()).ok()?,
+        phases: measured_phases(prediction, report),
+        classes: measured_classes(prediction, report),
+    })
+}
+
+/// Op classes, where the run was profiled: all of training, as far as the profile saw it.
+fn measured_classes(prediction: &Prediction, report: &serde_json::Value) -> Vec<(Class, f64, f64)> {
+    let seen: Vec<ClassTime> = serde_json::from_value(report["work"]["classes"].clone()).unwrap_or_default();
+    let predicted = |class| prediction.classes.iter().find(|c| c.class == class).map(|c| c.uncorrected_s);
+    let one = |time: &ClassTime| {
+        let share = time.steps as f64 / prediction.counts.steps.max(1) as f64;
+        Some((time.class, predicted(time.class)? * share, time.measured_s))
+    };
+    seen.iter().filter_map(one).filter(|(_, predicted, _)| *predicted > 0.0).collect()
 }
 
 /// Phases beside training that were predicted and took place.

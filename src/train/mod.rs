@@ -9,7 +9,7 @@ mod error;
 pub mod evaluate;
 pub mod examine;
 pub mod folder;
-mod history;
+pub mod history;
 pub mod metrics;
 pub mod optimizer;
 pub mod plan;

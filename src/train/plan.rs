@@ -12,6 +12,7 @@ use crate::data::{self, Batch, Summary};
 use crate::error::Result;
 use crate::estimate::amount::Kind;
 use crate::estimate::carbon::Intensity;
+use crate::estimate::history::Learned;
 use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
 use crate::meter::process::resident;
 use crate::meter::{Meter, Phase};
@@ -53,6 +54,17 @@ pub struct Ground {
     pub price: PriceUsed,
     /// What the grid emits, where `[cost]` says which.
     pub grid: Option<Intensity>,
+}
+
+/// A machine that a run is predicted on, with what it allows and costs.
+#[derive(Debug, Clone, Copy)]
+pub struct Spot<'a> {
+    /// How fast.
+    pub machine: &'a Machine,
+    /// How much memory.
+    pub limits: &'a Limits,
+    /// What an hour costs.
+    pub price: &'a PriceUsed,
 }
 
 /// A run that may start.
@@ -145,20 +157,29 @@ impl Ground {
         }
     }
 
-    /// Predicts a run; `taken` are the phases that are over by the clock.
-    pub fn predict(&self, counts: &Counts, machine: &Machine, taken: &[(String, f64)]) -> Prediction {
-        self.predict_on(counts, machine, &self.limits, &self.price, taken, true)
+    /// What finished runs of this model on a machine taught.
+    pub fn learned(&self, machine: &Machine) -> Learned {
+        Learned::from(&history::of(&self.arch, machine))
     }
 
-    /// Predicts a run on any machine, within its limits and at its price; `is_here` says that this process would run it.
-    pub fn predict_on(
+    /// Predicts a run of this process; `taken` are the phases that are over by the clock.
+    fn predict(&self, counts: &Counts, machine: &Machine, taken: &[(String, f64)]) -> Prediction {
+        let spot = Spot { machine, limits: &self.limits, price: &self.price };
+        self.foretell(counts, spot, &self.learned(machine), taken, resident().1.unwrap_or(0))
+    }
+
+    /// Predicts a run of another process on any machine.
+    pub fn predict_on(&self, counts: &Counts, spot: Spot<'_>, learned: &Learned) -> Prediction {
+        self.foretell(counts, spot, learned, &[], 0)
+    }
+
+    fn foretell(
         &self,
         counts: &Counts,
-        machine: &Machine,
-        limits: &Limits,
-        price: &PriceUsed,
+        spot: Spot<'_>,
+        learned: &Learned,
         taken: &[(String, f64)],
-        is_here: bool,
+        resident_bytes: u64,
     ) -> Prediction {
         let mut config = self.resolved.config.clone();
         if let (Method::Lora(lora) | Method::Qlora { lora, .. }, Some(adapter)) =
@@ -170,6 +191,7 @@ impl Ground {
             lora.rank_pattern.clone_from(&adapter.spec.rank_pattern);
             lora.modules_to_save = adapter.modules_to_save.iter().cloned().collect();
         }
+        let Spot { machine, limits, price } = spot;
         let price = powered(price, machine);
         estimate::predict(&estimate::Inputs {
             arch: &self.arch,
@@ -180,12 +202,12 @@ impl Ground {
             // A cap on memory decides about recompute, and which settings are named, as a smaller machine would.
             limits: &limits.capped(&config.budget),
             price: &price,
-            history: &history::of(&self.arch, machine),
+            learned,
             taken,
             logits_rows: head::chunk_rows(self.arch.vocab_size) as u64,
             file_bytes: self.source.gguf_bytes(),
             keeps_file_types: self.source.is_gguf(),
-            resident_bytes: if is_here { resident().1.unwrap_or(0) } else { 0 },
+            resident_bytes,
         })
     }
 }

@@ -342,7 +342,7 @@ struct Estimate {
 impl Estimate {
     /// The first estimate stands through every resume; more or fewer steps make another run of it.
     fn keep(plan: &Plan, resuming: bool) -> Result<Self> {
-        let path = plan.out.join("estimate.json");
+        let path = plan.out.join(folder::ESTIMATE);
         let first = || -> Option<(Prediction, String)> {
             let text = String::from_utf8(fs::read_at_most(&path, 16 << 20).ok()?).ok()?;
             Some((serde_json::from_str(&text).ok()?, text))

@@ -7,7 +7,8 @@ pub use crate::estimate::work::{Pass, Site};
 pub use trace::write as write_trace;
 
 use crate::data::Batch;
-use crate::estimate::work::Volume;
+use crate::estimate::time::ClassTime;
+use crate::estimate::work::{Class, Volume};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -72,6 +73,18 @@ pub struct Profile {
 
 /// Name of the stretch whose ops are summed.
 const STEP: &str = "step";
+
+impl Profile {
+    /// Time by op class, over the steps that were recorded.
+    pub fn classes(&self) -> Vec<ClassTime> {
+        let mut all: BTreeMap<Class, u64> = BTreeMap::new();
+        for ((site, _), total) in &self.totals {
+            *all.entry(site.class()).or_default() += total.own_ns;
+        }
+        let steps = self.steps.calls;
+        all.into_iter().map(|(class, ns)| ClassTime { class, steps, measured_s: ns as f64 / 1e9 }).collect()
+    }
+}
 
 struct Recorder {
     began: Instant,

@@ -1,6 +1,7 @@
 //! Predicted against measured: the table that the program exists for, with each measurement drawn inside the range
 //! that was predicted.
 
+use super::super::causes;
 use super::super::record::Report;
 use super::super::words::{self, Quantity};
 use super::markup::esc;
@@ -23,8 +24,22 @@ pub(super) fn section(report: &Report) -> String {
         out += "<p class=\"note\"><i class=\"key band\"></i>predicted range <i class=\"key tick\"></i>predicted \
                 <i class=\"key dot\"></i>measured</p>\n";
     }
-    let _ = writeln!(out, "<p class=\"note\">Price: {}</p>\n</section>", esc(&words::price(&report.price)));
-    out
+    let _ = writeln!(out, "<p class=\"note\">Price: {}</p>", esc(&words::price(&report.price)));
+    out + &causes(report) + "</section>\n"
+}
+
+/// Quantity by quantity, where its error came from.
+fn causes(report: &Report) -> String {
+    let lines = causes::lines(&report.causes, &words::title);
+    if lines.is_empty() {
+        return String::new();
+    }
+    let mut out = "<h3>Where the errors came from, in points</h3>\n<dl class=\"facts\">\n".to_owned();
+    for (title, text) in lines {
+        let title = esc(&words::capital(title));
+        let _ = writeln!(out, "<div class=\"long\"><dt>{title}</dt><dd>{}</dd></div>", esc(&text));
+    }
+    out + "</dl>\n"
 }
 
 fn row(q: &Quantity, ranged: bool) -> String {

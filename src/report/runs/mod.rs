@@ -1,6 +1,7 @@
 //! The runs of the ledger: the list with what each cost, one of them in full, two side by side, and where the money
 //! went.
 
+pub mod accuracy;
 pub mod compare;
 pub mod show;
 pub mod spend;

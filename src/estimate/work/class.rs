@@ -1,0 +1,81 @@
+//! Kinds of ops: by the rate that they run at, by what they are done for, by how the weights that they read are kept.
+
+use serde::{Deserialize, Serialize};
+
+/// Ops that run at one kind of rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// The blocks' linears, with the adapters on them.
+    Linear,
+    /// Scores and values.
+    Attention,
+    /// The output projection and the loss, counted tokens only.
+    Head,
+    /// Norms, rope, gate, residuals: bound by memory.
+    Elementwise,
+    /// Clipping and the update: bound by memory.
+    Optimizer,
+}
+
+/// What an op is done for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// The output; of the head the loss alone.
+    Forward,
+    /// The gradient of the input, and of the adapter; of the head loss and gradient.
+    Backward,
+    /// The same, and the gradient of the weight itself.
+    Trained,
+}
+
+/// How the frozen weights that an op reads are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stored {
+    /// 4 bytes a weight.
+    F32,
+    /// 2 bytes a weight, widened or multiplied as they are.
+    Bf16,
+    /// Blocks of few bits.
+    Quantised,
+}
+
+impl Class {
+    /// The name in tables and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Attention => "attention",
+            Self::Head => "head",
+            Self::Elementwise => "elementwise",
+            Self::Optimizer => "optimizer",
+        }
+    }
+}
+
+impl Class {
+    /// What people call its ops.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Linear => "linear products",
+            Self::Attention => "attention",
+            Self::Head => "head and loss",
+            Self::Elementwise => "element-wise work",
+            Self::Optimizer => "the optimizer",
+        }
+    }
+}
+
+impl Way {
+    /// Products of the weight's size that it takes.
+    pub(super) fn products(self) -> f64 {
+        if self == Self::Trained { 2.0 } else { 1.0 }
+    }
+
+    /// Products of the adapter's size: x·Aᵀ and ·Bᵀ forward; dy·B, ·A, dA and dB backward.
+    pub(super) fn adapter_products(self) -> f64 {
+        if self == Self::Forward { 1.0 } else { 2.0 }
+    }
+}
