@@ -4,7 +4,7 @@ use super::probe::{Heads, Probe};
 use super::profile::{Profiles, Provenance};
 use super::shapes::{self, Ask};
 use super::stopwatch::Patience;
-use super::{bulk, whole};
+use super::{bulk, program, whole};
 use crate::error::Result;
 use crate::estimate::Machine;
 use crate::estimate::machine::Evidence;
@@ -47,6 +47,7 @@ pub fn machine(
     if is_new {
         // First of all: fresh pages are those that nobody has touched.
         bulk::measure(&mut machine, home, Patience::QUICK)?;
+        program::measure(&mut machine, home, Patience::QUICK)?;
     }
     let spread = probe(&mut machine, &missing, heads, Patience::QUICK, until)?;
     if is_new {
@@ -74,6 +75,7 @@ pub fn calibrate(
     let started = Instant::now();
     let patience = Patience::THOROUGH;
     bulk::measure(&mut machine, home, patience)?;
+    program::measure(&mut machine, home, patience)?;
     for (ask, adapter) in asks {
         let heads = Heads { query: ask.arch.heads, key: ask.arch.kv_heads };
         probe(&mut machine, &shapes::wanted(ask), heads, patience, started + THOROUGH)?;

@@ -1,10 +1,11 @@
-//! Measures this machine: rates of the engine's own ops by shape, memory, disk, power. No speed stands in the source;
+//! Measures this machine: rates of the engine's own ops by shape, memory, disk, power, and the program's own start and records. No speed stands in the source;
 //! after a change of kernels a calibration is all it takes.
 
 pub mod bulk;
 pub mod known;
 pub mod probe;
 pub mod profile;
+pub mod program;
 pub mod shapes;
 pub mod stopwatch;
 pub mod whole;
