@@ -1,5 +1,6 @@
-//! SmolLM2-135M-Instruct on GSM8K, as a user would begin: twenty steps from the GGUF file and from the Hugging Face
-//! folder. What was learned shows in the evaluation loss, and PEFT reads the adapter as fttrain does.
+//! A pilot foretells the run that it is a sample of, and the ledger learns from it. SmolLM2-135M-Instruct on GSM8K, as a
+//! user would begin: twenty steps from the GGUF file and from the Hugging Face folder. What was learned shows in the
+//! evaluation loss, and PEFT reads the adapter as fttrain does.
 
 #[path = "support/run.rs"]
 mod run;
@@ -15,6 +16,8 @@ use fttrain::model::build::{self, Trained};
 use fttrain::model::weights::Loader;
 use fttrain::ops::host;
 use run::{Place, json, lines};
+use serde_json::Value;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -112,4 +115,81 @@ fn twenty_steps_on_the_hugging_face_folder_teach_and_peft_reads_the_adapter() {
     let out = pilot(&place, &variable("FTTRAIN_SMOLLM2_HF"));
     learns(&out);
     peft_agrees(&place, &out);
+}
+
+fn inside(found: &Value, key: &str, value: &Value) -> f64 {
+    let (low, high) = (&found["interval"][key]["low"], &found["interval"][key]["high"]);
+    let [low, value, high] = [low, value, high].map(|v| v.as_f64().unwrap_or_else(|| panic!("{key}: {v}")));
+    assert!(low < value && value < high, "{key}: {low} {value} {high}");
+    value
+}
+
+#[test]
+fn a_pilot_foretells_the_whole_run_and_the_ledger_learns_from_it() {
+    let place = Place::new();
+    let out = place.path("pilot");
+    let folder = out.to_str().unwrap();
+    let ended = place.run(&["pilot", "configs/quickstart.toml", "--json", "--out", folder]);
+    let found = ended.expect(0).says(&["pilot: "]).json();
+    for key in ["wall_s", "step_s", "peak_memory_bytes"] {
+        inside(&found, key, &found["predicted"][key]);
+    }
+    let ran = &found["pilot"];
+    assert!(found["predicted"]["wall_s"].as_f64() > ran["measured"]["wall_s"].as_f64(), "{found}");
+    // The step's time follows from what the pilot's own steps took.
+    let (whole, own) = (&found["predicted"]["step_s"], &ran["measured"]["step_s"]);
+    let ratio = whole.as_f64().unwrap() / own.as_f64().unwrap();
+    assert!((0.5..2.0).contains(&ratio), "{ratio}");
+    let evals = lines(&out.join("run/eval.jsonl"));
+    let loss = inside(&found, "eval_loss", &found["eval_loss"]);
+    assert!(loss < evals[0]["loss"].as_f64().unwrap(), "{loss}");
+    assert!(evals.len() >= 4);
+
+    let ids = |name: &str| -> HashSet<String> {
+        lines(&out.join(name)).iter().map(|row| row["input_ids"].to_string()).collect()
+    };
+    let (rows, held_out) = (ids("rows.jsonl"), ids("held-out.jsonl"));
+    assert!(rows.len() > 4 && held_out.len() >= 8 && rows.is_disjoint(&held_out));
+
+    let runs = place.run(&["runs", "--purpose", "pilot", "--json"]).expect(0).json();
+    assert_eq!(runs[0]["run_id"], ran["run_id"]);
+    let report = json(&out.join("run/report.json"));
+    assert!(report["work"]["classes"].as_array().is_some_and(|all| all.len() >= 4), "{}", report["work"]);
+    let causes = report["causes"].as_array().unwrap();
+    let of = |key: &str| causes.iter().filter(|c| c["quantity"] == key).map(|c| c["points"].as_f64().unwrap());
+    let error = report["error_pct"]["step_s"].as_f64().unwrap();
+    assert!((of("step_s").sum::<f64>() - error).abs() < 1.0, "{causes:?} {error}");
+
+    let accuracy = place.run(&["runs", "--accuracy", "--json"]).expect(0).json();
+    assert_eq!(accuracy["runs"][0]["run_id"], ran["run_id"]);
+    assert_eq!(accuracy["runs"][0]["error_pct"]["step_s"].as_f64().map(f64::round), Some(error.round()));
+    let table = place.run(&["runs", "--accuracy"]).expect(0).stdout;
+    assert!(table.contains("step time"), "{table}");
+}
+
+#[test]
+fn a_smaller_model_stands_in_for_a_larger_one() {
+    let place = Place::new();
+    let row = |n: usize| {
+        let ids: Vec<usize> = (0..8 + n % 24).map(|at| 3 + (7 * n + at) % 50).collect();
+        serde_json::json!({ "input_ids": ids, "labels": ids }).to_string()
+    };
+    let rows: Vec<String> = (0..200).map(row).collect();
+    let rows = place.file("rows.jsonl", &rows.join("\n"));
+    let text = format!(
+        "base_model = \"configs/quickstart/model\"\nadapter = \"lora\"\nsequence_len = 64\n\
+         output_dir = {:?}\n[[datasets]]\npath = {rows:?}\ntype = \"tokenized\"\n",
+        place.path("whole")
+    );
+    let config = place.file("whole.toml", &text);
+    let arguments = ["pilot", &config, "--model", "tests/golden/llama", "--steps", "6", "--json"];
+    let found = place.run(&arguments).expect(0).json();
+    assert_eq!(found["pilot"]["is_other_model"], true);
+    assert!(found["eval_loss"].is_null(), "another model's loss says nothing of this one's");
+    let own = found["pilot"]["measured"]["step_s"].as_f64();
+    assert!(found["predicted"]["step_s"].as_f64() > own, "{found}");
+    assert!(found["warnings"].to_string().contains("another model"), "{}", found["warnings"]);
+    let step = inside(&found, "step_s", &found["predicted"]["step_s"]);
+    let high = found["interval"]["step_s"]["high"].as_f64().unwrap();
+    assert!(high / step > 1.09, "carried over, it is less certain");
 }

@@ -1,5 +1,5 @@
-//! Measures this machine: rates of the engine's own ops by shape, memory, disk, power, and the program's own start and records. No speed stands in the source;
-//! after a change of kernels a calibration is all it takes.
+//! Measures this machine: rates of the engine's own ops by shape, memory, disk, power, and what the program itself takes.
+//! No speed stands in the source; after a change of kernels a calibration is all it takes.
 
 pub mod bulk;
 pub mod known;
