@@ -125,7 +125,10 @@ fn a_model_ten_times_too_large_is_refused_at_once_with_both_numbers() {
 
 #[test]
 fn a_batch_of_two_to_the_fortieth_is_refused_and_does_not_wrap() {
-    let (arch, config) = (smollm2(), config(&lora(16), 1 << 40, 1 << 30));
+    let (arch, mut config) = (smollm2(), config(&lora(16), 1, 1024));
+    // Beyond what a config may say: the estimate must not rely on that.
+    config.train.micro_batch_size = 1 << 40;
+    config.data.sequence_len = 1 << 30;
     let p = estimate(&arch, &config, 24 * GIB);
     let error = refuse(&p, &limits(24 * GIB), &config.budget).unwrap_err();
     assert_eq!(error.kind, Kind::Resource);

@@ -112,9 +112,9 @@ mod tests {
     #[test]
     fn noise_widens() {
         let law = |s: f64| 1.0 + (1.0 + s).powf(-0.5);
-        let noisy = |s: f64| law(s) * (1.0 + 0.03 * (s * 12.9).sin());
+        let noisy = |s: f64| law(s) * (1.0 + 0.03 * (s * std::f64::consts::PI).cos());
         let width = |p: &[(f64, f64)]| ending(p, 50.0).map(|e| e.high - e.low).unwrap();
-        assert!(width(&points(noisy, 8)) > width(&points(law, 8)));
+        assert!(width(&points(noisy, 8)) > 2.0 * width(&points(law, 8)));
     }
 
     #[test]
