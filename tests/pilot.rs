@@ -156,10 +156,10 @@ fn a_pilot_foretells_the_whole_run_and_the_ledger_learns_from_it() {
     let report = json(&out.join("run/report.json"));
     assert!(report["work"]["classes"].as_array().is_some_and(|all| all.len() >= 4), "{}", report["work"]);
     let causes = report["causes"].as_array().unwrap();
-    let of =
-        |key: &str| causes.iter().filter(|c| c["quantity"] == key).map(|c| c["points"].as_f64().unwrap());
+    let points = causes.iter().filter(|c| c["quantity"] == "step_s").map(|c| c["points"].as_f64().unwrap());
+    let explained: f64 = points.sum();
     let error = report["error_pct"]["step_s"].as_f64().unwrap();
-    assert!((of("step_s").sum::<f64>() - error).abs() < 1.0, "{causes:?} {error}");
+    assert!((explained - error).abs() < 1.0, "{causes:?} {error}");
 
     let accuracy = place.run(&["runs", "--accuracy", "--json"]).expect(0).json();
     assert_eq!(accuracy["runs"][0]["run_id"], ran["run_id"]);
