@@ -191,6 +191,7 @@ pub(super) fn plan_of(ground: &Ground, prediction: &Prediction, data: Option<&Su
         epochs: None,
         memory_parts: prediction.memory_parts.iter().map(|p| (p.name.clone(), p.bytes)).collect(),
         memory_available: Some(ground.limits.memory_bytes),
+        merge_bytes: prediction.merge_bytes,
         predicted: prediction.predicted,
         interval: intervals(prediction),
         flops_per_step: Some(prediction.flops_per_step),

@@ -187,6 +187,10 @@ impl Layout<'_> {
         product(&[rows, wide(self.arch.vocab_size), F32])
     }
 
+    fn tokenizer(&self) -> u64 {
+        product(&[wide(self.arch.vocab_size), TOKENIZER_BYTES_PER_ENTRY])
+    }
+
     fn data(&self, counts: &Counts) -> u64 {
         if self.on_device {
             return 0;
@@ -194,8 +198,17 @@ impl Layout<'_> {
         sum(&[
             product(&[counts.data_tokens, SAMPLE_BYTES_PER_TOKEN]),
             product(&[counts.rows, SAMPLE_BYTES_PER_ROW]),
-            product(&[wide(self.arch.vocab_size), TOKENIZER_BYTES_PER_ENTRY]),
+            self.tokenizer(),
         ])
+    }
+
+    /// Peak of a process that merges base and adapter: it holds one model at a time in f32 to compare their logits, and a
+    /// tensor twice while it loads. `None` = there is nothing to merge.
+    pub fn merging(&self) -> Option<u64> {
+        let p = &self.parameters;
+        let values = sum(&[p.total, p.trainable, product(&[2, p.largest])]);
+        let is_full = matches!(self.method, Method::Full);
+        (!is_full).then(|| sum(&[product(&[values, F32]), self.tokenizer(), self.runtime_bytes]))
     }
 
     /// The parts while training on `load`.
@@ -278,6 +291,29 @@ mod tests {
         assert_eq!(workspace, 1024 * 4 * (576 + 1536) * 4 + (1024 * 2 * 1536 + 256 * 49_152) * 4);
         assert_eq!(logits, 256 * 49_152 * 4);
         assert_eq!((data, runtime), (49_152 * 714, 10));
+    }
+
+    #[test]
+    fn saving_is_never_the_peak_of_a_full_fine_tune() {
+        let at = |tokens| parts(&Method::Full, BaseType::F32, Load { tokens, targets: tokens }, true);
+        let peaks: Vec<u64> = [256, 512, 1024].into_iter().map(|tokens| sum(&at(tokens))).collect();
+        assert!(peaks.windows(2).all(|w| w[0] < w[1]), "it would not grow with the batch: {peaks:?}");
+        assert!(at(256)[2] > 0, "gradients are alive at the peak");
+    }
+
+    #[test]
+    fn a_merge_holds_one_model_and_full_fine_tuning_needs_none() {
+        let (arch, method) = (smollm2(), Method::Lora(lora(16)));
+        let adapted: Vec<Linear> = arch.linears().collect();
+        let layout = |method| {
+            let parameters = Parameters::count(&arch, method, &adapted);
+            let (base, on_device) = (BaseType::Bf16, false);
+            let (arch, adapted) = (&arch, adapted.as_slice());
+            Layout { arch, method, adapted, parameters, base, on_device, logits_rows: 256, runtime_bytes: 10 }
+        };
+        let values = 134_515_008 + 4_884_480 + 2 * 49_152 * 576;
+        assert_eq!(layout(&method).merging(), Some(values * 4 + 49_152 * 714 + 10));
+        assert_eq!(layout(&Method::Full).merging(), None);
     }
 
     #[test]

@@ -90,6 +90,9 @@ pub struct Prediction {
     pub full_batch: Option<FullBatch>,
     /// Bytes of one checkpoint.
     pub checkpoint_bytes: u64,
+    /// Peak of the process that merges base and adapter afterwards; `None` = there is nothing to merge.
+    #[serde(default)]
+    pub merge_bytes: Option<u64>,
     /// Bytes that the output folder may take.
     pub disk_bytes: u64,
     /// The machine's name.
@@ -190,6 +193,7 @@ pub fn predict(inputs: &Inputs<'_>) -> Prediction {
         methods: search().methods(),
         full_batch: search().full_batch(),
         checkpoint_bytes,
+        merge_bytes: run.layout.merging(),
         disk_bytes,
         machine: inputs.machine.name.clone(),
         build: inputs.machine.build.clone(),

@@ -34,6 +34,8 @@ pub struct Plan {
     pub memory_parts: Vec<(String, u64)>,
     /// Bytes that the run may use.
     pub memory_available: Option<u64>,
+    /// Peak of a merge afterwards.
+    pub merge_bytes: Option<u64>,
     /// The six.
     pub predicted: Quantities,
     /// By the quantity's key.
@@ -137,6 +139,9 @@ fn memory(plan: &Plan, screen: Screen) -> String {
         _ => format!("available: {UNKNOWN}"),
     };
     body += &wrap(&fits, "  ", screen.columns);
+    if let Some(bytes) = plan.merge_bytes {
+        body += &wrap(&format!("`fttrain merge` afterwards: {}", shown(bytes)), "  ", screen.columns);
+    }
     section(screen, "Memory", &body)
 }
 
