@@ -229,21 +229,30 @@ impl Layout<'_> {
 
     /// The parts of the phase with the highest sum: load, train, evaluate or save.
     ///
-    /// Loading holds one tensor twice (as read, as kept). Gradients go with their step: an evaluation keeps weights and
-    /// moments beside one block's transients, saving keeps them beside the written file, read back with one tensor of it
-    /// twice, and the logits that are compared.
+    /// Loading holds one tensor twice (as read, as kept). Gradients are freed with their step, but an allocator keeps the
+    /// pages of those that are smaller than 32 MiB: an evaluation stands beside them with one block's transients, saving
+    /// with one tensor of the file, as read and as widened, and the logits that are compared.
     pub fn peak(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
         let training = self.training(counts, load, recompute);
-        let [base, adapter, _, moments, _, _, _, data, runtime] = training;
+        let [base, adapter, gradients, moments, _, _, _, data, runtime] = training;
         let copy = product(&[self.parameters.largest, F32]);
         let loading = [base, adapter, 0, 0, 0, product(&[2, copy]), 0, data, runtime];
         let eval = Load { tokens: counts.eval.max_batch_tokens, targets: counts.eval.max_batch_tokens };
         let hidden = product(&[eval.tokens, product(&[2, wide(self.arch.hidden_size)]), F32]);
-        let evaluating =
-            [base, adapter, 0, moments, hidden, self.workspace(eval), self.logits(eval), data, runtime];
-        let read_back = sum(&[adapter, product(&[self.parameters.largest_trainable, F32])]);
+        let evaluating = [
+            base,
+            adapter,
+            gradients,
+            moments,
+            hidden,
+            self.workspace(eval),
+            self.logits(eval),
+            data,
+            runtime,
+        ];
+        let read_back = product(&[2, self.parameters.largest_trainable, F32]);
         let compared = product(&[2, COMPARED_ROWS, wide(self.arch.vocab_size), F32]);
-        let saving = [base, adapter, 0, moments, 0, read_back, compared, data, runtime];
+        let saving = [base, adapter, gradients, moments, 0, read_back, compared, data, runtime];
         [training, loading, evaluating, saving].into_iter().max_by_key(|parts| sum(parts)).unwrap_or(training)
     }
 

@@ -1,6 +1,7 @@
 //! PEFT's files: `adapter_config.json` and `adapter_model.safetensors`.
 
 use super::{Adapter, Error};
+use crate::arch::safetensors::Shard;
 use crate::config;
 use crate::error::Result;
 use crate::model::{Param, Params};
@@ -9,7 +10,7 @@ use candle_core::Tensor;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// An `adapter_config.json` is a few hundred bytes.
@@ -339,20 +340,40 @@ fn is_b(param: &Param) -> bool {
 pub fn read_tensors(params: &Params, bytes: &[u8]) -> Result<(), String> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
     for (_, param) in params.sorted() {
-        fill(param, &file)?;
+        let view = file.tensor(&param.name).map_err(|_| missing(param))?;
+        fill(param, &format!("{:?}", view.dtype()), view.shape(), view.data())?;
     }
     Ok(())
 }
 
-fn fill(param: &Param, file: &SafeTensors<'_>) -> Result<(), String> {
-    let name = &param.name;
-    let view = file.tensor(name).map_err(|_| format!("`{name}` is missing"))?;
-    let expected = stored(param).map_err(|e| e.to_string())?;
-    if view.shape() != expected.dims() || view.dtype() != Dtype::F32 {
-        let (kind, shape) = (view.dtype(), view.shape());
-        return Err(format!("`{name}` is {kind:?} {shape:?}, expected F32 {:?}", expected.dims()));
+/// As [`read_tensors`], from the file itself and one tensor at a time: a large model is not held twice.
+///
+/// # Errors
+/// As [`read_tensors`], or the file cannot be read.
+pub fn reread_tensors(params: &Params, path: &Path) -> Result<(), String> {
+    let shard = Shard::read(path).map_err(|e| e.to_string())?;
+    let mut file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    for (_, param) in params.sorted() {
+        let entry = shard.tensors.iter().find(|t| t.name == param.name).ok_or_else(|| missing(param))?;
+        let mut bytes = vec![0; usize::try_from(entry.len).map_err(|e| e.to_string())?];
+        let read = file.seek(SeekFrom::Start(entry.offset)).and_then(|_| file.read_exact(&mut bytes));
+        read.map_err(|e| format!("{}: {e}", path.display()))?;
+        fill(param, entry.dtype.name(), &entry.shape, &bytes)?;
     }
-    let values = floats(view.dtype(), view.data()).unwrap_or_default();
+    Ok(())
+}
+
+fn missing(param: &Param) -> String {
+    format!("`{}` is missing", param.name)
+}
+
+fn fill(param: &Param, kind: &str, shape: &[usize], data: &[u8]) -> Result<(), String> {
+    let name = &param.name;
+    let expected = stored(param).map_err(|e| e.to_string())?;
+    if shape != expected.dims() || kind != "F32" {
+        return Err(format!("`{name}` is {kind} {shape:?}, expected F32 {:?}", expected.dims()));
+    }
+    let values = floats(Dtype::F32, data).unwrap_or_default();
     let width = expected.dims().last().copied().unwrap_or(1).max(1);
     let own = if param.lent.is_some() && is_b(param) { width / 2 } else { width };
     let filled = host::edit(&param.value, |to| {
