@@ -6,6 +6,7 @@ mod run;
 
 use run::Place;
 use serde_json::Value;
+use std::fmt::Write;
 use std::path::Path;
 
 /// Where a single accelerator of the kind that the claims are about is rented.
@@ -64,7 +65,7 @@ fn grouped(number: &str) -> String {
 }
 
 fn times(ratio: f64) -> String {
-    let digits = if ratio < 10.0 { 1 } else { 0 };
+    let digits = usize::from(ratio < 10.0);
     format!("{} ×", grouped(&format!("{ratio:.digits$}")))
 }
 
@@ -140,11 +141,15 @@ fn memory(seven: &Value) -> Claim {
 fn hourly(place: &Place, said: &'static str, usd: f64) -> Claim {
     let table = place.run(&["prices", "--json"]).expect(0).json();
     let rows = table.as_array().or_else(|| table["prices"].as_array()).expect("rows of prices");
-    let eight = rows.iter().filter(|r| r["accelerator"] == "H100" && r["count"] == 8);
-    let mut prices: Vec<f64> = eight.filter_map(|r| r["usd_per_hour"].as_f64()).collect();
-    prices.sort_by(f64::total_cmp);
-    let (least, most) = (prices[0], prices[prices.len() - 1]);
-    let middle = prices[prices.len() / 2];
+    let of = |count: u64| {
+        let own = rows.iter().filter(|r| r["accelerator"] == "H100" && r["count"] == count);
+        let rented = own.filter(|r| !r["provider"].as_str().unwrap_or_default().contains("hosting"));
+        let mut prices: Vec<f64> = rented.filter_map(|r| r["usd_per_hour"].as_f64()).collect();
+        prices.sort_by(f64::total_cmp);
+        prices
+    };
+    let (one, prices) = (of(1), of(8));
+    let [least, middle, most] = [0, prices.len() / 2, prices.len() - 1].map(|at| prices[at]);
     let above = prices.iter().filter(|p| **p >= usd).count();
     Claim {
         said,
@@ -157,8 +162,10 @@ fn hourly(place: &Place, said: &'static str, usd: f64) -> Claim {
         ),
         against: times(usd / middle),
         true_if: format!(
-            "all eight are kept at work, at one of the {above} dearer providers of {}; one H100 is rented from $2 to $11",
-            prices.len()
+            "all eight are kept at work, at one of the {above} dearest of {} rows; one H100 is rented from {} to {}",
+            prices.len(),
+            money(one[0]),
+            money(one[one.len() - 1])
         ),
     }
 }
@@ -187,8 +194,8 @@ fn page(place: &Place) -> String {
          |\n|---|---|---|---|\n"
     );
     for claim in claims(place) {
-        text +=
-            &format!("| {} | {} | {} | {} |\n", claim.said, claim.estimated, claim.against, claim.true_if);
+        let Claim { said, estimated, against, true_if } = claim;
+        let _ = writeln!(text, "| {said} | {estimated} | {against} | {true_if} |");
     }
     text
 }
