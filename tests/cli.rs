@@ -580,15 +580,30 @@ fn a_run_that_only_repeats_another_is_a_warning_or_refused() {
 
 #[test]
 fn a_broken_ledger_is_a_warning() {
-    let place = Place::new();
-    fs::write(place.home().join("ledger.db"), b"this is not a database, and it is long enough to be one")
-        .unwrap();
-    let (path, out) = Config::lora().write(&place, "run");
-    place.run(&["--lora", &path]).expect(0).says(&["warning", "ledger.db", "ledger-pending.jsonl"]);
-    assert!(out.join("ledger-pending.jsonl").exists());
-    fs::remove_file(place.home().join("ledger.db")).unwrap();
-    // The next process in that folder hands the records over.
-    place.run(&["resume", out.to_str().unwrap(), "--set", "max_steps=9"]).expect(0);
-    assert!(!out.join("ledger-pending.jsonl").exists());
-    assert_eq!(place.runs()[0]["status"], "done");
+    type Spoil = fn(&Path);
+    let cases: [(&str, Spoil); 3] = [
+        ("not a database", |db| {
+            fs::write(db, b"this is not a database, and it is long enough to be one").unwrap();
+        }),
+        ("has schema 99", |db| {
+            rusqlite::Connection::open(db)
+                .unwrap()
+                .execute_batch("PRAGMA application_id = 1718908012; PRAGMA user_version = 99")
+                .unwrap();
+        }),
+        ("unable to open", |db| fs::create_dir(db).unwrap()),
+    ];
+    for (said, spoil) in cases {
+        let place = Place::new();
+        let db = place.home().join("ledger.db");
+        spoil(&db);
+        let (path, out) = Config::lora().write(&place, "run");
+        place.run(&["--lora", &path]).expect(0).says(&["warning", "ledger.db", said, "ledger-pending.jsonl"]);
+        assert!(out.join("ledger-pending.jsonl").exists());
+        fs::rename(&db, place.path("aside")).unwrap();
+        // The next process in that folder hands the records over.
+        place.run(&["resume", out.to_str().unwrap(), "--set", "max_steps=9"]).expect(0);
+        assert!(!out.join("ledger-pending.jsonl").exists());
+        assert_eq!(place.runs()[0]["status"], "done");
+    }
 }

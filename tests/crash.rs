@@ -122,17 +122,53 @@ fn seconds_that_a_kill_took_back_are_paid_for() {
     assert_eq!(lines(&out.join("metrics.jsonl")).len(), 3);
 }
 
-/// A run of some minutes, killed as often as this at moments that have nothing to do with its own.
 #[test]
-#[ignore = "needs two minutes"]
+fn a_run_killed_over_its_data_has_its_cost_and_its_report_though_another_has_its_folder() {
+    let place = Place::new();
+    let rows = place.path("rows.jsonl");
+    fs::write(&rows, fs::read_to_string(golden("llama/rows.jsonl")).unwrap().repeat(60_000)).unwrap();
+    let config = Config::lora().with("max_steps", "2").table("[cost]\nusd_per_hour = 3600");
+    let (path, out) = config.rows(rows.to_str().unwrap(), "tokenized").write(&place, "run");
+    let mut running = place.start(&["--lora", &path]);
+    let heard = || place.runs().first().and_then(|run| run["wall_s"].as_f64()).is_some_and(|s| s > 1.0);
+    assert!(running.wait_until(heard), "it read its data within a second");
+    running.kill().expect(-9);
+    assert!(!out.exists(), "nothing is written before the first step is sure");
+    let killed = place.runs()[0].clone();
+    assert_eq!(killed["status"], "killed");
+    assert!(killed["cost_usd"].as_f64().unwrap() >= 2.0, "{killed}");
+    let id = killed["run_id"].as_str().unwrap();
+    let report = |run: &str| place.run(&["report", run, "--json"]).expect(0).json();
+    assert_eq!(report(id)["measured"]["wall_s"], killed["wall_s"]);
+
+    fs::write(&rows, fs::read_to_string(golden("llama/rows.jsonl")).unwrap()).unwrap();
+    place.run(&["--lora", &path]).expect(0);
+    assert_eq!(place.runs().len(), 2, "it is another run");
+    assert_eq!((&report(id)["status"], &report(id)["run_id"]), (&"killed".into(), &killed["run_id"]));
+    assert_eq!(report(out.to_str().unwrap())["status"], "done");
+    place.run(&["resume", id]).expect(2).says(&[id, "'s now"]);
+    // The ledger has a report of a run whose folder is gone.
+    let kept = report(out.to_str().unwrap());
+    fs::remove_dir_all(&out).unwrap();
+    let remembered = report(kept["run_id"].as_str().unwrap());
+    for key in ["run_id", "status", "measured", "phases", "memory_parts"] {
+        assert_eq!(remembered[key], kept[key], "{key}");
+    }
+}
+
+/// A run of some minutes, killed as often as this at moments that have nothing to do with its own: while it reads its
+/// data, while it loads, while it trains.
+#[test]
+#[ignore = "needs three minutes"]
 fn killed_at_fifty_moments_the_ledger_misses_no_more_than_a_heartbeat() {
     let place = Place::new();
     let rows = place.path("rows.jsonl");
-    fs::write(&rows, fs::read_to_string(golden("llama/rows.jsonl")).unwrap().repeat(40)).unwrap();
     let mut seed = u64::from(std::process::id());
-    let mut known = 0;
+    let (mut known, mut prepared, mut trained) = (0, 0, 0);
     for nth in 0..50 {
         let name = format!("run{nth}");
+        // Other data each time, or the tokenised ones of the run before would be at hand.
+        fs::write(&rows, fs::read_to_string(golden("llama/rows.jsonl")).unwrap().repeat(2000 + nth)).unwrap();
         let config = Config::lora()
             .rows(rows.to_str().unwrap(), "tokenized")
             .with("max_steps", "100000")
@@ -152,10 +188,11 @@ fn killed_at_fifty_moments_the_ledger_misses_no_more_than_a_heartbeat() {
         let folder = out.canonicalize().unwrap_or_else(|_| out.clone());
         let runs = place.runs();
         let Some(row) = runs.iter().find(|row| row["output_dir"] == folder.to_str().unwrap()) else {
-            assert!(!out.join("metrics.jsonl").exists(), "steps were taken, and the ledger has no run");
+            assert!(lived < MISSED_S, "{lived} s, and the ledger has no run");
             continue;
         };
         assert_eq!(row["status"], "killed");
+        *(if out.join("metrics.jsonl").exists() { &mut trained } else { &mut prepared }) += 1;
         let wall_s = row["wall_s"].as_f64().unwrap_or(0.0);
         assert!(wall_s > lived - MISSED_S, "{lived} s: {row}");
         // A dollar a second, billed by whole seconds.
@@ -163,7 +200,9 @@ fn killed_at_fifty_moments_the_ledger_misses_no_more_than_a_heartbeat() {
         assert!((cost - wall_s.ceil()).abs() < 1e-9, "{row}");
         known += 1;
     }
+    println!("of {known} runs {prepared} were killed before and {trained} after their model was loaded");
     assert!(known > 30, "only {known} of the runs had begun");
+    assert!(prepared > 3 && trained > 3, "{prepared} before and {trained} after their model was loaded");
 }
 
 /// Every durable operation of a run, and every way in which it can fail. `cargo test --release --features faults

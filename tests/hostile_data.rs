@@ -1,13 +1,15 @@
 //! No data file crashes the program, hangs it, or takes memory out of proportion: each ends in samples or in a named
 //! refusal with exit code 3 (data) or 4 (tokenizer).
 
-use fttrain::arch::{Arch, Family};
-use fttrain::config::{Data, ExcessLength, Format, OnBadRow, Source, TrainOnEos, ValSet};
+use fttrain::arch::Arch;
+use fttrain::arch::source::Source as Base;
+use fttrain::config::{Config, Format, OnBadRow, parse};
 use fttrain::data::prepare::{Prepared, prepare_data};
 use fttrain::data::rng::Rng;
 use fttrain::data::tokenizer::{GgufVocab, Tokenizer, TokenizerFiles};
 use fttrain::error::{Kind, Result};
 use std::fmt::Write;
+use std::sync::OnceLock;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 const FORMATS: [Format; 6] = [
@@ -19,28 +21,23 @@ const FORMATS: [Format; 6] = [
     Format::Tokenized,
 ];
 
-fn arch() -> Arch {
-    Arch {
-        family: Family::Llama,
-        vocab_size: 300,
-        hidden_size: 8,
-        intermediate_size: 16,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 4,
-        norm_eps: 1e-5,
-        tie_word_embeddings: true,
-        qkv_bias: false,
-        o_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
-        max_position: 64,
-        ropes: Vec::new(),
-        layers: Vec::new(),
-        init_std: 0.02,
-        bos_ids: Vec::new(),
-        eos_ids: Vec::new(),
-    }
+/// The small llama's base and how data are read for it, by a config.
+fn settled() -> &'static Config {
+    static SETTLED: OnceLock<Config> = OnceLock::new();
+    SETTLED.get_or_init(|| {
+        let base = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama");
+        let text = format!(
+            "base_model = {base:?}\noutput_dir = \"out\"\nsequence_len = 512\nexcess_length_strategy = \"truncate\"\n\
+             max_line_bytes = 4194304\n[[datasets]]\npath = \"rows.jsonl\"\ntype = \"completion\"\n"
+        );
+        parse("test", &text, None, &[]).unwrap().config
+    })
+}
+
+/// Its shapes, with room for the tokens below.
+fn arch() -> &'static Arch {
+    static ARCH: OnceLock<Arch> = OnceLock::new();
+    ARCH.get_or_init(|| Arch { vocab_size: 300, ..Base::locate(&settled().base).unwrap().arch().unwrap() })
 }
 
 fn tokenizer() -> Tokenizer {
@@ -50,38 +47,21 @@ fn tokenizer() -> Tokenizer {
     tokens.extend(letters.iter().map(char::to_string));
     let token_types = (0..tokens.len()).map(|i| if i < 2 { 3 } else { 1 }).collect();
     let vocab = GgufVocab { model: "gpt2".into(), tokens, token_types, eos: Some(1), ..GgufVocab::default() };
-    Tokenizer::from_gguf(&vocab, &arch(), Some("chatml")).unwrap()
+    Tokenizer::from_gguf(&vocab, arch(), Some("chatml")).unwrap()
 }
 
 fn prepare(bytes: &[u8], format: Format, on_bad_row: OnBadRow) -> Result<Prepared> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.jsonl");
     std::fs::write(&path, bytes).unwrap();
-    let source = Source {
-        path,
-        format,
-        split: None,
-        field_messages: if format == Format::Sharegpt { "conversations" } else { "messages" }.into(),
-        field_prompt: None,
-        field_completion: None,
-        field_text: "text".into(),
-        field_system: None,
-    };
-    let data = Data {
-        datasets: vec![source],
-        test_datasets: Vec::new(),
-        val_set: ValSet::None,
-        sequence_len: 512,
-        excess_length: ExcessLength::Truncate,
-        sample_packing: true,
-        train_on_inputs: false,
-        roles_to_train: vec!["assistant".into()],
-        train_on_eos: TrainOnEos::Turn,
-        chat_template: None,
-        shuffle: true,
-        on_bad_row,
-        max_line_bytes: 4 << 20,
-    };
+    let mut data = settled().data.clone();
+    let source = &mut data.datasets[0];
+    source.path = path;
+    source.format = format;
+    if format == Format::Sharegpt {
+        source.field_messages = "conversations".into();
+    }
+    data.on_bad_row = on_bad_row;
     prepare_data(&data, 42, &tokenizer(), None)
 }
 
@@ -213,7 +193,7 @@ fn a_tokenizer_file_cut_or_flipped_anywhere_opens_or_is_refused() {
     let mut refused = 0;
     let mut open = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
-        match Tokenizer::from_files(&files, &arch(), None) {
+        match Tokenizer::from_files(&files, arch(), None) {
             Ok(tokenizer) => drop(tokenizer.encode("a text <|im_end|>\u{e9}")),
             Err(error) => {
                 refused += 1;

@@ -248,7 +248,7 @@ fn enter(book: &mut Book, job: &Job, report: &Report, measured: &Measured, settl
         cost_usd: report.measured.cost_usd.or(report.modelled.cost_usd),
         energy_j: report.measured.energy_j,
         loss: None,
-        report_json: report::json::to_text(report).ok(),
+        report_json: report::json::for_ledger(report).ok(),
     };
     let status = if report.status == Status::Done { LedgerStatus::Done } else { LedgerStatus::Failed };
     let phases = settle::entries(measured, settled);

@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::estimate::time::ClassTime;
 use crate::estimate::{self, Prediction, PriceUsed, verdict};
 use crate::ledger::{self, Final, Record, Status as LedgerStatus};
+use crate::meter::process::resident;
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
 use crate::ops::profile::{self, Profile};
 use crate::report::profile::Peak;
@@ -17,7 +18,7 @@ use crate::report::{
 use crate::train::plan::Ground;
 use crate::train::screen::Screen;
 use crate::train::stop::Stop;
-use crate::train::{Options, Outcome, Plan, Session, folder, samples, session};
+use crate::train::{Draft, Entered, Options, Outcome, Plan, Session, folder, samples, session};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -61,26 +62,17 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
     let interval = Duration::from_millis(resolved.config.meter.interval_ms);
     let meter = Meter::start(Box::new(ProcessProbe::new(interval)), interval, Phase::Idle);
     let warnings = resolved.warnings.clone();
-    let mut plan = Plan::make(resolved, options, &meter)?;
-    if plan.is_done() {
-        say(&format!("{}: every step of this run was taken before; nothing to do", plan.out.display()));
-        return Ok(0);
-    }
-    plan.notes.extend(warnings);
-    plan.notes.extend(repeats::judge(&plan)?);
-    let mut table = plan_of(&plan.ground, &plan.prediction, Some(&plan.summary));
-    table.warnings.extend(plan.notes.clone());
-    let verdict = verdict(&plan.ground, &plan.prediction).and_then(|more| {
-        verdict::refuse_disk(&plan.prediction, &plan.out, crate::fs::free_bytes(&plan.out)?).map(|()| more)
-    });
-    if let Ok(more) = &verdict {
-        table.warnings.extend(more.iter().cloned());
-    }
-    say(&estimate_table(&table, Screen::stderr()));
-    verdict?;
-
-    track::check(&plan.config().output)?;
-    let mut session = Session::start(&plan, options, &meter)?;
+    let draft = Draft::make(resolved, options)?;
+    let mut entered = Entered::begin(&draft, &meter)?;
+    let mut plan = match planned(draft, options, &meter, warnings) {
+        Ok(Some(plan)) => plan,
+        Ok(None) => return Ok(0),
+        Err(error) => {
+            entered.fail(&meter);
+            return Err(error);
+        }
+    };
+    let mut session = Session::start(&plan, options, &meter, entered)?;
     let desk = track::Desk::open(&plan.config().output, plan.out.clone(), crate::fs::home()?)?;
     let mut result = Training::default();
     if shown.profile {
@@ -97,7 +89,11 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
         Ok(Outcome::Capped(error)) | Err(error) => Some(facts(error)),
         Ok(_) => None,
     };
-    let report = report::build(inputs(&session, &plan, &measured, &settled, status, reason, &result)?);
+    let mut inputs = inputs(&session, &plan, &measured, &settled, status, reason, &result)?;
+    // Gathering them is a part of the run too, and may be its peak.
+    let peak_bytes = &mut inputs.measured.peak_memory_bytes;
+    *peak_bytes = peak_bytes.map(|peak| peak.max(resident().1.unwrap_or(0)));
+    let report = report::build(inputs);
     let page = page(&plan, &report);
     enter(&mut session, &report, &measured, &settled, status);
     // Last of all: with it the run counts as finished, and a kill before it leaves something to resume.
@@ -125,6 +121,33 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
         }
         Outcome::Capped(error) => Err(error),
     }
+}
+
+/// The plan of the run, shown with its estimate; `None` where there is nothing to do.
+///
+/// # Errors
+/// Whatever can be refused before the first step.
+fn planned(draft: Draft, options: &Options, meter: &Meter, warnings: Vec<String>) -> Result<Option<Plan>> {
+    let mut plan = draft.plan(options, meter)?;
+    if plan.is_done() {
+        say(&format!("{}: every step of this run was taken before; nothing to do", plan.out.display()));
+        return Ok(None);
+    }
+    plan.notes.extend(warnings);
+    plan.notes.extend(repeats::judge(&plan)?);
+    let mut table = plan_of(&plan.ground, &plan.prediction, Some(&plan.summary));
+    table.warnings.extend(plan.notes.clone());
+    let verdict = verdict(&plan.ground, &plan.prediction).and_then(|more| {
+        verdict::refuse_disk(&plan.prediction, &plan.out, crate::fs::free_bytes(&plan.out)?).map(|()| more)
+    });
+    if let Ok(more) = &verdict {
+        table.warnings.extend(more.iter().cloned());
+    }
+    say(&estimate_table(&table, Screen::stderr()));
+    verdict?;
+
+    track::check(&plan.config().output)?;
+    Ok(Some(plan))
 }
 
 /// What an error says, without its hints.
@@ -265,11 +288,8 @@ fn inputs(
 ) -> Result<report::Inputs> {
     let ground = &plan.ground;
     let samples = session.samples();
-    let measured_parts: BTreeMap<&str, u64> = crate::meter::tag::process()
-        .at_peak()
-        .into_iter()
-        .map(|(part, bytes)| (part.name(), bytes))
-        .collect();
+    let measured_parts: BTreeMap<&str, u64> =
+        crate::meter::tag::process().at_peak().named().map(|(part, bytes)| (part.name(), bytes)).collect();
     let part = |p: &estimate::MemoryPart| report::PartInput {
         name: p.name.clone(),
         predicted_bytes: Some(p.bytes),
@@ -386,7 +406,7 @@ fn enter(
         cost_usd: report.measured.cost_usd.or(report.modelled.cost_usd),
         energy_j: report.measured.energy_j,
         loss: report.training.loss_last,
-        report_json: report::json::to_text(report).ok(),
+        report_json: report::json::for_ledger(report).ok(),
     };
     let status = match status {
         Status::Done => LedgerStatus::Done,

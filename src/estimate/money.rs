@@ -11,6 +11,16 @@ use serde::{Deserialize, Serialize};
 
 const JOULES_PER_KWH: f64 = 3.6e6;
 
+/// The machine's time from its start to its first run.
+pub const SET_UP: &str = "set-up";
+/// The machine's time from the run before.
+pub const IDLE: &str = "idle before";
+
+/// Whether a phase of this name is the machine's time before a run.
+pub fn is_before(name: &str) -> bool {
+    [SET_UP, IDLE].contains(&name)
+}
+
 /// The price that a run is judged by, with its origin.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -45,6 +55,13 @@ pub struct Beside {
     pub seconds: f64,
     /// Measured, or stated by the user.
     pub kind: Kind,
+}
+
+impl Beside {
+    /// It lies before the run; what is stated lies behind it.
+    pub fn is_over(&self) -> bool {
+        self.kind != Kind::Stated
+    }
 }
 
 /// What electricity costs on a machine of one's own.
@@ -208,8 +225,7 @@ impl PriceUsed {
             cost_usd: per_second.map(|usd| usd * wall_s),
             beside,
         };
-        let (before, behind): (Vec<&Beside>, Vec<&Beside>) =
-            self.beside.iter().partition(|b| b.kind != Kind::Stated);
+        let (before, behind): (Vec<&Beside>, Vec<&Beside>) = self.beside.iter().partition(|b| b.is_over());
         let row = |b: &&Beside| phase(&b.name, b.seconds, true);
         let mut shared: Vec<PhaseCost> = before.iter().map(row).collect();
         shared.extend(phases.iter().map(|(name, wall_s)| phase(name, *wall_s, false)));

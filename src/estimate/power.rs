@@ -107,7 +107,7 @@ mod tests {
         let per_thread = |name: &str| cpu(name).map(|s| s.watts_per_thread());
         assert_eq!(per_thread("AMD EPYC 9654P 96-Core Processor"), Some(360.0 / 192.0));
         assert_eq!(per_thread("AMD EPYC"), Some(1.872));
-        assert_eq!(per_thread("Intel(R) Xeon(R) Platinum 8480+"), Some(350.0 / 112.0));
+        assert_eq!(per_thread("Intel(R) Xeon(R) Platinum 8380 CPU @ 2.30GHz"), Some(270.0 / 80.0));
         assert_eq!(per_thread("Intel(R) Xeon(R) CPU @ 2.20GHz"), Some(3.642));
         assert_eq!(per_thread("unknown riscv64 CPU"), None);
         let watts = |name: &str| gpu(name).map(|s| s.watts);

@@ -15,6 +15,8 @@ pub struct Book {
     keeper: Keeper,
     /// What this process began with: the journal begins with it too.
     start: Option<Entry>,
+    /// The folder is there and locked: records may be kept in it.
+    owns_folder: bool,
 }
 
 #[derive(Debug)]
@@ -28,8 +30,7 @@ impl Book {
     /// Opens the ledger under `home`, and enters what an earlier process had to leave in `out`. The second value is
     /// what the user must be told where that fails; the records then go to `out`, which is there and locked.
     pub fn open(home: &Path, out: &Path) -> (Self, Option<Error>) {
-        let mut book =
-            Self { home: home.to_owned(), out: out.to_owned(), keeper: Keeper::Nobody, start: None };
+        let mut book = Self { owns_folder: true, ..Self::closed(home, out) };
         let warning = match book.opened() {
             Ok(ledger) => {
                 book.keeper = Keeper::Ledger(Box::new(ledger));
@@ -38,6 +39,36 @@ impl Book {
             Err(error) => Some(book.fall_back(error)),
         };
         (book, warning)
+    }
+
+    /// Opens the ledger for a run whose folder is not its own yet: where that fails, nothing is kept before
+    /// [`Self::own_folder`], which says why.
+    pub fn early(home: &Path, out: &Path) -> Self {
+        let ledger = Ledger::open(home).map_or(Keeper::Nobody, |ledger| Keeper::Ledger(Box::new(ledger)));
+        Self { keeper: ledger, ..Self::closed(home, out) }
+    }
+
+    /// From here on the run's folder is there and locked. Enters what an earlier process left in it, and what this one
+    /// began with, where that could not be entered before. What the user must be told.
+    pub fn own_folder(&mut self) -> Option<Error> {
+        self.owns_folder = true;
+        match self.opened() {
+            Ok(ledger) => {
+                self.keeper = Keeper::Ledger(Box::new(ledger));
+                self.start.clone().and_then(|start| self.record(start).err())
+            }
+            Err(error) => Some(self.fall_back(error)),
+        }
+    }
+
+    fn closed(home: &Path, out: &Path) -> Self {
+        Self {
+            home: home.to_owned(),
+            out: out.to_owned(),
+            keeper: Keeper::Nobody,
+            start: None,
+            owns_folder: false,
+        }
     }
 
     /// The ledger, while it works.
@@ -69,6 +100,10 @@ impl Book {
 
     /// From here on records go to the run's folder; `cause` with that said.
     fn fall_back(&mut self, mut cause: Error) -> Error {
+        if !self.owns_folder {
+            self.keeper = Keeper::Nobody;
+            return cause;
+        }
         let opened = Journal::open(&self.out).and_then(|mut journal| {
             if let Some(start) = &self.start {
                 journal.record(start.clone())?;

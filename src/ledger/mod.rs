@@ -14,7 +14,7 @@ pub use book::Book;
 pub use journal::{Journal, PENDING};
 pub use pulse::{Pulse, SharedBook};
 pub use query::{Checkpoint, Details, Outcome, RunRow};
-pub use record::{Entry, Final, NewRun, Phase, Record, Sample, Status};
+pub use record::{Entry, Final, NewRun, Phase, Prepared, Record, Sample, Status};
 pub use store::Ledger;
 
 use crate::error::{Fault, Kind};

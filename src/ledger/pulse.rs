@@ -43,6 +43,7 @@ struct Shared {
     step: AtomicU64,
     /// Bits of the last loss; NaN = none yet.
     loss: AtomicU64,
+    price: Mutex<PriceUsed>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -51,7 +52,6 @@ struct Heart {
     book: SharedBook,
     run_id: String,
     watch: Watch,
-    price: PriceUsed,
     earlier_s: f64,
     earlier_j: Option<f64>,
     first_j: Option<f64>,
@@ -63,13 +63,13 @@ impl Pulse {
         let shared = Arc::new(Shared {
             step: AtomicU64::new(before.step),
             loss: AtomicU64::new(before.loss.unwrap_or(f64::NAN).to_bits()),
+            price: Mutex::new(price.clone()),
             warnings: Mutex::default(),
         });
         let mut heart = Heart {
             book,
             run_id: run_id.to_owned(),
             watch,
-            price: price.clone(),
             earlier_s: before.wall_s,
             earlier_j: before.energy_j,
             first_j: None,
@@ -95,6 +95,16 @@ impl Pulse {
     pub fn step(&self, step: u64, loss: f64) {
         self.shared.step.store(step, Ordering::Release);
         self.shared.loss.store(loss.to_bits(), Ordering::Release);
+    }
+
+    /// More is known of what the run costs.
+    pub fn set_price(&self, price: &PriceUsed) {
+        *lock(&self.shared.price) = price.clone();
+    }
+
+    /// What a run of so many seconds costs, USD; `None` without a price.
+    pub fn bill(&self, wall_s: f64) -> Option<f64> {
+        lock(&self.shared.price).bill(wall_s).map(|bill| bill.cost_usd)
     }
 
     /// What the user must be told, once.
@@ -131,10 +141,11 @@ impl Heart {
             at_ms: jiff::Timestamp::now().as_millisecond(),
             step: shared.step.load(Ordering::Acquire),
             phase: self.watch.phase().name().into(),
-            cost_usd: self.price.bill(wall_s).map(|bill| bill.cost_usd),
+            cost_usd: lock(&shared.price).bill(wall_s).map(|bill| bill.cost_usd),
             loss: Some(loss).filter(|loss| loss.is_finite()),
             rss_bytes: reading.rss_bytes,
             cpu_s: reading.cpu_s,
+            parts: reading.parts,
             energy_j: here_j.map(|here| here + self.earlier_j.unwrap_or(0.0)).or(self.earlier_j),
         };
         self.book.lock().heartbeat(&self.run_id, &sample)

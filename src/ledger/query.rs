@@ -149,7 +149,9 @@ impl Ledger {
     /// Kind `Usage` where there is none, or more than one begins so.
     pub fn find(&self, run: &str) -> Result<RunRow> {
         let folder = full_path(Path::new(run));
-        let in_folder = self.rows("WHERE output_dir = ?1 ORDER BY seq DESC LIMIT 1", &[&folder])?;
+        // A start that failed at once never had the folder, unless nothing else did.
+        let last = "WHERE output_dir = ?1 ORDER BY status = 'failed' AND step = 0, seq DESC LIMIT 1";
+        let in_folder = self.rows(last, &[&folder])?;
         if let Some(row) = in_folder.into_iter().next() {
             return Ok(row);
         }
@@ -185,17 +187,18 @@ impl Ledger {
 
     /// When the runs on one boot of a machine ended, as far as they were heard of.
     pub fn ends_on_boot(&self, boot_id: &str) -> Result<Vec<jiff::Timestamp>> {
-        let query = "SELECT started_at, finished_at, wall_s FROM runs WHERE json_extract(owner_json, '$.boot_id') = ?1";
+        // One that runs, or was killed, ended for now when it was last heard of.
+        let query =
+            "SELECT finished_at, started_at, (SELECT max(at_ms) FROM samples WHERE run_id = runs.run_id)
+                     FROM runs WHERE json_extract(owner_json, '$.boot_id') = ?1";
         let rows = self.all(query, &[&boot_id], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, Option<f64>>(2)?))
+            Ok((row.get::<_, Option<String>>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<i64>>(2)?))
         })?;
-        let end = |(started, finished, wall_s): (String, Option<String>, Option<f64>)| {
-            if let Some(finished) = finished {
-                return finished.parse().ok();
+        let end = |(finished, started, heard_ms): (Option<String>, String, Option<i64>)| match finished {
+            Some(finished) => finished.parse().ok(),
+            None => {
+                heard_ms.map_or_else(|| started.parse().ok(), |ms| jiff::Timestamp::from_millisecond(ms).ok())
             }
-            // It runs, or was killed: it was last heard of when its wall time was.
-            let ran = jiff::SignedDuration::try_from_secs_f64(wall_s.unwrap_or(0.0)).ok()?;
-            started.parse::<jiff::Timestamp>().ok()?.checked_add(ran).ok()
         };
         Ok(rows.into_iter().filter_map(end).collect())
     }
@@ -252,7 +255,7 @@ impl Ledger {
     /// The samples of a run later than `after_s` of its time, the oldest first.
     pub fn samples(&self, run_id: &str, after_s: f64) -> Result<Vec<Sample>> {
         let query =
-            "SELECT wall_s, at_ms, step, phase, cost_usd, loss, rss_bytes, cpu_s, energy_j FROM samples
+            "SELECT wall_s, at_ms, step, phase, cost_usd, loss, rss_bytes, cpu_s, energy_j, parts FROM samples
                      WHERE run_id = ?1 AND wall_s > ?2 ORDER BY wall_s";
         self.all(query, &[&run_id, &after_s], |row| {
             Ok(Sample {
@@ -265,6 +268,7 @@ impl Ledger {
                 rss_bytes: count(row, 6)?,
                 cpu_s: row.get(7)?,
                 energy_j: row.get(8)?,
+                parts: row.get::<_, Option<String>>(9)?.and_then(|text| text.parse().ok()),
             })
         })
     }

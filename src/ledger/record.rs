@@ -3,6 +3,7 @@
 
 use crate::error::Result;
 use crate::estimate::CostLine;
+use crate::estimate::parts::PartBytes;
 use crate::fs::Owner;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -96,10 +97,28 @@ pub struct Sample {
     pub cpu_s: Option<f64>,
     /// Joules of the run so far.
     pub energy_j: Option<f64>,
+    /// Tagged memory of the process by part.
+    #[serde(default)]
+    pub parts: Option<PartBytes>,
+}
+
+/// What is known of a run once its data are read and its folder is its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The run's folder, where it is another than the one that is known, or is there only now.
+    pub output_dir: Option<String>,
+    /// The base model's name.
+    pub base: String,
+    /// Fingerprint of the base model.
+    pub base_hash: String,
+    /// SHA-256 of the data.
+    pub data_hash: String,
+    /// The prediction, as in estimate.json, where it is not the one that is known.
+    pub prediction_json: Option<String>,
 }
 
 /// One phase of a run, in all.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Phase {
     /// `load`, `tokenise`, `train`, …
     pub name: String,
@@ -147,6 +166,10 @@ pub enum Entry {
         #[serde(default)]
         prediction_json: Option<String>,
     },
+    /// It is known what the run is made of.
+    Prepared { run_id: String, prepared: Prepared },
+    /// The run was refused before it was one.
+    Withdrawn { run_id: String },
     /// The run's folder has another place now.
     Moved { run_id: String, output_dir: String },
     /// The run lives.
@@ -167,6 +190,8 @@ impl Entry {
         match self {
             Self::Start { run, .. } => &run.run_id,
             Self::Resume { run_id, .. }
+            | Self::Prepared { run_id, .. }
+            | Self::Withdrawn { run_id }
             | Self::Moved { run_id, .. }
             | Self::Heartbeat { run_id, .. }
             | Self::Checkpoint { run_id, .. }
@@ -196,6 +221,18 @@ pub trait Record {
             owner: Owner::here(),
             prediction_json: prediction_json.map(str::to_owned),
         })
+    }
+
+    /// It is known what the run is made of.
+    fn prepared(&mut self, run_id: &str, prepared: &Prepared) -> Result<()> {
+        let mut prepared = prepared.clone();
+        prepared.output_dir = prepared.output_dir.map(|folder| full_path(Path::new(&folder)));
+        self.record(Entry::Prepared { run_id: run_id.to_owned(), prepared })
+    }
+
+    /// The run was refused before its first step, and took no more than a moment.
+    fn withdraw(&mut self, run_id: &str) -> Result<()> {
+        self.record(Entry::Withdrawn { run_id: run_id.to_owned() })
     }
 
     /// The run's folder is found at another place than the one that is known.

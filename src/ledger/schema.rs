@@ -8,7 +8,7 @@ use std::path::Path;
 const APPLICATION_ID: i32 = 0x6674_746c;
 
 /// Entry n leads from schema n to n + 1.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, SAMPLES_OF_THE_METER];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, SAMPLES_OF_THE_METER, MEMORY_BY_PART];
 
 /// Samples come every second and not every step, and say what the meter saw; runs belong to projects.
 const SAMPLES_OF_THE_METER: &str = "
@@ -34,6 +34,9 @@ const SAMPLES_OF_THE_METER: &str = "
     DROP TABLE samples;
     ALTER TABLE samples_by_second RENAME TO samples;
 ";
+
+/// Samples say what the memory was held for.
+const MEMORY_BY_PART: &str = "ALTER TABLE samples ADD COLUMN parts TEXT;";
 
 const FIRST: &str = "
     CREATE TABLE runs (

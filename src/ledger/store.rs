@@ -1,8 +1,9 @@
 //! Writing the ledger: one entry, one transaction.
 
-use super::record::{Entry, Final, NewRun, Record, Sample, Status, full_path};
+use super::record::{Entry, Final, NewRun, Prepared, Record, Sample, Status, full_path};
 use super::{Error, schema};
 use crate::error::Result;
+use crate::estimate::parts::PartBytes;
 use crate::fs::fault::{self, Op};
 use crate::fs::{self, Owner};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -12,10 +13,12 @@ use std::time::Duration;
 /// How long a write waits for another process's.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
 
-/// Samples of a run that goes on; beyond it they are thinned.
-const MOST_SAMPLES: i64 = 1000;
+/// Samples of a run that goes on; beyond it they are thinned, when they are next counted.
+const MOST_SAMPLES: i64 = 900;
+/// Between two counts of them, s.
+const COUNTED_EVERY_S: f64 = 64.0;
 /// Samples that are left of a run that ended.
-const KEPT_SAMPLES: i64 = 400;
+const KEPT_SAMPLES: i64 = 300;
 
 /// The open ledger.
 #[derive(Debug)]
@@ -160,13 +163,10 @@ fn start(transaction: &Transaction<'_>, run: &NewRun, owner: &Owner) -> rusqlite
             run.project,
         ],
     )?;
-    if let Some(prediction) = &run.prediction_json {
-        transaction.execute(
-            "INSERT INTO predictions (run_id, prediction_json) VALUES (?1, ?2)",
-            params![run.run_id, prediction],
-        )?;
+    match &run.prediction_json {
+        Some(prediction) => predict(transaction, &run.run_id, prediction),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Enters a record of a run that is there.
@@ -179,12 +179,11 @@ fn follow(transaction: &Transaction<'_>, id: &str, entry: &Entry) -> rusqlite::R
                 params![id, to_json(owner)?],
             )?;
             if let Some(prediction) = prediction_json {
-                transaction.execute(
-                    "INSERT OR REPLACE INTO predictions (run_id, prediction_json) VALUES (?1, ?2)",
-                    params![id, prediction],
-                )?;
+                predict(transaction, id, prediction)?;
             }
         }
+        Entry::Prepared { prepared, .. } => prepare(transaction, id, prepared)?,
+        Entry::Withdrawn { .. } => withdraw(transaction, id)?,
         Entry::Moved { output_dir, .. } => {
             transaction
                 .execute("UPDATE runs SET output_dir = ?2 WHERE run_id = ?1", params![id, output_dir])?;
@@ -222,7 +221,40 @@ fn follow(transaction: &Transaction<'_>, id: &str, entry: &Entry) -> rusqlite::R
     Ok(())
 }
 
-fn heartbeat(transaction: &Transaction<'_>, id: &str, sample: &Sample) -> rusqlite::Result<()> {
+/// Fingerprints that are known stay: they are those of the run's first start.
+fn prepare(transaction: &Transaction<'_>, id: &str, prepared: &Prepared) -> rusqlite::Result<()> {
+    transaction.execute(
+        "UPDATE runs SET output_dir = coalesce(?2, output_dir), base = ?3,
+             base_hash = CASE base_hash WHEN '' THEN ?4 ELSE base_hash END,
+             data_hash = CASE data_hash WHEN '' THEN ?5 ELSE data_hash END
+         WHERE run_id = ?1",
+        params![id, prepared.output_dir, prepared.base, prepared.base_hash, prepared.data_hash],
+    )?;
+    match &prepared.prediction_json {
+        Some(prediction) => predict(transaction, id, prediction),
+        None => Ok(()),
+    }
+}
+
+fn predict(transaction: &Transaction<'_>, id: &str, prediction: &str) -> rusqlite::Result<()> {
+    let entry = "INSERT OR REPLACE INTO predictions (run_id, prediction_json) VALUES (?1, ?2)";
+    transaction.execute(entry, params![id, prediction]).map(|_| ())
+}
+
+/// Only what took no step and left no checkpoint can be taken back.
+fn withdraw(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<()> {
+    let is_bare = "SELECT count(*) FROM runs WHERE run_id = ?1 AND status = 'running' AND step = 0
+         AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE run_id = ?1)";
+    if transaction.query_row(is_bare, [id], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(());
+    }
+    for table in ["samples", "phases", "predictions", "cost_lines", "runs"] {
+        transaction.execute(&format!("DELETE FROM {table} WHERE run_id = ?1"), [id])?;
+    }
+    Ok(())
+}
+
+pub(super) fn heartbeat(transaction: &Transaction<'_>, id: &str, sample: &Sample) -> rusqlite::Result<()> {
     let step = integer(sample.step);
     transaction.execute(
         "UPDATE runs SET step = ?2, wall_s = ?3, cost_usd = ?4, loss = coalesce(?5, loss),
@@ -232,8 +264,8 @@ fn heartbeat(transaction: &Transaction<'_>, id: &str, sample: &Sample) -> rusqli
     )?;
     transaction.execute(
         "INSERT OR REPLACE INTO samples
-             (run_id, wall_s, at_ms, step, phase, cost_usd, loss, rss_bytes, cpu_s, energy_j)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             (run_id, wall_s, at_ms, step, phase, cost_usd, loss, rss_bytes, cpu_s, energy_j, parts)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         params![
             id,
             sample.wall_s,
@@ -245,8 +277,12 @@ fn heartbeat(transaction: &Transaction<'_>, id: &str, sample: &Sample) -> rusqli
             sample.rss_bytes.map(integer),
             sample.cpu_s,
             sample.energy_j,
+            sample.parts.as_ref().map(PartBytes::to_string),
         ],
     )?;
+    if sample.wall_s.rem_euclid(COUNTED_EVERY_S) >= 1.0 {
+        return Ok(());
+    }
     let kept: i64 =
         transaction.query_row("SELECT count(*) FROM samples WHERE run_id = ?1", [id], |row| row.get(0))?;
     // A run that is killed is never finished: its samples are bounded while it lives.
@@ -273,7 +309,7 @@ fn finish(transaction: &Transaction<'_>, id: &str, status: Status, end: &Final) 
     thin(transaction, id, KEPT_SAMPLES)?;
     transaction.execute(
         "UPDATE runs SET status = ?2, finished_at = ?3, step = ?4, wall_s = ?5, cost_usd = ?6, loss = ?7,
-             report_json = ?8, energy_j = ?9
+             report_json = coalesce(?8, report_json), energy_j = ?9
          WHERE run_id = ?1",
         params![
             id,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Result;
+use crate::estimate::parts::{Part, PartBytes};
 use crate::estimate::{Amount, CostLine};
 use crate::fs::fault::rehearse;
 use std::path::Path;
@@ -270,6 +271,73 @@ fn where_nothing_can_be_written_the_run_is_told_once_and_goes_on() {
     assert!(outcomes.iter().all(Result::is_ok));
 }
 
+fn prepared() -> Prepared {
+    Prepared { base: "org/y".into(), base_hash: "b9".into(), data_hash: "d9".into(), ..Prepared::default() }
+}
+
+#[test]
+fn a_run_is_known_before_its_data_are_and_keeps_its_first_fingerprints() {
+    let p = place();
+    let mut book = Book::early(p.home.path(), p.out.path());
+    let new = NewRun { data_hash: String::new(), base_hash: String::new(), ..run("abcd", p.out.path()) };
+    book.start_run(&new).unwrap();
+    book.heartbeat("abcd", &beat(0, 1.0, Some(0.5), None)).unwrap();
+    assert!(book.own_folder().is_none());
+    book.prepared("abcd", &prepared()).unwrap();
+    book.prepared("abcd", &Prepared { data_hash: "d10".into(), ..prepared() }).unwrap();
+    let row = book.ledger().unwrap().find("abcd").unwrap();
+    assert_eq!((row.base.as_str(), row.content()), ("org/y", ["c1", "d9", "b9"]));
+    assert_eq!((row.wall_s, row.cost_usd), (Some(1.0), Some(0.5)));
+}
+
+#[test]
+fn a_start_that_is_taken_back_leaves_nothing_and_a_run_with_steps_is_never_taken_back() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    for (id, step) in [("bare", 0), ("busy", 3)] {
+        ledger.start_run(&run(id, p.out.path())).unwrap();
+        ledger.heartbeat(id, &beat(step, 1.0, None, None)).unwrap();
+        ledger.phase(id, &Phase { name: "set-up".into(), wall_s: 5.0, ..Phase::default() }).unwrap();
+        ledger.withdraw(id).unwrap();
+    }
+    let left: Vec<String> = ledger.runs().unwrap().into_iter().map(|row| row.run_id).collect();
+    assert_eq!(left, ["busy"]);
+    assert_eq!(
+        (count(&ledger, "samples"), count(&ledger, "phases"), count(&ledger, "predictions")),
+        (1, 1, 1)
+    );
+}
+
+#[test]
+fn without_a_ledger_nothing_is_kept_in_a_folder_that_is_not_the_runs_own_yet() {
+    let p = place();
+    let db = p.home.path().join("ledger.db");
+    std::fs::create_dir(&db).unwrap();
+    let mut book = Book::early(p.home.path(), p.out.path());
+    book.start_run(&run("abcd", p.out.path())).unwrap();
+    book.heartbeat("abcd", &beat(0, 1.0, None, None)).unwrap();
+    assert_eq!(std::fs::read_dir(p.out.path()).unwrap().count(), 0);
+    let said = book.own_folder().unwrap().to_string();
+    assert!(said.contains(PENDING), "{said}");
+    book.prepared("abcd", &prepared()).unwrap();
+    // The ledger comes back: the run is there from its start.
+    std::fs::remove_dir(&db).unwrap();
+    book.settle().unwrap();
+    assert_eq!(book.ledger().unwrap().find("abcd").unwrap().base, "org/y");
+}
+
+#[test]
+fn a_refused_start_does_not_stand_before_the_run_that_has_the_folder() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    for outcome in whole_run(&mut ledger, "whole", p.out.path()) {
+        outcome.unwrap();
+    }
+    ledger.start_run(&run("refused", p.out.path())).unwrap();
+    ledger.finish_run("refused", Status::Failed, &Final { step: 0, ..end(1.0) }).unwrap();
+    assert_eq!(ledger.find(p.out.path().to_str().unwrap()).unwrap().run_id, "whole");
+}
+
 #[test]
 fn a_locked_ledger_is_said_to_be_locked() {
     let p = place();
@@ -366,49 +434,96 @@ fn samples_are_bounded_while_a_run_goes_and_fewer_when_it_ends() {
     assert_eq!(ledger.find("abcd").unwrap().wall_s, Some(2500.0));
     ledger.finish_run("abcd", Status::Done, &end(1.0)).unwrap();
     let samples = ledger.samples("abcd", 0.0).unwrap();
-    assert!((200..=400).contains(&samples.len()), "{}", samples.len());
+    assert!((150..=300).contains(&samples.len()), "{}", samples.len());
     assert_eq!(samples.last().unwrap().step, 2500);
     let gaps: Vec<f64> = samples.windows(2).map(|two| two[1].wall_s - two[0].wall_s).collect();
     let widest = gaps.iter().copied().fold(0.0, f64::max);
     assert!(widest <= 40.0, "evenly over the run: {widest}");
 }
 
-#[test]
-fn a_thousand_runs_are_listed_in_a_moment_and_take_little_room() {
-    let p = place();
-    let ledger = Ledger::open(p.home.path()).unwrap();
-    let mut text = run("r", p.out.path());
-    text.config_toml = "# a line as long as those of a resolved config\n".repeat(80);
-    text.prediction_json = Some(format!("{{\"filler\":\"{}\"}}", "x".repeat(6000)));
-    let report = Some(format!("{{\"filler\":\"{}\"}}", "x".repeat(12_000)));
-    let fill = "WITH RECURSIVE nth(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM nth WHERE n < 400)
-        INSERT INTO samples SELECT ?1, n * 25.013, 1762078272250 + n * 25013, n * 7, 'train', n * 0.00123,
-        2.0 + 1.0 / n, 1473221120 + n, n * 49.7, n * 601.3 FROM nth";
-    ledger.connection.pragma_update(None, "synchronous", "OFF").unwrap();
-    ledger.connection.execute_batch("BEGIN").unwrap();
-    for n in 0..1000 {
-        let id = format!("run{n:05}");
-        let folder = format!("/runs/{id}");
-        let values = rusqlite::params![id, folder, text.config_toml, report];
-        let begin = "INSERT INTO runs (run_id, status, started_at, output_dir, purpose, method, base, config_toml,
-            config_hash, data_hash, base_hash, owner_json, report_json, wall_s, cost_usd, loss)
-            VALUES (?1, 'done', '2025-11-02T10:11:12.250Z', ?2, 'final', 'lora', 'org/model', ?3, 'c', 'd', 'b', '{}',
-            ?4, 10005.0, 0.5, 1.25)";
-        ledger.connection.execute(begin, values).unwrap();
-        let prediction = rusqlite::params![id, text.prediction_json];
-        ledger.connection.execute("INSERT INTO predictions VALUES (?1, ?2)", prediction).unwrap();
-        ledger.connection.execute(fill, [&id]).unwrap();
+/// How a run of the CPU stands at a second of its time, every figure as long as it comes.
+fn second(nth: u32) -> Sample {
+    let at = f64::from(nth) + f64::from(nth % 97) * 1.234_567e-5;
+    let held = |part| (part as u64 + 1) * 31_457_280 + u64::from(nth % 7) * 4096;
+    Sample {
+        wall_s: at,
+        at_ms: 1_762_078_272_250 + i64::from(nth) * 1000,
+        step: u64::from(nth) * 7,
+        phase: "train".into(),
+        cost_usd: Some(at * 1.234e-4),
+        loss: Some(2.0 + 1.0 / at),
+        rss_bytes: Some(1_473_221_120 + u64::from(nth) * 4096),
+        cpu_s: Some(at * 1.987),
+        energy_j: Some(at * 61.3),
+        parts: Some(PartBytes(Part::ALL.map(held))),
     }
-    ledger.connection.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+}
+
+/// A finished run of 10,000 seconds that was heard of at each of them, with texts as long as those of real ones.
+fn heard(ledger: &mut Ledger, id: &str) {
+    let mut new = run(id, Path::new("/runs").join(id).as_path());
+    new.config_toml = "# a line as long as those of a resolved config\n".repeat(80);
+    new.prediction_json = Some(format!("{{\"filler\":\"{}\"}}", "x".repeat(6000)));
+    ledger.start_run(&new).unwrap();
+    let transaction = ledger.connection.transaction().unwrap();
+    for nth in 1..=10_000 {
+        store::heartbeat(&transaction, id, &second(nth)).unwrap();
+    }
+    transaction.commit().unwrap();
+    let report = Some(format!("{{\"filler\":\"{}\"}}", "x".repeat(8000)));
+    ledger.finish_run(id, Status::Done, &Final { report_json: report, ..end(1.25) }).unwrap();
+}
+
+/// A ledger of a thousand runs, of which so many were really heard of; the others are their copies.
+fn a_thousand_runs(heard_of: u32) {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    for n in 0..heard_of {
+        heard(&mut ledger, &format!("run{n:05}"));
+    }
+    for n in heard_of..1000 {
+        let ids = [format!("run{n:05}"), format!("run{:05}", n % heard_of)];
+        for (table, columns) in [
+            (
+                "runs",
+                "status, started_at, finished_at, output_dir, purpose, method, base, config_toml, config_hash,
+                 data_hash, base_hash, usd_per_hour, owner_json, step, wall_s, cost_usd, loss, report_json",
+            ),
+            ("predictions", "prediction_json"),
+            (
+                "samples",
+                "wall_s, at_ms, step, phase, cost_usd, loss, rss_bytes, cpu_s, energy_j, parts",
+            ),
+        ] {
+            let copy = format!(
+                "INSERT INTO {table} (run_id, {columns}) SELECT ?1, {columns} FROM {table} WHERE run_id = ?2"
+            );
+            ledger.connection.execute(&copy, [&ids[0], &ids[1]]).unwrap();
+        }
+    }
+    ledger.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let kept = count(&ledger, "samples");
     drop(ledger);
     let bytes = std::fs::metadata(p.home.path().join("ledger.db")).unwrap().len();
-    assert!(bytes < 100_000_000, "{bytes} bytes");
     let begun = std::time::Instant::now();
     let rows = Ledger::open(p.home.path()).unwrap().runs().unwrap();
     let took = begun.elapsed();
+    println!("{bytes} bytes with {kept} samples, listed in {took:?}");
     assert_eq!(rows.len(), 1000);
+    assert!(kept >= 200 * 1000, "{kept}");
+    assert!(bytes < 100_000_000, "{bytes} bytes");
     assert!(took.as_millis() < 200, "{took:?}");
-    println!("{bytes} bytes, listed in {took:?}");
+}
+
+#[test]
+fn a_thousand_runs_are_listed_in_a_moment_and_take_little_room() {
+    a_thousand_runs(1);
+}
+
+#[test]
+#[ignore = "needs some minutes"]
+fn a_thousand_runs_of_ten_thousand_heartbeats_each_are_too() {
+    a_thousand_runs(1000);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! The last reading, for other threads, without a lock: one atomic word a figure.
 
 use super::probe::Reading;
+use super::tag::{Part, PartBytes};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const FIELDS: usize = 15;
+const FIGURES: usize = 15;
+const FIELDS: usize = FIGURES + Part::ALL.len();
 /// Stands for `None`: no count is that large, and as a float it is not a number.
 const NONE: u64 = u64::MAX;
 
@@ -21,7 +23,7 @@ impl Latest {
     pub(super) fn store(&self, r: &Reading) {
         let float = |v: Option<f64>| v.map_or(NONE, f64::to_bits);
         let whole = |v: Option<u64>| v.unwrap_or(NONE);
-        let words: [u64; FIELDS] = [
+        let words: [u64; FIGURES] = [
             float(r.cpu_s),
             whole(r.rss_bytes),
             whole(r.peak_rss_bytes),
@@ -38,15 +40,32 @@ impl Latest {
             whole(r.gpu_clock_mhz),
             whole(r.gpu_temperature_c),
         ];
-        for (slot, word) in self.0.iter().zip(words) {
+        let parts = r.parts.map_or([NONE; Part::ALL.len()], |parts| parts.0);
+        for (slot, word) in self.0.iter().zip(words.into_iter().chain(parts)) {
             slot.store(word, Ordering::Release);
         }
     }
 
     pub(super) fn load(&self) -> Reading {
         let words = self.0.each_ref().map(|slot| Some(slot.load(Ordering::Acquire)).filter(|&w| w != NONE));
-        let [cpu, rss, peak, pss, faults, read, write, group, package, device, gpu, power, busy, clock, heat] =
-            words;
+        let [
+            cpu,
+            rss,
+            peak,
+            pss,
+            faults,
+            read,
+            write,
+            group,
+            package,
+            device,
+            gpu,
+            power,
+            busy,
+            clock,
+            heat,
+            parts @ ..,
+        ] = words;
         let float = |word: Option<u64>| word.map(f64::from_bits);
         Reading {
             cpu_s: float(cpu),
@@ -64,6 +83,7 @@ impl Latest {
             gpu_busy: float(busy),
             gpu_clock_mhz: clock,
             gpu_temperature_c: heat,
+            parts: parts.iter().any(Option::is_some).then(|| PartBytes(parts.map(|word| word.unwrap_or(0)))),
         }
     }
 }
@@ -90,6 +110,7 @@ mod tests {
             gpu_busy: Some(0.5),
             gpu_clock_mhz: Some(14),
             gpu_temperature_c: Some(15),
+            parts: Some(PartBytes(std::array::from_fn(|nth| 16 + nth as u64))),
         };
         let latest = Latest::default();
         assert_eq!(latest.load(), Reading::default());

@@ -1,6 +1,7 @@
 //! The seam between the meter and what it reads: a probe gives cumulative counters and current levels, or `None`.
 
 use super::device::DeviceTotal;
+use super::tag::PartBytes;
 use serde::{Deserialize, Serialize};
 
 /// One look at the machine; `None` = this probe cannot tell.
@@ -32,6 +33,8 @@ pub struct Reading {
     pub gpu_power_w: Option<f64>,
     /// Share of the time in which accelerators computed, mean of all, 0 … 1.
     pub gpu_busy: Option<f64>,
+    /// Tagged memory of this process by part.
+    pub parts: Option<PartBytes>,
     /// Clock of the fastest accelerator, MHz.
     pub gpu_clock_mhz: Option<u64>,
     /// Temperature of the hottest accelerator, °C.

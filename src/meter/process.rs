@@ -8,6 +8,7 @@ use super::probe::{Closing, Probe, Reading};
 use super::procfs::{self, Kept, kib_field};
 use super::rapl::Rapl;
 use super::sampler::longest_gap_s;
+use super::tag;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use std::path::Path;
@@ -87,6 +88,7 @@ impl Probe for ProcessProbe {
             write_bytes: used.map(|u| u.write_bytes),
             rss_bytes,
             peak_rss_bytes,
+            parts: Some(tag::process().now()),
             ..Reading::default()
         };
         self.surroundings.read(&[std::process::id()], &mut reading);

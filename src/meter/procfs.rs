@@ -15,6 +15,7 @@ pub(super) struct Stat {
     pub(super) ticks: u64,
     /// Faults that waited for the disk, counted as the ticks are.
     pub(super) major_faults: u64,
+    pub(super) threads: u64,
     pub(super) rss_pages: u64,
 }
 
@@ -48,15 +49,13 @@ impl Stat {
     /// Fields are counted from 1, as in proc(5).
     pub(super) fn parse(text: &str) -> Option<Self> {
         // The second field is the program's name in parentheses and may itself hold both blanks and parentheses.
-        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-        let field = |n: usize| fields.get(n.checked_sub(3)?)?.parse::<u64>().ok();
-        let sum = |all: &[usize]| all.iter().map(|&n| field(n)).sum::<Option<u64>>();
-        Some(Self {
-            parent: u32::try_from(field(4)?).ok()?,
-            ticks: sum(&[14, 15, 16, 17])?,
-            major_faults: sum(&[12, 13])?,
-            rss_pages: field(24)?,
-        })
+        let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+        // Of those that follow, so many are passed over before the next that is wanted.
+        let mut next = |passed: usize| fields.nth(passed)?.parse::<u64>().ok();
+        let parent = u32::try_from(next(1)?).ok()?;
+        let major_faults = next(7)?.saturating_add(next(0)?);
+        let ticks = [next(0)?, next(0)?, next(0)?, next(0)?].into_iter().fold(0, u64::saturating_add);
+        Some(Self { parent, ticks, major_faults, threads: next(2)?, rss_pages: next(3)? })
     }
 }
 
@@ -78,13 +77,32 @@ pub(super) fn pss(pid: u32) -> Option<u64> {
     Kept::open(&file(pid, "smaps_rollup"))?.read(|text| kib_field(text, "Pss:"))
 }
 
+/// The process that was started last, by whomever: where it is another one, there may be new children.
+#[derive(Debug)]
+pub(super) struct Newest(Option<Kept>);
+
+impl Newest {
+    pub(super) fn open() -> Self {
+        Self(Kept::open(&Path::new(ROOT).join("loadavg")))
+    }
+
+    /// Its number; `None` where the system does not tell.
+    pub(super) fn read(&self) -> Option<u32> {
+        self.0.as_ref()?.read(|text| text.split_ascii_whitespace().last()?.parse().ok())
+    }
+}
+
 /// Children of a process, whichever of its threads started them; `None` where the kernel keeps no such list, or there
-/// is no such process.
-pub(super) fn children(pid: u32) -> Option<Vec<u32>> {
-    let mut all = Vec::new();
+/// is no such process. Of a single thread no folder needs to be listed.
+pub(super) fn children(pid: u32, threads: Option<u64>) -> Option<Vec<u32>> {
+    let numbers = |text: &str| text.split_ascii_whitespace().filter_map(|n| n.parse().ok()).collect();
+    if threads == Some(1) {
+        return Some(numbers(&read_to_string(file(pid, &format!("task/{pid}/children"))).ok()?));
+    }
+    let mut all: Vec<u32> = Vec::new();
     for thread in std::fs::read_dir(file(pid, "task")).ok()?.flatten() {
         match read_to_string(thread.path().join("children")) {
-            Ok(text) => all.extend(text.split_ascii_whitespace().filter_map(|n| n.parse::<u32>().ok())),
+            Ok(text) => all.extend(numbers(&text)),
             // A thread may end between the two looks.
             Err(_) if thread.path().exists() => return None,
             Err(_) => {}
@@ -128,7 +146,7 @@ mod tests {
         let text =
             "42 (a ) b (c) S 7 42 42 0 -1 4194304 100 200 3 4 50 60 70 80 20 0 1 0 12345 1000000 256 1844";
         let stat = Stat::parse(text).unwrap();
-        let expected = Stat { parent: 7, ticks: 260, major_faults: 7, rss_pages: 256 };
+        let expected = Stat { parent: 7, ticks: 260, major_faults: 7, threads: 1, rss_pages: 256 };
         assert_eq!(stat, expected);
         assert_eq!(Stat::parse("42 (x) S 7"), None);
     }

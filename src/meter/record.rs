@@ -6,6 +6,7 @@ use super::measured::{Measured, PhaseTotal};
 use super::phase::{Phase, Timeline};
 use super::probe::{Closing, Reading};
 use super::samples::{Sample, Samples};
+use std::time::Duration;
 
 /// A counter since its first reading; a dip between two looks is the looking's, not the counter's.
 #[derive(Debug, Default, Clone, Copy)]
@@ -29,6 +30,9 @@ impl Counter {
 
 /// A look at so much of the highest sum was at the peak.
 const CLOSE: f64 = 0.95;
+
+/// In a shorter run, s, the meter's first look weighs too much.
+const SHORT_S: f64 = 5.0;
 
 /// What the thread has gathered.
 #[derive(Debug)]
@@ -144,6 +148,17 @@ impl Record {
         let is_close = self.peak_sum_with_pss.is_some_and(|seen| seen as f64 >= CLOSE * sum as f64);
         let proportional = self.peak_pss.filter(|_| is_close).map(|pss| (pss, "proportional memory"));
         Some(proportional.unwrap_or((sum, "resident memory")))
+    }
+
+    /// Looks that took too much of the time came less often than they were asked for: that is said where it was the rule.
+    pub(super) fn say_if_sparse(&mut self, interval: Duration, late: u64) {
+        if self.last_s > SHORT_S && late.saturating_mul(2) > self.looks {
+            self.closing.warnings.push(format!(
+                "the meter looked {:.1} times a second and not {:.1}, so as to take less than 0.5 % of the time",
+                self.looks as f64 / self.last_s,
+                1.0 / interval.as_secs_f64()
+            ));
+        }
     }
 
     fn total_j(&self) -> Option<f64> {

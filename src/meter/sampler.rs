@@ -14,6 +14,11 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// Share of a core that looks may take, in the mean since the start; the rest up to half a percent is for the last one.
+const SHARE: f64 = 0.004;
+/// Between two looks, however dear they are.
+const LONGEST_WAIT_S: f64 = 10.0;
+
 /// A running meter.
 #[derive(Debug)]
 pub struct Meter {
@@ -43,17 +48,20 @@ impl Meter {
         let theirs = Arc::clone(&shared);
         let run = move || {
             let mut record = Record::new(longest_gap_s(interval));
-            let mut reading = first;
+            let (mut reading, mut late) = (first, 0);
             loop {
                 theirs.latest.store(&reading);
                 record.take(&theirs.timeline, &reading);
-                match stopped.recv_timeout(interval) {
+                let wait = wait(interval, seconds(theirs.timeline.elapsed_ns()), thread_cpu_s());
+                late += u64::from(wait > interval);
+                match stopped.recv_timeout(wait) {
                     Err(RecvTimeoutError::Timeout) => reading = probe.sample(),
                     Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
                 }
             }
             record.take(&theirs.timeline, &probe.sample());
             record.closing = probe.close();
+            record.say_if_sparse(interval, late);
             record.meter_cpu_s = thread_cpu_s();
             record
         };
@@ -76,7 +84,7 @@ impl Meter {
         Seconds(seconds(self.shared.timeline.elapsed_ns()))
     }
 
-    /// The last look, at most one interval old.
+    /// The last look: no older than an interval, unless looks are dear.
     pub fn latest(&self) -> Reading {
         self.shared.latest.load()
     }
@@ -140,6 +148,14 @@ impl Watch {
     pub fn latest(&self) -> Reading {
         self.0.latest.load()
     }
+}
+
+/// Until the next look: the interval, or longer where looks take more than their share of the time.
+fn wait(interval: Duration, elapsed_s: f64, cpu_s: Option<f64>) -> Duration {
+    // Whoever asks for looks at shorter intervals lets them take as much more.
+    let share = SHARE * (Meter::INTERVAL.as_secs_f64() / interval.as_secs_f64()).max(1.0);
+    let behind_s = cpu_s.unwrap_or(0.0) / share - elapsed_s;
+    interval.max(Duration::from_secs_f64(behind_s.clamp(0.0, LONGEST_WAIT_S)))
 }
 
 /// The longest time that a level read at two looks may stand for: a few intervals, for a busy machine wakes a thread
@@ -211,6 +227,18 @@ mod tests {
         assert!(measured.wall_s >= 0.002);
         assert_eq!(measured.cpu_s, None);
         assert!(measured.warnings[0].contains("failed"), "{:?}", measured.warnings);
+    }
+
+    #[test]
+    fn looks_that_are_dear_are_taken_less_often() {
+        let second = Meter::INTERVAL * 10;
+        assert_eq!(wait(Meter::INTERVAL, 10.0, Some(0.01)), Meter::INTERVAL);
+        assert_eq!(wait(Meter::INTERVAL, 10.0, None), Meter::INTERVAL);
+        let dear = wait(Meter::INTERVAL, 10.0, Some(0.05)).as_secs_f64();
+        assert!((dear - 2.5).abs() < 1e-9, "{dear}");
+        assert_eq!(wait(second, 10.0, Some(1e9)), Duration::from_secs_f64(LONGEST_WAIT_S));
+        let asked_for = wait(Meter::INTERVAL / 10, 10.0, Some(0.39));
+        assert_eq!(asked_for, Meter::INTERVAL / 10, "ten times the looks, ten times the share");
     }
 
     #[cfg(target_os = "linux")]

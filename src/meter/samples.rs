@@ -1,6 +1,7 @@
 //! Looks that are kept: at most a thousand of a run, thinned evenly as it grows, without losing a peak.
 
 use super::probe::Reading;
+use super::tag::PartBytes;
 use serde::{Deserialize, Serialize};
 
 /// Kept samples; beyond it every second one goes.
@@ -22,6 +23,9 @@ pub struct Sample {
     pub device_bytes: Option<u64>,
     /// Joules since the start, by all counters there are.
     pub energy_j: Option<f64>,
+    /// Tagged memory by part: at the moment since the sample before when it was most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts: Option<PartBytes>,
     /// Bytes of the cgroup: the most since the sample before.
     pub group_bytes: Option<u64>,
     /// W of the accelerators at this look.
@@ -39,6 +43,7 @@ impl Sample {
             cpu_s: reading.cpu_s,
             device_bytes: reading.device_bytes,
             energy_j,
+            parts: reading.parts,
             group_bytes: reading.group_bytes,
             gpu_power_w: reading.gpu_power_w,
             gpu_busy: reading.gpu_busy,
@@ -50,6 +55,7 @@ impl Sample {
         self.rss_bytes = self.rss_bytes.max(next.rss_bytes);
         self.device_bytes = self.device_bytes.max(next.device_bytes);
         self.group_bytes = self.group_bytes.max(next.group_bytes);
+        self.parts = self.parts.into_iter().chain(next.parts).max_by_key(PartBytes::sum);
     }
 }
 
@@ -95,18 +101,21 @@ impl Samples {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meter::tag::Part;
 
     #[test]
     fn samples_are_thinned_without_losing_the_peak() {
         let mut samples = Samples::default();
         for i in 0..12_345_u64 {
             let rss_bytes = Some(if i == 7_777 { 99 } else { 1 });
-            let reading = Reading { rss_bytes, ..Reading::default() };
+            let parts = rss_bytes.map(|bytes| PartBytes(Part::ALL.map(|_| bytes)));
+            let reading = Reading { rss_bytes, parts, ..Reading::default() };
             samples.keep(Sample::new(i as f64, "train", &reading, None));
         }
         let kept = samples.into_kept();
         assert!(kept.len() <= MOST && kept.len() > 400);
         assert_eq!(kept.iter().filter_map(|s| s.rss_bytes).max(), Some(99));
+        assert!(kept.iter().any(|s| s.parts.is_some_and(|parts| parts.of(Part::Logits) == 99)));
         assert!(kept.windows(2).all(|w| w[0].at_s < w[1].at_s));
     }
 }

@@ -1,7 +1,7 @@
 //! Accounting of tagged memory: how much each part of the estimate holds now, at its highest, and when all together
 //! were highest. Counters only: an add and a sub are a few atomic operations.
 
-pub use crate::estimate::parts::Part;
+pub use crate::estimate::parts::{Part, PartBytes};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -70,12 +70,14 @@ impl Account {
         self.peak[part as usize].load(Ordering::Acquire)
     }
 
+    /// Bytes of every part now.
+    pub fn now(&self) -> PartBytes {
+        PartBytes(self.current.each_ref().map(|bytes| bytes.load(Ordering::Acquire)))
+    }
+
     /// Bytes of every part at the moment when their sum was highest.
-    pub fn at_peak(&self) -> Vec<(Part, u64)> {
-        Part::ALL
-            .into_iter()
-            .map(|part| (part, self.at_peak[part as usize].load(Ordering::Acquire)))
-            .collect()
+    pub fn at_peak(&self) -> PartBytes {
+        PartBytes(self.at_peak.each_ref().map(|bytes| bytes.load(Ordering::Acquire)))
     }
 
     /// Tags bytes for as long as the guard lives.
@@ -165,8 +167,9 @@ mod tests {
         ACCOUNT.add(Part::Activations, 500);
         ACCOUNT.sub(Part::Activations, 500);
         ACCOUNT.add(Part::Logits, 200);
-        let at_peak: Vec<u64> = ACCOUNT.at_peak().into_iter().map(|(_, b)| b).collect();
-        assert_eq!(at_peak, [100, 0, 0, 0, 500, 0, 0, 0, 0]);
+        let held = |parts: PartBytes| parts.named().filter(|(_, bytes)| *bytes > 0).collect::<Vec<_>>();
+        assert_eq!(held(ACCOUNT.at_peak()), [(Part::BaseWeights, 100), (Part::Activations, 500)]);
+        assert_eq!(held(ACCOUNT.now()), [(Part::BaseWeights, 100), (Part::Logits, 200)]);
         assert_eq!(ACCOUNT.peak(Part::Logits), 200);
     }
 

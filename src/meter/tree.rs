@@ -2,19 +2,19 @@
 //! that end between two looks are counted through their parents, who wait for them.
 
 use super::probe::{Closing, Probe, Reading};
-use super::process::{Surroundings, Used, resident, thread_cpu_s};
-use super::procfs::{self, Kept, Stat};
+use super::process::{Surroundings, Used, thread_cpu_s};
+use super::procfs::{self, Kept, Newest, Stat};
 use nix::sys::resource::UsageWho;
 use nix::unistd::{SysconfVar, sysconf};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Between two searches for new processes.
+/// Between two searches for new processes where none seems to have been started.
 const SEARCH: Duration = Duration::from_secs(1);
-/// Searches at the start, while a program sets itself up.
-const EARLY_SEARCHES: u32 = 8;
-/// Share of the time that searches may take of a core, and dear figures as well.
-const SHARE: f64 = 0.001;
+/// Share of a core that searches may take: what is not found is not metered.
+const SEARCHING: f64 = 0.002;
+/// Share of a core that dear figures may take.
+const DEAR: f64 = 0.001;
 /// A rise of the memory that is worth another look at the dear figures.
 const RISE: f64 = 1.03;
 
@@ -23,13 +23,14 @@ pub struct TreeProbe {
     surroundings: Surroundings,
     known: HashMap<u32, Process>,
     search: Pace,
-    searches: u32,
+    /// The process that the system started last, and which it was at the last search.
+    newest: Newest,
+    newest_searched: Option<u32>,
     dear: Pace,
     rss_at_dear: u64,
     most: u64,
     left: usize,
     largest: Option<u64>,
-    own_peak: u64,
     before: Option<Used>,
     page_bytes: u64,
     ticks_per_s: f64,
@@ -37,19 +38,23 @@ pub struct TreeProbe {
 
 struct Process {
     stat: Kept,
+    /// Threads at the last look.
+    threads: u64,
     /// Bytes read from and written to disks, when it was last asked.
     disk: (u64, u64),
 }
 
 /// When something was done last, and from when its cost allows it again.
 struct Pace {
+    /// Of a core, in the mean.
+    share: f64,
     last: Option<Instant>,
     free_from: Instant,
 }
 
 impl Pace {
-    fn new() -> Self {
-        Self { last: None, free_from: Instant::now() }
+    fn new(share: f64) -> Self {
+        Self { share, last: None, free_from: Instant::now() }
     }
 
     fn is_due(&self, is_wanted: bool) -> bool {
@@ -61,7 +66,7 @@ impl Pace {
         let cost_s = thread_cpu_s().zip(cpu_before_s).map_or(0.0, |(now, before)| now - before);
         let now = Instant::now();
         self.last = Some(now);
-        self.free_from = now + Duration::from_secs_f64((cost_s / SHARE).clamp(0.0, 60.0));
+        self.free_from = now + Duration::from_secs_f64((cost_s / self.share).clamp(0.0, 60.0));
     }
 }
 
@@ -72,56 +77,57 @@ impl TreeProbe {
         Self {
             surroundings: Surroundings::open(interval),
             known: HashMap::new(),
-            search: Pace::new(),
-            searches: 0,
-            dear: Pace::new(),
+            search: Pace::new(SEARCHING),
+            newest: Newest::open(),
+            newest_searched: None,
+            dear: Pace::new(DEAR),
             rss_at_dear: 0,
             most: 0,
             left: 0,
             largest: None,
-            own_peak: resident().1.unwrap_or(0),
             before: Used::of(UsageWho::RUSAGE_CHILDREN),
             page_bytes: u64::try_from(system(SysconfVar::PAGE_SIZE, 4096)).unwrap_or(4096),
             ticks_per_s: system(SysconfVar::CLK_TCK, 100) as f64,
         }
     }
 
-    /// Looks for processes that are not known yet.
+    /// Looks for processes that are not known yet: soon where the system has started any.
     fn search(&mut self) {
-        if !self.search.is_due(self.searches < EARLY_SEARCHES) {
+        let newest = self.newest.read();
+        if !self.search.is_due(newest.is_none() || newest != self.newest_searched) {
             return;
         }
         let cpu_before_s = thread_cpu_s();
-        self.searches = self.searches.saturating_add(1);
-        let parents = match procfs::children(std::process::id()) {
-            Some(_) => None,
-            None => Some(procfs::all_parents()),
-        };
-        let of = |pid: u32| match &parents {
-            None => procfs::children(pid).unwrap_or_default(),
+        self.newest_searched = newest;
+        let here = procfs::children(std::process::id(), None);
+        let parents = if here.is_some() { None } else { Some(procfs::all_parents()) };
+        let of = |pid: u32, threads: Option<u64>| match &parents {
+            None => procfs::children(pid, threads).unwrap_or_default(),
             Some(all) => all.iter().filter(|(_, parent)| *parent == pid).map(|(pid, _)| *pid).collect(),
         };
-        let mut open = of(std::process::id());
+        let mut open = here.unwrap_or_else(|| of(std::process::id(), None));
         while let Some(pid) = open.pop() {
             if !self.known.contains_key(&pid)
                 && let Some(stat) = procfs::stat_file(pid)
             {
-                self.known.insert(pid, Process { stat, disk: (0, 0) });
+                let threads = stat.read(Stat::parse).map_or(0, |stat| stat.threads);
+                self.known.insert(pid, Process { stat, threads, disk: (0, 0) });
             }
             // A process is nobody's child twice, so this ends.
-            open.extend(of(pid));
+            open.extend(of(pid, self.known.get(&pid).map(|process| process.threads)));
         }
         self.search.done(cpu_before_s);
     }
 
     /// The processes that live, as they are now.
     fn living(&mut self) -> Vec<(u32, Stat)> {
-        let living: Vec<(u32, Stat)> = self
-            .known
-            .iter()
-            .filter_map(|(pid, process)| Some((*pid, process.stat.read(Stat::parse)?)))
-            .collect();
-        self.known.retain(|pid, _| living.iter().any(|(alive, _)| alive == pid));
+        let mut living: Vec<(u32, Stat)> = Vec::with_capacity(self.known.len());
+        self.known.retain(|pid, process| {
+            let Some(stat) = process.stat.read(Stat::parse) else { return false };
+            process.threads = stat.threads;
+            living.push((*pid, stat));
+            true
+        });
         self.left = living.len();
         self.most = self.most.max(u64::try_from(living.len()).unwrap_or(u64::MAX));
         living
@@ -157,8 +163,9 @@ impl Probe for TreeProbe {
         let faults: u64 = living.iter().map(|(_, s)| s.major_faults).sum();
         let disk =
             self.known.values().fold((0, 0), |sum: (u64, u64), p| (sum.0 + p.disk.0, sum.1 + p.disk.1));
-        // What is inherited from this process is none of theirs.
-        let waited = ended.map(|(now, _)| now.peak_rss_bytes).filter(|&peak| peak > self.own_peak);
+        // A child begins as this process, whose peak until then is none of its own; the peak never falls.
+        let own = Used::of(UsageWho::RUSAGE_SELF).map_or(u64::MAX, |own| own.peak_rss_bytes);
+        let waited = ended.map(|(now, _)| now.peak_rss_bytes).filter(|&peak| peak > own);
         self.largest = self.largest.max(waited);
         let mut reading = Reading {
             cpu_s: ended.map(|(now, before)| now.cpu_s - before.cpu_s + ticks as f64 / self.ticks_per_s),
@@ -213,6 +220,9 @@ mod tests {
         };
         let probe = TreeProbe::new(Meter::INTERVAL);
         let meter = Meter::start(Box::new(probe), Duration::from_millis(20), Phase::Command);
+        // What an estimate of the command leaves in this process.
+        let ballast = std::hint::black_box(vec![1u8; 100_000_000]);
+        drop(ballast);
         assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
         println!("\nmeasured: {}", serde_json::to_string(&meter.finish()).unwrap());
     }
@@ -232,6 +242,12 @@ mod tests {
         assert!(cpu > 0.05 && cpu <= measured.wall_s * 1.5, "{cpu} of {}", measured.wall_s);
         let phases: Vec<&str> = measured.phases.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(phases, ["command"]);
+    }
+
+    #[test]
+    fn what_this_process_holds_is_not_its_childrens() {
+        let largest = meter("sleep 0.3").largest_process_bytes.unwrap();
+        assert!(largest < 50_000_000, "{largest}");
     }
 
     #[test]

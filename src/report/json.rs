@@ -15,6 +15,12 @@ pub fn to_text(report: &Report) -> Result<String> {
     Ok(text)
 }
 
+/// As the ledger keeps it, small: what the run was at each moment stands among its samples.
+pub fn for_ledger(report: &Report) -> Result<String> {
+    let report = Report { timeline: Vec::new(), ..report.clone() };
+    Ok(serde_json::to_string(&report).map_err(Error::Unwritable)?)
+}
+
 /// Writes the report durably.
 pub fn write(path: &Path, report: &Report) -> Result<()> {
     fs::write_durable(path, to_text(report)?.as_bytes())

@@ -2,6 +2,7 @@
 
 use super::causes::Cause;
 use crate::estimate::energy::EnergyLine;
+use crate::estimate::parts::PartBytes;
 use crate::estimate::time::ClassTime;
 use crate::estimate::{Carbon, CostLine, Quantities};
 use crate::meter::Measured;
@@ -101,6 +102,9 @@ pub struct Moment {
     pub cores_busy: Option<f64>,
     /// W.
     pub power_w: Option<f64>,
+    /// What the memory was held for, where it is tagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<PartBytes>,
 }
 
 /// An earlier run to compare with.

@@ -5,17 +5,18 @@ use super::build::{Inputs, PartInput, PhaseInput};
 use super::record::{Interval, Parameters, Price, Provenance, Status};
 use super::timeline;
 use crate::error::Result;
-use crate::estimate::{Prediction, Quantities};
+use crate::estimate::parts::PartBytes;
+use crate::estimate::{Prediction, Quantities, money};
 use crate::ledger::{self, Details, RunRow, Sample};
 use crate::meter::Measured;
 use crate::train::metrics;
 use std::path::Path;
 
-/// What a report of the run in `folder` can be made of.
+/// What a report of a run can be made of; its records are in `folder`, where it has one.
 ///
 /// # Errors
 /// The run's records cannot be read.
-pub fn recover(folder: &Path, row: &RunRow, details: &Details, samples: &[Sample]) -> Result<Inputs> {
+pub fn recover(folder: Option<&Path>, row: &RunRow, details: &Details, samples: &[Sample]) -> Result<Inputs> {
     let prediction: Option<Prediction> =
         details.prediction_json.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let mut inputs = Inputs {
@@ -31,7 +32,7 @@ pub fn recover(folder: &Path, row: &RunRow, details: &Details, samples: &[Sample
             peak_memory_bytes: samples.iter().filter_map(|sample| sample.rss_bytes).max(),
             ..Quantities::default()
         },
-        phases: phases(samples),
+        phases: paid_beside(details).chain(phases(samples)).collect(),
         price: Price { usd_per_hour: details.usd_per_hour, ..Price::default() },
         provenance: Provenance {
             base: Some(row.base.clone()),
@@ -39,13 +40,20 @@ pub fn recover(folder: &Path, row: &RunRow, details: &Details, samples: &[Sample
             data_hash: Some(row.data_hash.clone()),
             ..Provenance::default()
         },
-        steps: metrics::read(&folder.join("metrics.jsonl"))?,
-        evals: metrics::read(&folder.join("eval.jsonl"))?,
         timeline: timeline::moments(samples, &Measured::default(), f64::INFINITY),
         ..Inputs::default()
     };
+    if let Some(folder) = folder {
+        inputs.steps = metrics::read(&folder.join("metrics.jsonl"))?;
+        inputs.evals = metrics::read(&folder.join("eval.jsonl"))?;
+    }
     if let Some(prediction) = prediction {
         predicted(&mut inputs, &prediction);
+    }
+    let at_peak = samples.iter().filter_map(|sample| sample.parts).max_by_key(PartBytes::sum);
+    for part in &mut inputs.memory_parts {
+        let held = at_peak.iter().flat_map(PartBytes::named).find(|(known, _)| known.name() == part.name);
+        part.measured_bytes = held.map(|(_, bytes)| bytes).filter(|bytes| *bytes > 0);
     }
     Ok(inputs)
 }
@@ -90,6 +98,18 @@ fn reason(status: ledger::Status) -> Option<&'static str> {
     }
 }
 
+/// The machine's time before the run, of which the ledger was told at its start.
+fn paid_beside(details: &Details) -> impl Iterator<Item = PhaseInput> {
+    let per_second = details.usd_per_hour.map(|usd| usd / 3600.0);
+    let before = details.phases.iter().filter(|phase| money::is_before(&phase.name));
+    before.map(move |phase| PhaseInput {
+        name: phase.name.clone(),
+        wall_s: phase.wall_s,
+        cost_usd: per_second.map(|usd| usd * phase.wall_s),
+        beside: true,
+    })
+}
+
 /// Seconds by phase: from one sample to the next the run did what the first of them says.
 fn phases(samples: &[Sample]) -> Vec<PhaseInput> {
     let mut phases: Vec<PhaseInput> = Vec::new();
@@ -122,7 +142,7 @@ mod tests {
         let mut row = row("abcd", ledger::Status::Killed, Some(0.0045));
         row.wall_s = Some(4.5);
         let details = Details { usd_per_hour: Some(3.6), ..Details::default() };
-        let report = super::super::build(recover(folder.path(), &row, &details, &samples).unwrap());
+        let report = super::super::build(recover(Some(folder.path()), &row, &details, &samples).unwrap());
         assert_eq!(report.status, Status::Killed);
         let named: Vec<(&str, f64)> = report.phases.iter().map(|p| (p.name.as_str(), p.wall_s)).collect();
         assert_eq!(named, [("load", 2.0), ("train", 2.0), ("unattributed", 0.5), ("rounding", 0.0)]);

@@ -1,6 +1,7 @@
 //! The run over its time: what the meter saw, from the first process to the last, in at most [`MOST`] moments.
 
 use super::record::Moment;
+use crate::estimate::parts::PartBytes;
 use crate::ledger;
 use crate::meter::Measured;
 
@@ -15,6 +16,7 @@ struct Look<'a> {
     device_bytes: Option<u64>,
     cpu_s: Option<f64>,
     energy_j: Option<f64>,
+    parts: Option<PartBytes>,
 }
 
 /// The moments of a run: those of `earlier` processes as the ledger heard of them, then those of this one, which began
@@ -27,6 +29,7 @@ pub fn moments(earlier: &[ledger::Sample], measured: &Measured, earlier_s: f64) 
         device_bytes: None,
         cpu_s: sample.cpu_s,
         energy_j: sample.energy_j,
+        parts: sample.parts,
     });
     let now = measured.samples.iter().map(|sample| Look {
         at_s: earlier_s + sample.at_s,
@@ -35,6 +38,7 @@ pub fn moments(earlier: &[ledger::Sample], measured: &Measured, earlier_s: f64) 
         device_bytes: sample.device_bytes,
         cpu_s: sample.cpu_s,
         energy_j: sample.energy_j,
+        parts: sample.parts,
     });
     let (before, now): (Vec<Look<'_>>, Vec<Look<'_>>) = (before.collect(), now.collect());
     let stride = (before.len() + now.len()).div_ceil(MOST).max(1);
@@ -60,6 +64,7 @@ fn rates(looks: &[Look<'_>], stride: usize) -> Vec<Moment> {
             device_bytes: part.iter().filter_map(|look| look.device_bytes).max(),
             cores_busy: since(|look| look.cpu_s),
             power_w: since(|look| look.energy_j),
+            parts: part.iter().filter_map(|look| look.parts).max_by_key(PartBytes::sum),
         });
         last = Some(end);
     }
@@ -76,7 +81,8 @@ pub(super) fn thin(moments: Vec<Moment>) -> Vec<Moment> {
     let one = |part: &[Moment]| {
         let last = part.last()?.clone();
         let (rss_bytes, device_bytes) = (peak(part, |m| m.rss_bytes), peak(part, |m| m.device_bytes));
-        Some(Moment { rss_bytes, device_bytes, ..last })
+        let parts = part.iter().filter_map(|m| m.parts).max_by_key(PartBytes::sum);
+        Some(Moment { rss_bytes, device_bytes, parts, ..last })
     };
     moments.chunks(stride).filter_map(one).collect()
 }

@@ -2,7 +2,11 @@
 //! would cross.
 
 use super::Error;
+use super::metrics::{self, EvalRecord, StepRecord};
+use super::plan::Plan;
 use crate::config::Budget;
+use crate::error::Result;
+use crate::meter::Phase;
 use crate::units::{Bytes, Joules, Seconds, Usd};
 use std::path::Path;
 
@@ -20,6 +24,36 @@ pub struct Spent {
     pub energy_j: Option<f64>,
     /// Peak memory.
     pub peak_bytes: Option<u64>,
+}
+
+/// The longest that each part of the run took so far, s: what another one may take.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Longest {
+    /// An optimizer step.
+    pub step_s: f64,
+    /// An evaluation.
+    pub evaluation_s: f64,
+    /// A commit.
+    pub save_s: f64,
+}
+
+impl Longest {
+    /// As the records of earlier processes have it; a commit, which has none, as it is predicted.
+    ///
+    /// # Errors
+    /// The records cannot be read (4, 5).
+    pub fn before(plan: &Plan) -> Result<Self> {
+        let steps: Vec<StepRecord> = metrics::read(&plan.out.join("metrics.jsonl"))?;
+        let evals: Vec<EvalRecord> = metrics::read(&plan.out.join("eval.jsonl"))?;
+        let every = plan.config().schedule.save_steps;
+        let commits = every.map_or(1, |n| (plan.epochs.total_steps() / n.max(1)).max(1));
+        let saving = plan.prediction.phases.iter().filter(|phase| phase.name == Phase::Save.name());
+        Ok(Self {
+            step_s: steps.iter().map(|record| record.step_s).fold(0.0, f64::max),
+            evaluation_s: evals.iter().map(|record| record.wall_s).fold(0.0, f64::max),
+            save_s: saving.map(|phase| phase.wall_s).sum::<f64>() / commits as f64,
+        })
+    }
 }
 
 /// The first cap that going on from `now` to `next` would cross.

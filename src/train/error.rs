@@ -12,9 +12,19 @@ pub enum Error {
     /// The output folder holds a run that did not finish.
     #[error("{}: holds a run that did not finish", .0.display())]
     Interrupted(PathBuf),
-    /// There is no run to resume.
-    #[error("{}: holds no run to resume", .0.display())]
+    /// There is no run.
+    #[error("{}: holds no run", .0.display())]
     NoRun(PathBuf),
+    /// Another run has the folder now.
+    #[error("{}: the folder of run `{run}` is run `{by}`'s now", folder.display())]
+    Taken {
+        /// The run's folder.
+        folder: PathBuf,
+        /// The run that was named.
+        run: String,
+        /// The run that is there.
+        by: String,
+    },
     /// The run was made with other settings.
     #[error("{}: made with {key} = {old}, now {new}", run.display())]
     ConfigChanged {
@@ -146,6 +156,7 @@ impl Fault for Error {
         match self {
             Self::Finished(_) | Self::Interrupted(_) => Kind::Busy,
             Self::NoRun(_)
+            | Self::Taken { .. }
             | Self::ConfigChanged { .. }
             | Self::OutputIsInput { .. }
             | Self::OutputHoldsInput { .. }
@@ -173,6 +184,9 @@ impl Fault for Error {
                 format!("go on with `fttrain resume {}`, or move it aside with `--overwrite`", run.display())
             }
             Self::NoRun(_) => "give a run id (`fttrain runs` lists them) or a run's folder".into(),
+            Self::Taken { run, by, .. } => {
+                format!("`fttrain runs show {run}` says what is known of it; for the other name `{by}`")
+            }
             Self::ConfigChanged { key, .. } => {
                 format!("leave `{key}` as it was, or start a new run in another `output_dir`")
             }

@@ -5,6 +5,7 @@ pub mod artifacts;
 mod beside;
 pub mod budget;
 pub mod checkpoint;
+pub mod entered;
 mod error;
 pub mod evaluate;
 pub mod examine;
@@ -23,7 +24,8 @@ pub mod step;
 pub mod stop;
 pub mod subject;
 
+pub use entered::Entered;
 pub use error::Error;
-pub use plan::{Options, Plan};
+pub use plan::{Draft, Options, Plan};
 pub use run::{Outcome, run};
 pub use session::Session;

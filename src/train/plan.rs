@@ -1,6 +1,7 @@
 //! Everything that is known, and refused, before the first expensive act: shapes, data, packs, the prediction.
 
 use super::checkpoint::{Checkpoints, Manifest};
+use super::entered::Coming;
 use super::folder::{self, Holds};
 use super::{Error, beside, history, session};
 use crate::arch::source::Source;
@@ -32,6 +33,27 @@ pub struct Options {
     pub accept_data_change: bool,
     /// Resume although the base changed.
     pub accept_base_change: bool,
+}
+
+/// What a run is paid and judged by.
+pub struct Terms {
+    /// What an hour costs.
+    pub price: PriceUsed,
+    /// What the grid emits, where `[cost]` says which.
+    pub grid: Option<Intensity>,
+}
+
+/// A run whose folder permits it, before anything of it is looked at.
+pub struct Draft {
+    /// The config with its text.
+    resolved: Resolved,
+    terms: Terms,
+    run_id: String,
+    out: PathBuf,
+    holds: Holds,
+    overwrite: bool,
+    resume: Option<(PathBuf, Manifest)>,
+    notes: Vec<String>,
 }
 
 /// What is known of a run without its data.
@@ -97,18 +119,29 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+impl Terms {
+    /// Those of a config, for a new run or one that goes on.
+    fn of(config: &Config, run: Option<&str>) -> Result<Self> {
+        let mut price = estimate::price_used(&config.cost, jiff::Zoned::now().date())?;
+        let (beside, warning) = beside::beside(&config.cost, run);
+        price.beside = beside;
+        price.warnings.extend(warning);
+        Ok(Self { price, grid: estimate::carbon::intensity(&config.cost.grid)? })
+    }
+}
+
 impl Ground {
     /// Reads the base's shapes and resolves the adapter, the price and the limits.
     ///
     /// # Errors
     /// The base cannot be found or read, the adapter does not fit it, the price is unknown.
     pub fn lay(resolved: Resolved) -> Result<Self> {
+        let terms = Terms::of(&resolved.config, None)?;
+        Self::on(resolved, terms)
+    }
+
+    fn on(resolved: Resolved, Terms { price, grid }: Terms) -> Result<Self> {
         let config = &resolved.config;
-        let mut price = estimate::price_used(&config.cost, jiff::Zoned::now().date())?;
-        let (beside, warning) = beside::beside(&config.cost);
-        price.beside = beside;
-        price.warnings.extend(warning);
-        let grid = estimate::carbon::intensity(&config.cost.grid)?;
         let threads = start_threads(config.train.threads)?;
         let source = Source::locate(&config.base)?;
         let arch = source.arch()?;
@@ -212,13 +245,13 @@ impl Ground {
     }
 }
 
-impl Plan {
-    /// Reads shapes, tokenizer and data, measures the machine where it is not known yet, and predicts. Writes nothing
-    /// into the output folder.
+impl Draft {
+    /// Looks at the output folder, and writes nothing into it.
     ///
     /// # Errors
-    /// Whatever can be refused before training.
-    pub fn make(resolved: Resolved, options: &Options, meter: &Meter) -> Result<Self> {
+    /// The folder is in use or holds another run (8), its checkpoints cannot be gone on from (2, 4), or the price is not
+    /// known (2).
+    pub fn make(resolved: Resolved, options: &Options) -> Result<Self> {
         if let Some(error) = unavailable(&resolved.config) {
             return Err(error.into());
         }
@@ -234,7 +267,32 @@ impl Plan {
             _ if !resume => None,
             _ => find_checkpoint(&out, &resolved, &mut notes)?,
         };
-        let mut ground = Ground::lay(resolved)?;
+        let goes_on = folder::run_id(&out).filter(|_| holds != Holds::Nothing && !options.overwrite);
+        let terms = Terms::of(&resolved.config, goes_on.as_deref())?;
+        Ok(Self { resolved, terms, run_id, out, holds, overwrite: options.overwrite, resume, notes })
+    }
+
+    /// What the ledger is told before anything is done.
+    pub(super) fn coming(&self) -> Coming<'_> {
+        Coming {
+            run_id: &self.run_id,
+            out: &self.out,
+            holds: self.holds,
+            overwrite: self.overwrite,
+            kept: self.resume.as_ref().map(|(_, manifest)| manifest),
+            resolved: &self.resolved,
+            price: &self.terms.price,
+        }
+    }
+
+    /// Reads shapes, tokenizer and data, measures the machine where it is not known yet, and predicts. Writes nothing
+    /// into the output folder.
+    ///
+    /// # Errors
+    /// Whatever can be refused before training.
+    pub fn plan(self, options: &Options, meter: &Meter) -> Result<Plan> {
+        let Self { resolved, terms, run_id, out, holds, resume, mut notes, .. } = self;
+        let mut ground = Ground::on(resolved, terms)?;
 
         meter.enter(Phase::Tokenise);
         let Material { tokenizer, epochs, eval, summary } = Material::gather(&ground)?;
@@ -261,7 +319,7 @@ impl Plan {
                 return Err(Error::BaseChanged(out).into());
             }
         }
-        let mut plan = Self {
+        let mut plan = Plan {
             ground,
             run_id,
             out,
@@ -279,6 +337,21 @@ impl Plan {
         plan.notes.extend(plan.inexact());
         Ok(plan)
     }
+}
+
+impl Plan {
+    /// What the ledger is told of a run whose folder is its own.
+    pub(super) fn coming(&self) -> Coming<'_> {
+        Coming {
+            run_id: &self.run_id,
+            out: &self.out,
+            holds: self.holds,
+            overwrite: false,
+            kept: self.resume.as_ref().map(|(_, manifest)| manifest),
+            resolved: &self.ground.resolved,
+            price: &self.ground.price,
+        }
+    }
 
     /// Why a resume will not be bit for bit what an unbroken run would have been.
     fn inexact(&self) -> Option<String> {
@@ -294,11 +367,7 @@ impl Plan {
 
     /// SHA-256 of the settings that decide the result, wherever they come from and whatever watches the run.
     pub fn settings_hash(&self) -> String {
-        let settings = self.ground.resolved.settings.iter();
-        let lines = settings
-            .filter(|(key, _)| decides_the_result(key))
-            .map(|(key, value)| format!("{key} = {value}\n"));
-        fs::sha256_bytes(lines.collect::<String>().as_bytes())
+        settings_hash(&self.ground.resolved)
     }
 
     /// The checked config.
@@ -325,6 +394,13 @@ impl Plan {
         let done = folder::planned_steps(&self.out).unwrap_or_else(|| self.first_step());
         self.holds == Holds::Finished && self.resume.is_some() && done >= total
     }
+}
+
+/// SHA-256 of the settings that decide the result.
+pub(super) fn settings_hash(resolved: &Resolved) -> String {
+    let settings = resolved.settings.iter().filter(|(key, _)| decides_the_result(key));
+    let lines = settings.map(|(key, value)| format!("{key} = {value}\n"));
+    fs::sha256_bytes(lines.collect::<Vec<_>>().concat().as_bytes())
 }
 
 /// Settings that place, watch or keep a run and do not decide what comes out.

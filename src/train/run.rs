@@ -1,6 +1,6 @@
 //! The loop: one optimizer step after the other, judged, recorded and committed.
 
-use super::budget::{self, Spent};
+use super::budget::{self, Longest, Spent};
 use super::evaluate::evaluate;
 use super::metrics::{EvalRecord, StepRecord};
 use super::plan::Plan;
@@ -13,7 +13,7 @@ use crate::error::{self, Kind, Result};
 use crate::estimate::running::Correction;
 use crate::meter::{Meter, Phase};
 use crate::ops::profile;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How a run ended, where no error ended it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Outcome {
 /// Diverged (7), a disk that fails (5). What was committed stays.
 pub fn run(session: &mut Session, plan: &mut Plan, meter: &Meter, stop: &Stop) -> Result<Outcome> {
     let (first, total) = (plan.first_step(), plan.epochs.total_steps());
-    let mut course = Course::new(session, plan, meter);
+    let mut course = Course::new(session, plan, meter)?;
     if first == 0 {
         course.judge(0, 0.0)?;
     } else if let Some(end) = course.asked_to_end(first, stop) {
@@ -83,16 +83,8 @@ struct Course<'a> {
     peak_before: Option<u64>,
 }
 
-/// The longest that each part of the run took so far: what another one may take.
-#[derive(Debug, Clone, Copy, Default)]
-struct Longest {
-    step: Duration,
-    evaluation: Duration,
-    save: Duration,
-}
-
 impl<'a> Course<'a> {
-    fn new(session: &'a mut Session, plan: &'a mut Plan, meter: &'a Meter) -> Self {
+    fn new(session: &'a mut Session, plan: &'a mut Plan, meter: &'a Meter) -> Result<Self> {
         let total = plan.epochs.total_steps();
         // `max_steps` may have been lowered since the checkpoint was made.
         let left = total.saturating_sub(plan.first_step()) as f64 / total.max(1) as f64;
@@ -106,15 +98,16 @@ impl<'a> Course<'a> {
             plan.ground.price.usd_per_hour,
             plan.config().schedule.logging_steps,
         );
-        Self {
+        let longest = Longest::before(plan)?;
+        Ok(Self {
             correction: Correction::new(tokens_left, predicted_other + session.earlier_s),
             progress,
             session,
             plan,
             meter,
-            longest: Longest::default(),
+            longest,
             peak_before: None,
-        }
+        })
     }
 
     /// Update `k`, from 0: gradients, clipping, AdamW; nothing that is not finite reaches a weight.
@@ -128,9 +121,8 @@ impl<'a> Course<'a> {
         let tokens =
             |f: fn(&crate::data::Batch) -> usize| step.batches.iter().map(|b| f(b) as u64).sum::<u64>();
         drop(span);
-        let took = begun.elapsed();
-        self.longest.step = self.longest.step.max(took);
-        let step_s = took.as_secs_f64();
+        let step_s = begun.elapsed().as_secs_f64();
+        self.longest.step_s = self.longest.step_s.max(step_s);
         let reading = self.meter.latest();
         let record = StepRecord {
             step: k + 1,
@@ -189,9 +181,8 @@ impl<'a> Course<'a> {
         if !loss.is_finite() {
             return Err(Error::EvalLoss { step, loss, last: self.session.last_checkpoint.clone() }.into());
         }
-        let took = begun.elapsed();
-        self.longest.evaluation = self.longest.evaluation.max(took);
-        let wall_s = took.as_secs_f64();
+        let wall_s = begun.elapsed().as_secs_f64();
+        self.longest.evaluation_s = self.longest.evaluation_s.max(wall_s);
         self.session.record_eval(&EvalRecord { step, epoch, loss, loss_tokens, wall_s })?;
         self.progress.note(&format!("step {step}: evaluation loss {loss:.4} over {loss_tokens} tokens"));
         if step == 0 {
@@ -217,7 +208,7 @@ impl<'a> Course<'a> {
         let energy_j = self.session.energy_j(&self.meter.latest());
         let (begun, spent) = (Instant::now(), Spent { energy_j, ..self.spent() });
         self.session.commit(self.plan, step, epoch, &spent)?;
-        self.longest.save = self.longest.save.max(begun.elapsed());
+        self.longest.save_s = self.longest.save_s.max(begun.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -236,8 +227,8 @@ impl<'a> Course<'a> {
         let now = self.spent();
         let longest = self.longest;
         let evaluates = self.plan.config().schedule.eval_steps.is_some_and(|n| (done + 1).is_multiple_of(n));
-        let judging = if evaluates { longest.evaluation } else { Duration::ZERO };
-        let wall_s = now.wall_s + (longest.step + judging + longest.save).as_secs_f64();
+        let judging_s = if evaluates { longest.evaluation_s } else { 0.0 };
+        let wall_s = now.wall_s + longest.step_s + judging_s + longest.save_s;
         // A peak that grew with the last step may grow as much with the next.
         let grown =
             now.peak_bytes.zip(self.peak_before).map_or(0, |(now, before)| now.saturating_sub(before));

@@ -4,6 +4,7 @@
 use super::artifacts;
 use super::budget::Spent;
 use super::checkpoint::{Checkpoints, Manifest, SCHEMA};
+use super::entered::Entered;
 use super::folder::{self, Holds};
 use super::metrics::{self, EvalRecord, StepRecord};
 use super::optimizer::AdamW;
@@ -15,7 +16,7 @@ use crate::error::Result;
 use crate::estimate::Prediction;
 use crate::estimate::parts::Part;
 use crate::fs::{self, Appender, RunLock};
-use crate::ledger::{self, Book, Final, NewRun, Pulse, Record, RunRow, SharedBook, Status};
+use crate::ledger::{self, Book, Record};
 use crate::meter::tag::Tagged;
 use crate::meter::{Meter, Reading};
 use crate::model::adapter::peft;
@@ -54,15 +55,12 @@ pub struct Session {
     pub bad_evals: u64,
     /// The newest checkpoint of this run.
     pub last_checkpoint: Option<PathBuf>,
-    /// What went wrong beside the run.
-    pub warnings: Vec<String>,
     pub(super) held: Held,
     checkpoints: Checkpoints,
     metrics: Appender,
     evals: Appender,
     energy: Energy,
-    pulse: Pulse,
-    book: SharedBook,
+    entered: Entered,
     lock: RunLock,
 }
 
@@ -84,56 +82,15 @@ pub(super) struct Held {
 }
 
 impl Session {
-    /// Takes the folder, enters the run into the ledger, which hears of it every second from then on, loads the
-    /// model, and goes on from the plan's checkpoint.
+    /// Takes the folder, tells the ledger what the run is made of, loads the model, and goes on from the plan's
+    /// checkpoint.
     ///
     /// # Errors
     /// The folder is in use (8); weights or checkpoint are broken (4); the disk fails (5).
-    pub fn start(plan: &Plan, options: &Options, meter: &Meter) -> Result<Self> {
-        let resuming = plan.resume.is_some();
-        if plan.holds != Holds::Nothing && !resuming && options.overwrite {
-            folder::move_aside(&plan.out)?;
-        }
-        fs::create_folders(&plan.out)?;
-        let lock = RunLock::acquire(&plan.out)?;
-        let mut warnings: Vec<String> = lock.warning().into_iter().collect();
-        // First of all: with it, whatever follows can be resumed.
-        fs::write_durable(&plan.out.join(folder::CONFIG), plan.ground.resolved.toml.as_bytes())?;
-        let checkpoints = Checkpoints::open(&plan.out)?;
-        if resuming && plan.holds == Holds::Finished {
-            // It goes on: until it is finished again, nothing says that it is.
-            fs::remove_file(&plan.out.join(folder::REPORT))?;
-        }
-        let estimate = Estimate::keep(plan, resuming)?;
-        let (mut book, warning) = Book::open(&fs::home()?, &plan.out);
-        warnings.extend(warning.map(|w| w.to_string()));
-        let (run_id, earlier) = enter(plan, &mut book, &estimate, &mut warnings);
-        let started_at = earlier.as_ref().map_or_else(ledger::now, |run| run.started_at.clone());
-        let kept = plan.resume.as_ref().map(|(_, manifest)| manifest);
-        let before = before(earlier.as_ref(), kept);
-        let book = SharedBook::new(book);
-        let mut pulse = Pulse::start(book.clone(), &run_id, meter.watch(), &plan.ground.price, &before);
-        let made = load(plan, &mut warnings)
-            .and_then(|(decoder, params)| Ok((AdamW::new(&params, &plan.config().train)?, decoder, params)));
-        let (optimizer, decoder, params) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                pulse.stop();
-                let wall_s = before.wall_s + meter.elapsed().0;
-                let end = Final {
-                    finished_at: ledger::now(),
-                    step: before.step,
-                    wall_s,
-                    cost_usd: plan.ground.price.bill(wall_s).map(|bill| bill.cost_usd),
-                    energy_j: before.energy_j,
-                    loss: before.loss,
-                    report_json: None,
-                };
-                // The error that is returned says more than a ledger that cannot be written.
-                let _ = book.lock().finish_run(&run_id, Status::Failed, &end);
-                return Err(error);
-            }
-        };
+    pub fn start(plan: &Plan, options: &Options, meter: &Meter, mut entered: Entered) -> Result<Self> {
+        let parts = Parts::make(plan, options, meter, &mut entered);
+        let parts = parts.inspect_err(|_| entered.fail(meter))?;
+        let Parts { lock, checkpoints, metrics, evals, estimate, decoder, params, optimizer } = parts;
         let held = Held {
             _base: Tagged::new(Part::BaseWeights, decoder.frozen_bytes()),
             _trained: Tagged::new(Part::Adapter, 4 * params.count()),
@@ -143,34 +100,32 @@ impl Session {
             activations: Tagged::new(Part::Activations, 0),
             logits: Tagged::new(Part::Logits, 0),
         };
-        let kept_s = kept.map_or(0.0, |manifest| manifest.wall_s);
-        let kept = kept.map(|manifest| manifest.step);
-        let is_killed = earlier.is_some_and(|run| run.status == Status::Killed);
+        let kept_s = plan.resume.as_ref().map_or(0.0, |(_, manifest)| manifest.wall_s);
+        let before = entered.before.clone();
         let mut session = Self {
             decoder,
             params,
             optimizer,
             schedule: Schedule::new(&plan.config().train, plan.epochs.total_steps()),
-            run_id,
-            started_at,
+            run_id: entered.run_id.clone(),
+            started_at: entered.started_at.clone(),
             earlier_s: before.wall_s,
-            lost_s: if is_killed { before.wall_s - kept_s } else { 0.0 },
+            lost_s: if entered.was_killed() { before.wall_s - kept_s } else { 0.0 },
             estimate: estimate.prediction,
             best: None,
             bad_evals: 0,
             last_checkpoint: None,
-            warnings,
             held,
             checkpoints,
-            metrics: records::<StepRecord>(&plan.out.join("metrics.jsonl"), kept)?,
-            evals: records::<EvalRecord>(&plan.out.join("eval.jsonl"), kept)?,
+            metrics,
+            evals,
             energy: Energy { earlier_j: before.energy_j, first_j: meter.latest().counted_j() },
-            pulse,
-            book,
+            entered,
             lock,
         };
         if let Some((path, manifest)) = &plan.resume {
-            session.restore(plan, path, manifest)?;
+            let restored = session.restore(plan, path, manifest);
+            restored.inspect_err(|_| session.entered.fail(meter))?;
         }
         Ok(session)
     }
@@ -235,7 +190,7 @@ impl Session {
                 ("optimizer.safetensors", &mut |out| optimizer.write(out)),
             ],
         )?;
-        let entered = self.book.lock().checkpoint(&self.run_id, step, &path);
+        let entered = self.entered.book.lock().checkpoint(&self.run_id, step, &path);
         self.warn(entered);
         let limit = plan.config().schedule.save_total_limit;
         self.checkpoints.prune(limit, self.best.map(|(step, _)| step))?;
@@ -256,7 +211,7 @@ impl Session {
     /// A step was taken: the next heartbeat says so.
     pub fn beat(&mut self, step: u64, loss: f64) {
         self.lock.beat();
-        self.pulse.step(step, loss);
+        self.entered.step(step, loss);
     }
 
     /// Joules of the whole run up to this look; `None` where nothing measures them.
@@ -267,25 +222,69 @@ impl Session {
 
     /// Ends the heartbeat and gives the run's records, for what is entered at its end.
     pub fn close(&mut self) -> MutexGuard<'_, Book> {
-        self.pulse.stop();
-        self.book.lock()
+        self.entered.stop();
+        self.entered.book.lock()
     }
 
     /// What the ledger has heard of the run, over all its processes.
     pub fn samples(&self) -> Vec<ledger::Sample> {
-        let book = self.book.lock();
+        let book = self.entered.book.lock();
         book.ledger().and_then(|ledger| ledger.samples(&self.run_id, 0.0).ok()).unwrap_or_default()
     }
 
     /// What the user must be told since the last time.
     pub fn take_warnings(&mut self) -> Vec<String> {
-        let mut warnings = std::mem::take(&mut self.warnings);
-        warnings.extend(self.pulse.warnings());
-        warnings
+        self.entered.take_warnings()
     }
 
     fn warn(&mut self, outcome: Result<()>) {
-        self.warnings.extend(outcome.err().map(|e| e.to_string()));
+        self.entered.warnings.extend(outcome.err().map(|e| e.to_string()));
+    }
+}
+
+/// What a run needs before it can begin.
+struct Parts {
+    lock: RunLock,
+    checkpoints: Checkpoints,
+    metrics: Appender,
+    evals: Appender,
+    estimate: Estimate,
+    decoder: Decoder,
+    params: Params,
+    optimizer: AdamW,
+}
+
+impl Parts {
+    fn make(plan: &Plan, options: &Options, meter: &Meter, entered: &mut Entered) -> Result<Self> {
+        let resuming = plan.resume.is_some();
+        if plan.holds != Holds::Nothing && !resuming && options.overwrite {
+            folder::move_aside(&plan.out)?;
+        }
+        fs::create_folders(&plan.out)?;
+        let lock = RunLock::acquire(&plan.out)?;
+        entered.warnings.extend(lock.warning());
+        // First of all: with it, whatever follows can be resumed.
+        fs::write_durable(&plan.out.join(folder::CONFIG), plan.ground.resolved.toml.as_bytes())?;
+        let checkpoints = Checkpoints::open(&plan.out)?;
+        if resuming && plan.holds == Holds::Finished {
+            // It goes on: until it is finished again, nothing says that it is.
+            fs::remove_file(&plan.out.join(folder::REPORT))?;
+        }
+        let estimate = Estimate::keep(plan, resuming)?;
+        entered.prepared(plan, &estimate, meter);
+        let (decoder, params) = load(plan, &mut entered.warnings)?;
+        let optimizer = AdamW::new(&params, &plan.config().train)?;
+        let kept = plan.resume.as_ref().map(|(_, manifest)| manifest.step);
+        Ok(Self {
+            metrics: records::<StepRecord>(&plan.out.join("metrics.jsonl"), kept)?,
+            evals: records::<EvalRecord>(&plan.out.join("eval.jsonl"), kept)?,
+            lock,
+            checkpoints,
+            estimate,
+            decoder,
+            params,
+            optimizer,
+        })
     }
 }
 
@@ -333,10 +332,10 @@ pub fn longest(plan: &Plan) -> usize {
 }
 
 /// The prediction that a run is held against, and its text.
-struct Estimate {
+pub(super) struct Estimate {
     prediction: Prediction,
-    text: String,
-    is_new: bool,
+    pub(super) text: String,
+    pub(super) is_new: bool,
 }
 
 impl Estimate {
@@ -355,62 +354,6 @@ impl Estimate {
         fs::write_durable(&path, text.as_bytes())?;
         Ok(Self { prediction: plan.prediction.clone(), text, is_new: true })
     }
-}
-
-/// How earlier processes left the run, as far as the ledger or its checkpoint knows.
-fn before(earlier: Option<&RunRow>, kept: Option<&Manifest>) -> ledger::Sample {
-    let kept_s = kept.map_or(0.0, |manifest| manifest.wall_s);
-    ledger::Sample {
-        wall_s: earlier.and_then(|run| run.wall_s).unwrap_or(0.0).max(kept_s),
-        step: kept.map_or(0, |manifest| manifest.step),
-        loss: earlier.and_then(|run| run.loss),
-        energy_j: earlier.and_then(|run| run.energy_j).or(kept.and_then(|manifest| manifest.energy_j)),
-        ..ledger::Sample::default()
-    }
-}
-
-/// Enters the run into the ledger; one that goes on, under the id of its first start, with what is known of it.
-fn enter(
-    plan: &Plan,
-    book: &mut Book,
-    estimate: &Estimate,
-    warnings: &mut Vec<String>,
-) -> (String, Option<RunRow>) {
-    let id_file = plan.out.join(folder::RUN_ID);
-    let id = folder::run_id(&plan.out);
-    let row = |id: &str| book.ledger()?.find(id).ok().filter(|row| row.run_id == id);
-    let earlier = id.as_deref().and_then(row);
-    let is_unknown = earlier.is_none() && book.ledger().is_some();
-    if let Some(id) = id.as_ref().filter(|_| !is_unknown) {
-        let text = Some(estimate.text.as_str()).filter(|_| estimate.is_new);
-        warnings.extend(book.resume_run(id, text).err().map(|e| e.to_string()));
-        if earlier.as_ref().is_some_and(|run| run.is_elsewhere(&plan.out)) {
-            warnings.extend(book.moved(id, &plan.out).err().map(|e| e.to_string()));
-        }
-        return (id.clone(), earlier);
-    }
-    let config = plan.config();
-    let run = NewRun {
-        // A ledger that has never heard of the run takes it in under the name that it has.
-        run_id: id.unwrap_or_else(|| plan.run_id.clone()),
-        started_at: ledger::now(),
-        output_dir: plan.out.to_string_lossy().into_owned(),
-        config_toml: plan.ground.resolved.toml.clone(),
-        config_hash: plan.settings_hash(),
-        data_hash: plan.summary.sha256.clone(),
-        base_hash: plan.base_hash.clone(),
-        project: config.output.project.clone(),
-        purpose: config.output.purpose.clone(),
-        method: method_name(&config.method).into(),
-        base: plan.ground.source.name().into(),
-        prediction_json: Some(estimate.text.clone()),
-        usd_per_hour: plan.ground.price.usd_per_hour,
-    };
-    warnings.extend(book.start_run(&run).err().map(|e| e.to_string()));
-    warnings.extend(
-        fs::write_durable(&id_file, format!("{}\n", run.run_id).as_bytes()).err().map(|e| e.to_string()),
-    );
-    (run.run_id, None)
 }
 
 /// The method's name in ledger and reports.

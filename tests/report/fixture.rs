@@ -1,6 +1,7 @@
 //! Runs as they usually end, and as they end at the edges of what can be shown.
 
 use fttrain::estimate::Quantities;
+use fttrain::estimate::parts::{Part, PartBytes};
 use fttrain::report::{
     DataSummary, Difference, Inputs, Interval, Moment, Parameters, Parent, PartInput, PhaseInput, Price,
     Provenance, SamplePair, Status,
@@ -76,6 +77,20 @@ pub(crate) fn memory_parts() -> Vec<PartInput> {
     ]
 }
 
+/// Memory of a part, once the model is there; passes take theirs only while they last.
+fn held(part: Part, phase: &str) -> u64 {
+    match (part, phase) {
+        (_, "load" | "tokenise" | "calibrate") => 0,
+        (Part::BaseWeights, _) => 538_000_000,
+        (Part::Adapter | Part::Gradients, _) => 7_300_000,
+        (Part::Moments, _) => 14_600_000,
+        (Part::Activations, "train") => 402_000_000,
+        (Part::Logits, "train" | "evaluate") => 50_300_000,
+        (Part::Data, _) => 9_100_000,
+        _ => 0,
+    }
+}
+
 /// What a meter sees of such a run: load, then training with an evaluation in the middle.
 fn timeline() -> Vec<Moment> {
     let moment = |n: u32| {
@@ -95,6 +110,7 @@ fn timeline() -> Vec<Moment> {
             device_bytes: None,
             cores_busy: (n > 0).then(|| if phase == "train" { 3.7 + f64::from(n % 7) / 40.0 } else { 1.1 }),
             power_w: None,
+            parts: Some(PartBytes(Part::ALL.map(|part| held(part, phase)))),
         }
     };
     (0..296).map(moment).collect()

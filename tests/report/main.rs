@@ -210,6 +210,18 @@ fn a_figure_too_small_to_show_is_escaped_as_well() {
 }
 
 #[test]
+fn memory_is_drawn_part_on_part_over_time() {
+    let (_, texts) = pages(usual());
+    let areas: Vec<&str> = texts[1].split("<path class=\"area m").skip(1).collect();
+    // Those that held anything, the uppermost first: data over logits over activations and so on down to the weights.
+    let classes: Vec<&str> = areas.iter().filter_map(|area| area.get(..1)).collect();
+    assert_eq!(classes, ["7", "6", "4", "3", "2", "1", "0"]);
+    assert!(texts[1].contains("<i class=\"key m0\"></i>base weights"));
+    let (_, without) = pages(Inputs { timeline: Vec::new(), ..usual() });
+    assert!(!without[1].contains("area m"), "what is not known is not drawn");
+}
+
+#[test]
 fn the_page_of_a_long_run_stays_small() {
     let mut inputs = usual();
     inputs.steps = steps(50_000);

@@ -59,6 +59,8 @@ pub(super) struct Chart {
     pub title: String,
     /// The lines.
     pub series: Vec<Series>,
+    /// Below the lines, on top of each other from the axis up: what makes a whole. Their points lie at the same places.
+    pub stack: Vec<Series>,
     /// The value axis begins at 0.
     pub from_zero: bool,
     /// A level to compare with: its name and value.
@@ -72,10 +74,12 @@ pub(super) struct Chart {
 impl Chart {
     /// The figure; words where there is nothing to draw.
     pub(super) fn svg(mut self) -> String {
-        for series in &mut self.series {
+        for series in self.series.iter_mut().chain(&mut self.stack) {
             series.points.retain(|(x, y)| x.is_finite() && y.is_finite());
         }
         self.series.retain(|s| !s.points.is_empty());
+        self.stack.retain(|s| s.points.iter().any(|(_, y)| *y > 0.0));
+        pile(&mut self.stack);
         let class = if self.wide { "chart wide" } else { "chart" };
         let mut out = format!("<figure class=\"{class}\"><figcaption>{}", esc(&self.title));
         if self.series.is_empty() {
@@ -99,6 +103,10 @@ impl Chart {
             let y = 1000.0 * line as f64 / gaps as f64;
             let _ = write!(out, "<path class=\"grid\" d=\"M0 {y:.1}H1000\"/>");
         }
+        // The highest first: the next covers all of it but its own share.
+        for series in self.stack.iter().rev() {
+            self.area(series, &axis, &mut out);
+        }
         if let Some((_, level)) = self.level {
             let _ = write!(out, "<path class=\"level\" d=\"M0 {:.1}H1000\"/>", axis.y(level));
         }
@@ -113,11 +121,11 @@ impl Chart {
 
     /// One line needs no legend; its title names it.
     fn legend(&self, out: &mut String) {
-        if self.series.len() < 2 && self.level.is_none() {
+        if self.series.len() < 2 && self.level.is_none() && self.stack.is_empty() {
             return;
         }
         *out += "<span class=\"legend\">";
-        for series in &self.series {
+        for series in self.stack.iter().chain(&self.series) {
             let _ = write!(out, "<i class=\"key {}\"></i>{} ", series.class, series.label);
         }
         if let Some((label, _)) = self.level {
@@ -126,10 +134,29 @@ impl Chart {
         *out += "</span>";
     }
 
-    fn line(&self, series: &Series, axis: &Axis, out: &mut String) {
+    /// Where points lie in the plot, 0 … 1000 both ways.
+    fn places(&self, points: &[(f64, f64)], axis: &Axis) -> Vec<(f64, f64)> {
         let last = if self.across.last > 0.0 { self.across.last } else { 1.0 };
-        let place = |(x, y): &(f64, f64)| (1000.0 * (x / last).clamp(0.0, 1.0), axis.y(*y));
-        let points: Vec<_> = thin(&series.points).iter().map(place).collect();
+        points.iter().map(|(x, y)| (1000.0 * (x / last).clamp(0.0, 1.0), axis.y(*y))).collect()
+    }
+
+    /// Everything from the axis up to a line.
+    fn area(&self, series: &Series, axis: &Axis, out: &mut String) {
+        let points = self.places(&series.points, axis);
+        let Some(((first, _), (last, _))) = points.first().zip(points.last()) else { return };
+        let _ = write!(out, "<path class=\"area {}\" d=\"M{first:.1} 1000", series.class);
+        for (at, (x, y)) in points.iter().enumerate() {
+            let beside = [at.checked_sub(1), at.checked_add(1)].map(|at| points.get(at?));
+            // A level stretch is drawn by its ends.
+            if !beside.iter().all(|other| other.is_some_and(|(_, other)| (other - y).abs() < 0.05)) {
+                let _ = write!(out, "L{x:.1} {y:.1}");
+            }
+        }
+        let _ = write!(out, "L{last:.1} 1000Z\"/>");
+    }
+
+    fn line(&self, series: &Series, axis: &Axis, out: &mut String) {
+        let points = self.places(&thin(&series.points), axis);
         let _ = write!(out, "<path class=\"{}\" d=\"", series.class);
         for (at, (x, y)) in points.iter().enumerate() {
             let _ = write!(out, "{}{x:.1} {y:.1}", if at == 0 { 'M' } else { 'L' });
@@ -149,6 +176,7 @@ impl Chart {
         let values = || {
             self.series
                 .iter()
+                .chain(&self.stack)
                 .flat_map(|s| s.points.iter().map(|(_, y)| *y))
                 .chain(self.level.map(|(_, level)| level))
         };
@@ -156,6 +184,17 @@ impl Chart {
         let low = values().fold(start, f64::min);
         let high = values().fold(f64::NEG_INFINITY, f64::max);
         Axis::over(low, high)
+    }
+}
+
+/// Adds to every series those below it.
+fn pile(stack: &mut [Series]) {
+    for upper in 1..stack.len() {
+        let (below, above) = stack.split_at_mut(upper);
+        let (Some(lower), Some(series)) = (below.last(), above.first_mut()) else { continue };
+        for ((_, y), (_, lower)) in series.points.iter_mut().zip(&lower.points) {
+            *y += lower;
+        }
     }
 }
 
@@ -238,6 +277,7 @@ mod tests {
         Chart {
             title: "Loss".into(),
             series: vec![Series { label: "training", class: "measured", points, dots: false }],
+            stack: Vec::new(),
             from_zero: false,
             level: None,
             across: Across::steps(400),
@@ -264,6 +304,26 @@ mod tests {
             let svg = chart(points).svg();
             assert!(svg.contains("not measured") && !svg.contains("<svg"), "{svg}");
         }
+    }
+
+    #[test]
+    fn parts_lie_on_top_of_each_other_under_the_whole() {
+        let part = |label, y: f64| Series {
+            label,
+            class: "m0",
+            points: vec![(0.0, y), (400.0, 2.0 * y)],
+            dots: false,
+        };
+        let mut whole = chart(vec![(0.0, 4.0), (400.0, 10.0)]);
+        whole.from_zero = true;
+        whole.stack = vec![part("base weights", 1.0), part("nothing", 0.0), part("moments", 3.0)];
+        let svg = whole.svg();
+        let areas: Vec<&str> = svg.split("<path class=\"area m0\" d=\"").skip(1).collect();
+        // 4 and 8 of 10 in all, drawn first; then 1 and 2 of them over it.
+        assert!(areas[0].starts_with("M0.0 1000L0.0 600.0L1000.0 200.0L1000.0 1000Z"), "{}", areas[0]);
+        assert!(areas[1].starts_with("M0.0 1000L0.0 900.0L1000.0 800.0L1000.0 1000Z"), "{}", areas[1]);
+        assert_eq!(areas.len(), 2);
+        assert!(svg.contains("base weights") && !svg.contains("nothing"), "{svg}");
     }
 
     #[test]

@@ -53,6 +53,7 @@ fn charts(report: &Report, steps: &[StepRecord], evals: &[EvalRecord], last_step
     let chart = |title: String, series: Vec<Series>, from_zero: bool| Chart {
         title,
         series,
+        stack: Vec::new(),
         from_zero,
         level: None,
         across: Across::steps(last_step),
@@ -100,6 +101,7 @@ fn memory(report: &Report, steps: &[StepRecord], last_step: u64) -> Chart {
             points: steps.iter().filter_map(|s| Some((s.step as f64, bytes(s)? as f64 / scale))).collect(),
             dots: false,
         }],
+        stack: Vec::new(),
         from_zero: true,
         level: peak.map(|peak| ("predicted peak", peak / scale)),
         across: Across::steps(last_step),

@@ -4,6 +4,7 @@ use super::super::record::{Moment, Report};
 use super::super::words;
 use super::chart::{Across, Chart, Series};
 use super::markup::esc;
+use crate::estimate::parts::Part;
 use std::fmt::Write;
 
 pub(super) fn section(report: &Report) -> String {
@@ -17,6 +18,7 @@ pub(super) fn section(report: &Report) -> String {
     let rate = |title: &str, of: fn(&Moment) -> Option<f64>| Chart {
         title: title.to_owned(),
         series: vec![line("measured", points(moments, of))],
+        stack: Vec::new(),
         from_zero: true,
         level: None,
         across: across.clone(),
@@ -37,7 +39,8 @@ fn line(label: &'static str, points: Vec<(f64, f64)>) -> Series {
     Series { label, class: "measured", points, dots: false }
 }
 
-/// The device's memory where it was measured, else that of the process, under the predicted peak.
+/// The device's memory where it was measured, else that of the process, under the predicted peak; below it what it was
+/// held for.
 fn memory(report: &Report, across: &Across) -> Chart {
     let on_device = report.timeline.iter().any(|m| m.device_bytes.is_some());
     let bytes: fn(&Moment) -> Option<f64> =
@@ -46,18 +49,34 @@ fn memory(report: &Report, across: &Across) -> Chart {
     let peak = report.predicted.peak_memory_bytes.map(|b| b as f64);
     let largest = points.iter().map(|(_, b)| *b).chain(peak).fold(0.0, f64::max);
     let (unit, scale) = words::memory_unit(largest);
-    for (_, bytes) in &mut points {
+    let mut stack = stack(&report.timeline);
+    for (_, bytes) in stack.iter_mut().flat_map(|part| &mut part.points).chain(&mut points) {
         *bytes /= scale;
     }
     let of = if on_device { "of the device" } else { "of the process" };
     Chart {
         title: format!("Memory {of}, {unit}"),
         series: vec![line("measured", points)],
+        stack,
         from_zero: true,
         level: peak.map(|peak| ("predicted peak", peak / scale)),
         across: across.clone(),
         wide: true,
     }
+}
+
+/// The classes of the parts in the style sheet.
+const PARTS: [&str; 9] = ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8"];
+
+/// Bytes of each part over time, from the moments that know them.
+fn stack(moments: &[Moment]) -> Vec<Series> {
+    let of = |part: Part, class: &'static str| Series {
+        label: part.name(),
+        class,
+        points: moments.iter().filter_map(|m| Some((m.at_s, m.parts?.of(part) as f64))).collect(),
+        dots: false,
+    };
+    Part::ALL.into_iter().zip(PARTS.into_iter().cycle()).map(|(part, class)| of(part, class)).collect()
 }
 
 /// What the run was doing: one band, a stretch a phase.
