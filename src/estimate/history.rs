@@ -132,16 +132,18 @@ impl Learned {
         }
     }
 
-    /// From a pilot, whose steps and whose transfer to another run scatter by `scatter`.
-    pub fn from_pilot(pilot: &Past, scatter: f64) -> Self {
-        let one = |p: Option<f64>, m: Option<f64>| {
+    /// From a pilot whose times scatter by `scatter`; what it says of another run scatters by `transfer` at least, and its
+    /// memory by no more: a machine that is shared changes the one and not the other.
+    pub fn from_pilot(pilot: &Past, scatter: f64, transfer: f64) -> Self {
+        let scatter = scatter.max(transfer);
+        let one = |p: Option<f64>, m: Option<f64>, scatter| {
             p.zip(m).map_or_else(Ratio::default, |(p, m)| Ratio::of_pilot(p, m, scatter))
         };
         let bytes = |q: &Quantities| q.peak_memory_bytes.map(|b| b as f64);
         let phases = pilot.phases.iter();
         Self {
-            time: one(pilot.predicted.step_s, pilot.measured.step_s),
-            memory: one(bytes(&pilot.predicted), bytes(&pilot.measured)),
+            time: one(pilot.predicted.step_s, pilot.measured.step_s, scatter),
+            memory: one(bytes(&pilot.predicted), bytes(&pilot.measured), transfer),
             phases: phases.map(|(name, p, m)| (name.clone(), Ratio::of_pilot(*p, *m, scatter))).collect(),
             classes: classes(std::slice::from_ref(pilot), |pairs| {
                 pairs.first().map_or_else(Ratio::default, |(p, m)| Ratio::of_pilot(*p, *m, scatter))
@@ -246,7 +248,7 @@ mod tests {
         let mut run = past(1.0, 2.0);
         // Both classes took longer; attention three times as much as products did.
         run.classes = vec![(Class::Linear, 3.0, 4.0), (Class::Attention, 1.0, 4.0)];
-        let learned = Learned::from_pilot(&run, 0.01);
+        let learned = Learned::from_pilot(&run, 0.01, 0.01);
         assert!((learned.class(Class::Attention) / learned.class(Class::Linear) - 3.0).abs() < 1e-9);
         let whole = 3.0 * learned.class(Class::Linear) + learned.class(Class::Attention);
         assert!((whole - 4.0).abs() < 1e-9, "{whole}");
@@ -257,7 +259,12 @@ mod tests {
 
     #[test]
     fn a_pilot_is_believed_whole() {
-        let learned = Learned::from_pilot(&past(1.0, 4.0), 0.05);
+        let mut pilot = past(1.0, 4.0);
+        pilot.predicted.peak_memory_bytes = Some(100);
+        pilot.measured.peak_memory_bytes = Some(120);
+        let learned = Learned::from_pilot(&pilot, 0.05, 0.02);
+        assert!((learned.memory.factor() - 1.2).abs() < 1e-12);
+        assert!((learned.memory.width().unwrap() - (1.02f64.powi(2) - 1.0)).abs() < 1e-12);
         assert!((learned.phase("train") - 4.0).abs() < 1e-12);
         assert!((learned.time.width().unwrap() - (1.05f64.powi(2) - 1.0)).abs() < 1e-12);
     }

@@ -94,9 +94,9 @@ const SHARE: f64 = 0.05;
 const LEAST_STEPS: u64 = 12;
 /// Evaluations on the way, for the curve of the loss.
 const EVALUATIONS: u64 = 7;
-/// No pilot foretells its own run better than this: half of the interval, which is then ± 5 %.
+/// No pilot foretells the run that it is a sample of better than this: half of the interval, which is then ± 5 %.
 const LEAST_SCATTER: f64 = 0.0245;
-/// The same where another model, batch or length is meant: ± 10 %.
+/// The same where another model is meant: ± 10 %.
 const TRANSFER_SCATTER: f64 = 0.0485;
 /// Neighbouring steps are slow together: so many of them tell as much as one.
 const CORRELATED: f64 = 3.0;
@@ -130,7 +130,8 @@ pub fn pilot(asked: &Asked<'_>, said: &mut dyn FnMut(&str)) -> Result<Pilot> {
     let report = child.json(&[flag, config.display().to_string(), "--json".into(), "--profile".into()])?;
     let ran = Finished::read(asked.folder, report)?;
 
-    let learned = Learned::from_pilot(&ran.past, scatter(&ran.steps, other.is_some()));
+    let transfer = if other.is_some() { TRANSFER_SCATTER } else { LEAST_SCATTER };
+    let learned = Learned::from_pilot(&ran.past, scatter(&ran.steps), transfer);
     if let Some(joules) = ran.past.measured.energy_j {
         machine.power_w = ran.past.measured.wall_s.map(|s| joules / s);
     }
@@ -289,15 +290,14 @@ impl Finished {
     }
 }
 
-/// How far the mean of the pilot's steps may be off, relative.
-fn scatter(steps: &[StepRecord], is_other: bool) -> f64 {
-    let least = if is_other { TRANSFER_SCATTER } else { LEAST_SCATTER };
+/// How far the mean of the pilot's steps may be off, relative; 0 of a single step.
+fn scatter(steps: &[StepRecord]) -> f64 {
     let rates = steps.iter().skip(1).filter(|s| s.tokens > 0).map(|s| s.step_s / s.tokens as f64);
     let rates: Vec<f64> = rates.filter(|r| r.is_finite() && *r > 0.0).collect();
     let n = rates.len() as f64;
     let mean = rates.iter().sum::<f64>() / n;
     let sd = (rates.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
-    Some(sd / mean * (CORRELATED / n).sqrt()).filter(|s| s.is_finite()).map_or(least, |s| s.max(least))
+    Some(sd / mean * (CORRELATED / n).sqrt()).filter(|s| s.is_finite()).unwrap_or(0.0)
 }
 
 /// What the pilot cannot know.
@@ -339,13 +339,12 @@ mod tests {
     }
 
     #[test]
-    fn steps_that_scatter_widen_and_a_steady_pilot_keeps_the_least() {
+    fn steps_scatter_as_far_as_they_differ() {
         let steady = vec![step(1.0); 20];
-        assert!((scatter(&steady, false) - LEAST_SCATTER).abs() < 1e-12);
-        assert!((scatter(&steady, true) - TRANSFER_SCATTER).abs() < 1e-12);
+        assert!(scatter(&steady).abs() < 1e-12);
         let uneven: Vec<_> = (0..20).map(|i| step(if i % 2 == 0 { 1.0 } else { 2.0 })).collect();
-        assert!(scatter(&uneven, false) > 0.1);
-        assert!((scatter(&steady[..1], false) - LEAST_SCATTER).abs() < 1e-12, "one step scatters not at all");
+        assert!(scatter(&uneven) > 0.1);
+        assert!(scatter(&steady[..1]).abs() < 1e-12, "one step scatters not at all");
     }
 
     #[test]
