@@ -128,13 +128,13 @@ impl Decoder {
         head::loss(&self.norm.forward(&counted)?.0, &self.head, &targets)
     }
 
-    /// Loss of each target, in the batch's order, and whether it was the likeliest token.
-    pub fn score(&self, batch: &Batch) -> Result<Vec<(f32, bool)>> {
+    /// Log-probability of each target, in the batch's order, and whether it was the likeliest token.
+    pub fn log_probabilities(&self, batch: &Batch) -> Result<Vec<head::Scored>> {
         if batch.targets.is_empty() {
             return Ok(Vec::new());
         }
         let (counted, targets) = counted(&self.hidden(batch)?, batch)?;
-        head::score(&self.norm.forward(&counted)?.0, &self.head, &targets)
+        head::log_probabilities(&self.norm.forward(&counted)?.0, &self.head, &targets)
     }
 
     /// Logits `[N, V]` of every row: for tests and checks, on short texts.

@@ -1,15 +1,26 @@
-//! The last projection and the cross-entropy as one op, in chunks over the counted tokens: logits are never whole,
-//! and the gradient of the hidden state is made in the forward pass.
+//! The last projection and the cross-entropy as one op, in chunks over the counted tokens: logits are never whole.
+//! The gradient of the hidden state is made in the forward pass, or, where the loss has first to be made of the tokens'
+//! log-probabilities, from logits that are made once more.
 
 use super::matmul::{self, Precision};
 use super::profile::{self, Site};
 use super::{Grads, Matrix, Weight, host};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use candle_core::Tensor;
 use fttrain_kernels::cpu::cross_entropy_rows;
+use std::ops::Range;
 
 /// Values of a chunk of logits: 32 MiB of f32.
 const CHUNK: usize = 1 << 23;
+
+/// What the model makes of one counted token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scored {
+    /// log p(token), nats: minus its loss.
+    pub log_probability: f32,
+    /// No other token was likelier.
+    pub is_likeliest: bool,
+}
 
 /// Rows of logits that stand at once for a vocabulary of `v`.
 pub fn chunk_rows(v: usize) -> usize {
@@ -20,9 +31,9 @@ pub fn chunk_rows(v: usize) -> usize {
 pub fn loss(hidden: &Tensor, weight: &Weight<Matrix>, targets: &[u32]) -> Result<f64> {
     let _span = profile::op(Site::Head);
     let mut sum = 0.0;
-    for (rows, targets) in chunks(hidden, weight, targets)? {
-        let logits = matmul::nt(&rows, &weight.value)?;
-        sum += sum_losses(&logits, weight, targets, None)?;
+    for rows in chunks(weight, targets)? {
+        let logits = logits(hidden, weight, &rows)?;
+        sum += total(&losses(&logits, &targets[rows], None)?);
     }
     Ok(sum)
 }
@@ -35,15 +46,57 @@ pub fn loss_and_backward(
     scale: f32,
     grads: &mut Grads,
 ) -> Result<(f64, Tensor)> {
+    backward(hidden, weight, targets, &vec![scale; targets.len()], grads)
+}
+
+/// Each token's log-probability, and whether it was the likeliest.
+pub fn log_probabilities(hidden: &Tensor, weight: &Weight<Matrix>, targets: &[u32]) -> Result<Vec<Scored>> {
     let _span = profile::op(Site::Head);
+    let mut scored = Vec::with_capacity(targets.len());
+    for rows in chunks(weight, targets)? {
+        let (logits, targets) = (logits(hidden, weight, &rows)?, &targets[rows]);
+        let likeliest = likeliest(&logits, targets)?;
+        let losses = losses(&logits, targets, None)?;
+        let both = losses.into_iter().zip(likeliest);
+        scored.extend(both.map(|(loss, is_likeliest)| Scored { log_probability: -loss, is_likeliest }));
+    }
+    Ok(scored)
+}
+
+/// The backward of [`log_probabilities`]: `d` `[C]`, the gradient of any loss of them → that of hidden `[C, D]`; a
+/// trained weight's too.
+pub fn log_probabilities_backward(
+    hidden: &Tensor,
+    weight: &Weight<Matrix>,
+    targets: &[u32],
+    d: &[f32],
+    grads: &mut Grads,
+) -> Result<Tensor> {
+    let scales: Vec<f32> = d.iter().map(|d| -d).collect();
+    Ok(backward(hidden, weight, targets, &scales, grads)?.1)
+}
+
+/// Σ of the token losses, and gradients of `Σ scale·loss`, `scales` `[C]`.
+fn backward(
+    hidden: &Tensor,
+    weight: &Weight<Matrix>,
+    targets: &[u32],
+    scales: &[f32],
+    grads: &mut Grads,
+) -> Result<(f64, Tensor)> {
+    let _span = profile::op(Site::Head);
+    if scales.len() != targets.len() {
+        return Err(Error::new(Kind::Bug, format!("{} gradients of {} tokens", scales.len(), targets.len())));
+    }
     let mut sum = 0.0;
     let mut parts = Vec::new();
-    for (rows, targets) in chunks(hidden, weight, targets)? {
-        let logits = matmul::nt(&rows, &weight.value)?;
-        sum += sum_losses(&logits, weight, targets, Some(scale))?;
-        parts.push(matmul::nn(&logits, &weight.value)?);
+    for rows in chunks(weight, targets)? {
+        let slopes = logits(hidden, weight, &rows)?;
+        sum += total(&losses(&slopes, &targets[rows.clone()], Some(&scales[rows.clone()]))?);
+        parts.push(matmul::nn(&slopes, &weight.value)?);
         if let Some(id) = weight.param {
-            matmul::tn(grads.slot(id), &logits, &rows, 1.0, Precision::F32)?;
+            let inputs = hidden.narrow(0, rows.start, rows.len())?;
+            matmul::tn(grads.slot(id), &slopes, &inputs, 1.0, Precision::F32)?;
         }
     }
     let d_hidden = match parts.len() {
@@ -54,39 +107,35 @@ pub fn loss_and_backward(
     Ok((sum, d_hidden))
 }
 
-/// The loss of each token, and whether it was the likeliest.
-pub fn score(hidden: &Tensor, weight: &Weight<Matrix>, targets: &[u32]) -> Result<Vec<(f32, bool)>> {
-    let vocabulary = weight.value.shape()?.0;
-    let mut scores = Vec::with_capacity(targets.len());
-    for (rows, targets) in chunks(hidden, weight, targets)? {
-        let logits = matmul::nt(&rows, &weight.value)?;
-        let right = |(row, &target): (&[f32], &u32)| {
-            let own = row.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY);
-            row.iter().all(|&logit| logit <= own)
-        };
-        let right: Vec<bool> =
-            host::read(&logits)?.chunks_exact(vocabulary).zip(targets).map(right).collect();
-        let losses = host::edit(&logits, |logits| cross_entropy_rows(logits, vocabulary, targets, None))?;
-        scores.extend(losses.into_iter().zip(right));
-    }
-    Ok(scores)
+/// The rows of each chunk.
+fn chunks(weight: &Weight<Matrix>, targets: &[u32]) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
+    let (rows, count) = (chunk_rows(weight.value.shape()?.0), targets.len());
+    // As many chunks as it takes, all of nearly one size: the weight is read once for each, however few its rows.
+    let even = count.div_ceil(count.div_ceil(rows).max(1)).max(1);
+    Ok((0..count).step_by(even).map(move |first| first..count.min(first + even)))
 }
 
-fn chunks<'a>(
-    hidden: &Tensor,
-    weight: &Weight<Matrix>,
-    targets: &'a [u32],
-) -> Result<Vec<(Tensor, &'a [u32])>> {
-    let rows = chunk_rows(weight.value.shape()?.0);
-    targets
-        .chunks(rows)
-        .enumerate()
-        .map(|(i, targets)| Ok((hidden.narrow(0, i * rows, targets.len())?, targets)))
-        .collect()
+fn logits(hidden: &Tensor, weight: &Weight<Matrix>, rows: &Range<usize>) -> Result<Tensor> {
+    matmul::nt(&hidden.narrow(0, rows.start, rows.len())?, &weight.value)
 }
 
-fn sum_losses(logits: &Tensor, weight: &Weight<Matrix>, targets: &[u32], scale: Option<f32>) -> Result<f64> {
-    let vocabulary = weight.value.shape()?.0;
-    let losses = host::edit(logits, |logits| cross_entropy_rows(logits, vocabulary, targets, scale))?;
-    Ok(losses.into_iter().map(f64::from).sum())
+/// The loss of each row of logits, which is used up; it becomes its gradient where there are scales.
+fn losses(logits: &Tensor, targets: &[u32], scales: Option<&[f32]>) -> Result<Vec<f32>> {
+    let vocabulary = logits.dim(1)?;
+    host::edit(logits, |logits| cross_entropy_rows(logits, vocabulary, targets, scales))
+}
+
+fn total(losses: &[f32]) -> f64 {
+    losses.iter().copied().map(f64::from).sum()
+}
+
+/// Whether no other logit of a row is above that of its target.
+fn likeliest(logits: &Tensor, targets: &[u32]) -> Result<Vec<bool>> {
+    let vocabulary = logits.dim(1)?;
+    let values = host::read(logits)?;
+    let is_top = |(row, &target): (&[f32], &u32)| {
+        let own = row.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        row.iter().all(|&logit| logit <= own)
+    };
+    Ok(values.chunks_exact(vocabulary).zip(targets).map(is_top).collect())
 }

@@ -91,13 +91,13 @@ pub fn loss(decoder: &Decoder, samples: &[Sample], max_tokens: usize) -> Result<
     let mut right = 0_u64;
     for batch in packing::eval_batches(samples, max_tokens) {
         let mut own = vec![(0.0, 0_u64); batch.segments.len()];
-        for (target, (loss, is_right)) in batch.targets.iter().zip(decoder.score(&batch)?) {
+        for (target, scored) in batch.targets.iter().zip(decoder.log_probabilities(&batch)?) {
             let segment = batch.segments.partition_point(|s| s.end <= target.at as usize);
             if let Some((sum, count)) = own.get_mut(segment) {
-                *sum += f64::from(loss);
+                *sum -= f64::from(scored.log_probability);
                 *count += 1;
             }
-            right += u64::from(is_right);
+            right += u64::from(scored.is_likeliest);
         }
         rows.extend(own.into_iter().filter(|(_, count)| *count > 0));
     }

@@ -58,6 +58,66 @@ fn the_head_agrees_with_both_references_on_odd_shapes() {
     }
 }
 
+/// A gradient of its own for each token, of either sign, as a loss of preferences gives; and those log-probabilities
+/// sum to the loss.
+#[test]
+fn log_probabilities_and_their_backward_agree_with_both_references_on_odd_shapes() {
+    for (c, d, v) in SHAPES {
+        let (hidden, w) = (Input::random("hidden", &[c, d]), Input::random("w", &[v, d]));
+        let (targets, dy) = (targets(c, v), random("d", c, 1.0));
+        let weight = Weight { value: w.tensor().into(), param: Some(ParamId(0)) };
+        let scored = head::log_probabilities(&hidden.tensor(), &weight, &targets).unwrap();
+        let mut grads = Grads::new(1);
+        let dx =
+            head::log_probabilities_backward(&hidden.tensor(), &weight, &targets, &dy, &mut grads).unwrap();
+        let y: Vec<f32> = scored.iter().map(|token| token.log_probability).collect();
+        let loss = head::loss(&hidden.tensor(), &weight, &targets).unwrap();
+        let sum: f64 = y.iter().copied().map(f64::from).sum();
+        assert_eq!(sum.to_bits(), (-loss).to_bits(), "{:?}", (c, d, v));
+        let grads = vec![Some(values(&dx)), grads.get(ParamId(0)).map(values)];
+        agree(
+            &format!("{:?}", (c, d, v)),
+            &[hidden, w],
+            &Ours { y, dy, grads },
+            |t| {
+                let logits = t[0].matmul(&t[1].t()?)?;
+                let ids = Tensor::from_slice(&targets, (c, 1), &Device::Cpu)?;
+                let at_target = logits.gather(&ids, D::Minus1)?;
+                (at_target - logits.exp()?.sum_keepdim(D::Minus1)?.log()?)?.reshape(c)
+            },
+            |t| {
+                let one = |(x, &target): (&[f64], &u32)| {
+                    let logit = |w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+                    let logits: Vec<f64> = t[1].chunks(d).map(logit).collect();
+                    let top = logits.iter().copied().fold(f64::MIN, f64::max);
+                    let total: f64 = logits.iter().map(|l| (l - top).exp()).sum();
+                    logits[target as usize] - top - total.ln()
+                };
+                t[0].chunks(d).zip(&targets).map(one).collect()
+            },
+        );
+    }
+}
+
+#[test]
+fn the_likeliest_token_is_said_to_be_it() {
+    // Logits are 2, 1, 2 and 3, -1, 0: the second row's top is token 0, the first has two.
+    let weight = Weight::frozen(host::tensor(vec![1.0, 0.0, 0.0, 1.0, 1.0, 0.0], (3, 2)).unwrap());
+    let hidden = host::tensor(vec![2.0, 1.0, 3.0, -1.0], (2, 2)).unwrap();
+    for (targets, wanted) in [([0, 0], [true, true]), ([1, 1], [false, false]), ([2, 2], [true, true])] {
+        let scored = head::log_probabilities(&hidden, &weight, &targets).unwrap();
+        assert_eq!([scored[0].is_likeliest, scored[1].is_likeliest], wanted, "{targets:?}");
+    }
+}
+
+#[test]
+fn as_many_gradients_as_tokens_are_asked_for() {
+    let weight = Weight::frozen(Input::random("w", &[5, 3]).tensor());
+    let hidden = Input::random("hidden", &[2, 3]).tensor();
+    let mut grads = Grads::new(0);
+    assert!(head::log_probabilities_backward(&hidden, &weight, &[1, 2], &[1.0], &mut grads).is_err());
+}
+
 #[test]
 fn large_logits_neither_overflow_nor_lose_the_loss() {
     check((5, 17, 33), 60.0);

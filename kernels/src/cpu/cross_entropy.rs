@@ -4,18 +4,27 @@ use super::dispatch;
 use super::math::{exp, fold, largest};
 use rayon::prelude::*;
 
-/// For each row of `logits` `[C, V]` with its target: returns `log Σ exp(l) − l[target]`, and, with `scale`, turns the
-/// row into its gradient `(softmax(l) − onehot(target))·scale`.
+/// For each row of `logits` `[C, V]` with its target: returns `log Σ exp(l) − l[target]`, and, with `scales` `[C]`, turns
+/// the row into its gradient `(softmax(l) − onehot(target))·scale`.
 ///
 /// A row that holds NaN or +∞ gives a loss that is not finite; −∞ is a token that cannot come, and gives one only at
 /// the target.
+///
+/// # Panics
+/// When there are not as many scales as targets.
 pub fn cross_entropy_rows(
     logits: &mut [f32],
     vocabulary: usize,
     targets: &[u32],
-    scale: Option<f32>,
+    scales: Option<&[f32]>,
 ) -> Vec<f32> {
-    logits.par_chunks_mut(vocabulary).zip(targets).map(|(row, &target)| one_row(row, target, scale)).collect()
+    assert!(scales.is_none_or(|scales| scales.len() == targets.len()), "not a scale for each target");
+    logits
+        .par_chunks_mut(vocabulary)
+        .zip(targets)
+        .enumerate()
+        .map(|(i, (row, &target))| one_row(row, target, scales.map(|scales| scales[i])))
+        .collect()
 }
 
 dispatch! {

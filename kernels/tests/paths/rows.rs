@@ -99,10 +99,13 @@ fn losses_of_rows_and_their_gradients_equal_plain_loops() {
             let logits = random(1, n * v, largest);
             let targets: Vec<u32> = (0..n).map(|i| u32::try_from((i * 13 + v / 2) % v).unwrap()).collect();
             let rows = wide(&logits);
-            let exact = rows.chunks(v).zip(&targets).map(|(row, &t)| exact_row(row, t as usize, 0.25));
+            // Of either sign, as rewards are; rows of one task must not share theirs.
+            let scales: Vec<f32> = (0..n).map(|i| 0.25 - 0.125 * i as f32).collect();
+            let exact = rows.chunks(v).zip(&targets).zip(&scales);
+            let exact = exact.map(|((row, &t), &scale)| exact_row(row, t as usize, scale.into()));
             let (losses, gradients): (Vec<f64>, Vec<Vec<f64>>) = exact.unzip();
             let mut gradient = logits.clone();
-            let ours = cross_entropy_rows(&mut gradient, v, &targets, Some(0.25));
+            let ours = cross_entropy_rows(&mut gradient, v, &targets, Some(&scales));
             close("loss", &ours, &losses);
             close("gradient", &gradient, &gradients.concat());
             assert_eq!(cross_entropy_rows(&mut logits.clone(), v, &targets, None), ours);
@@ -118,13 +121,13 @@ fn what_is_not_finite_shows_in_the_loss_wherever_it_stands() {
             let mut logits = random(1, 100, 1.0);
             logits[at] = bad;
             for target in [0, 32] {
-                let loss = cross_entropy_rows(&mut logits.clone(), 100, &[target], Some(1.0))[0];
+                let loss = cross_entropy_rows(&mut logits.clone(), 100, &[target], Some(&[1.0]))[0];
                 assert!(!loss.is_finite(), "{bad} at {at}: {loss}");
             }
         }
     }
     let mut impossible = random(1, 100, 1.0);
     impossible[40] = f32::NEG_INFINITY;
-    assert!(cross_entropy_rows(&mut impossible.clone(), 100, &[3], Some(1.0))[0].is_finite());
-    assert!(!cross_entropy_rows(&mut impossible, 100, &[40], Some(1.0))[0].is_finite());
+    assert!(cross_entropy_rows(&mut impossible.clone(), 100, &[3], Some(&[1.0]))[0].is_finite());
+    assert!(!cross_entropy_rows(&mut impossible, 100, &[40], Some(&[1.0]))[0].is_finite());
 }
