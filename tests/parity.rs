@@ -60,6 +60,40 @@ fn gradients_losses_and_norms_of_every_run_equal_peft() {
     }
 }
 
+/// Largest relative distance of a loss in bf16 from PyTorch's under autocast. Both round, at other places: autocast alone
+/// is up to 1.3e-3 from float64 (`apart` in autocast.json).
+const AUTOCAST: f64 = 5e-3;
+
+/// Base and products in bf16, with and without recompute: the same ten losses as torch's own mixed precision, and not
+/// those of f32.
+#[test]
+fn ten_losses_in_bf16_are_those_of_torch_under_autocast() {
+    let golden = json(&golden().join("autocast.json"));
+    let runs = golden["runs"].as_object().unwrap();
+    assert!(runs.len() >= 8, "{runs:?}");
+    for (name, theirs) in runs {
+        let run = self::golden().join(name);
+        let rows = rows(run.parent().unwrap());
+        let losses = |bf16, recompute| make(&run, true, &[("bf16", bf16)]).train(&rows, 10, recompute).losses;
+        let ours = losses("true", false);
+        assert_eq!(ours, losses("true", true), "{name}: recompute");
+        let theirs = theirs["losses"].as_array().unwrap();
+        assert_eq!((ours.len(), theirs.len()), (10, 10), "{name}");
+        let mut apart = 0f64;
+        for (k, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+            let theirs = theirs.as_f64().unwrap();
+            assert!(
+                (ours - theirs).abs() <= AUTOCAST * theirs,
+                "{name}: loss {}: {ours}, torch {theirs}",
+                k + 1
+            );
+            apart = apart.max((ours - theirs).abs() / theirs);
+        }
+        println!("{name}: at most {apart:.1e} from torch's autocast");
+        assert_ne!(ours, losses("false", false), "{name}: bf16 was not used");
+    }
+}
+
 fn compare(case: &Path, run: &Path, recompute: bool) {
     let what = format!("{} recompute={recompute}", run.strip_prefix(golden()).unwrap().display());
     let Made { config, decoder, params, .. } = make(run, true, &[]);

@@ -43,6 +43,8 @@ pub struct Layout<'a> {
     pub parameters: Parameters,
     /// How the frozen base is kept.
     pub base: BaseType,
+    /// What products round to bf16 is kept in it from the forward to the backward pass.
+    pub narrow: bool,
     /// The memory is an accelerator's: activations are bf16, the data stay with the host.
     pub on_device: bool,
     /// Rows of logits alive at once.
@@ -107,27 +109,24 @@ impl Layout<'_> {
         }
     }
 
-    /// Floats that one layer saves for a token: block input, normed input, q, k, v, attention output and its
-    /// log-sum-exp, middle of the block, normed middle, gate, up; q and k before their norm; the adapters' x·Aᵀ.
-    fn saved_floats(&self) -> u64 {
+    /// Bytes of a value that products read again.
+    fn product_value(&self) -> u64 {
+        if self.narrow { 2 } else { self.value() }
+    }
+
+    /// Bytes that one layer saves for a token.
+    fn saved_bytes(&self) -> u64 {
         let a = self.arch;
         let (d, f) = (wide(a.hidden_size), wide(a.intermediate_size));
         let (h, hd) = (wide(a.heads), wide(a.head_dim));
         let (q, kv) = (product(&[h, hd]), product(&[wide(a.kv_heads), hd]));
-        // Inputs and scales of the two norms, q, k, v, attention's output and log-sums, gate and up, x·Aᵀ of each
-        // adapter; with norms on heads, also their inputs and scales.
+        // q, k, v and attention's output, gate and up; inputs and scales of the two norms, attention's log-sums, x·Aᵀ of
+        // each adapter; with norms on heads, also their inputs and scales.
         let heads = sum(&[h, wide(a.kv_heads)]);
         let qk_norm = if a.qk_norm { sum(&[q, kv, heads]) } else { 0 };
-        sum(&[
-            product(&[2, d]),
-            2,
-            product(&[2, q]),
-            product(&[2, kv]),
-            h,
-            product(&[2, f]),
-            qk_norm,
-            self.adapter_floats(),
-        ])
+        let products = sum(&[q, kv, f]);
+        let others = sum(&[product(&[2, d]), 2, h, qk_norm, self.adapter_floats()]);
+        sum(&[product(&[2, products, self.product_value()]), product(&[others, self.value()])])
     }
 
     /// Σ r over the adapted linears of the layer with most.
@@ -148,14 +147,14 @@ impl Layout<'_> {
     /// Bytes saved between forward and backward.
     fn activations(&self, load: Load, recompute: bool) -> u64 {
         let layers = wide(self.arch.layers.len());
-        let d = wide(self.arch.hidden_size);
+        let row = product(&[wide(self.arch.hidden_size), self.value()]);
         let blocks = if recompute {
-            sum(&[product(&[layers, d]), self.saved_floats()])
+            sum(&[product(&[layers, row]), self.saved_bytes()])
         } else {
-            product(&[layers, self.saved_floats()])
+            product(&[layers, self.saved_bytes()])
         };
         // Behind the last block: its output and the normed output.
-        product(&[load.tokens, sum(&[blocks, product(&[2, d])]), self.value()])
+        product(&[load.tokens, sum(&[blocks, product(&[2, row])])])
     }
 
     /// The largest transient: a block's backward with four buffers of the MLP's width and four of the hidden size, and
@@ -168,10 +167,7 @@ impl Layout<'_> {
             0
         } else {
             let values = sum(&[product(&[load.tokens, 2, f]), self.logits(load) / F32]);
-            product(&[
-                values,
-                if matches!(self.base, BaseType::Bf16 | BaseType::Nf4 { .. }) { 2 } else { F32 },
-            ])
+            product(&[values, self.product_value()])
         };
         let dw = match self.method {
             Method::Full => product(&[self.parameters.largest_trainable, F32]),
@@ -270,6 +266,7 @@ mod tests {
     const LOAD: Load = Load { tokens: 1024, targets: 700 };
 
     fn parts(method: &Method, base: BaseType, load: Load, recompute: bool) -> [u64; 9] {
+        let narrow = !matches!(base, BaseType::F32);
         let arch = smollm2();
         let adapted: Vec<Linear> = match method {
             Method::Full => Vec::new(),
@@ -281,6 +278,7 @@ mod tests {
             adapted: &adapted,
             parameters: Parameters::count(&arch, method, &adapted),
             base,
+            narrow,
             on_device: false,
             logits_rows: 256,
             runtime_bytes: 10,
@@ -300,6 +298,16 @@ mod tests {
         assert_eq!(workspace, 1024 * 4 * (576 + 1536) * 4 + (1024 * 2 * 1536 + 256 * 49_152) * 4);
         assert_eq!(logits, 256 * 49_152 * 4);
         assert_eq!((data, runtime), (49_152 * 714, 10));
+    }
+
+    /// Inputs of norms, x·Aᵀ and what is per head stay in f32.
+    #[test]
+    fn bf16_halves_what_products_read() {
+        let lora = Method::Lora(lora(16));
+        let [_, _, _, _, activations, workspace, ..] = parts(&lora, BaseType::Bf16, LOAD, false);
+        let bytes = 2 * (2 * 576 + 2 * 192 + 2 * 1536) + 4 * (2 * 576 + 2 + 9 + 7 * 16);
+        assert_eq!(activations, 1024 * (30 * bytes + 2 * 576 * 4));
+        assert_eq!(workspace, 1024 * 4 * (576 + 1536) * 4 + (1024 * 2 * 1536 + 256 * 49_152) * 2);
     }
 
     #[test]

@@ -218,12 +218,19 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
         (Method::Lora(_), _) if bf16 => BaseType::Bf16,
         (Method::Lora(_) | Method::Full, _) => BaseType::F32,
     };
+    let narrow = match base {
+        BaseType::F32 => false,
+        BaseType::Bf16 => true,
+        BaseType::Nf4 { others, .. } => others == 2,
+        BaseType::AsStored { .. } => bf16,
+    };
     Layout {
         arch: inputs.arch,
         method: &inputs.config.method,
         adapted: inputs.adapted,
         parameters,
         base,
+        narrow,
         on_device: is_accelerator,
         logits_rows: inputs.logits_rows,
         runtime_bytes: inputs.machine.baseline_bytes,

@@ -201,6 +201,7 @@ impl Published {
             adapted: &self.adapted,
             parameters: Parameters::count(&self.arch, &self.method, &self.adapted),
             base,
+            narrow: true,
             on_device: machine.kind == Kind::Accelerator,
             logits_rows: ALL_ROWS,
             runtime_bytes: machine.baseline_bytes,

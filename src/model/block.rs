@@ -9,7 +9,7 @@ use crate::ops::linear::{self, Linear};
 use crate::ops::norm::{self, Norm};
 use crate::ops::profile::{self, Site};
 use crate::ops::rope::Table;
-use crate::ops::{Grads, Weight, gate, residual};
+use crate::ops::{Grads, Weight, gate, narrow, residual};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -55,7 +55,8 @@ pub struct Pass<'a> {
     pub noise: Option<Noise>,
 }
 
-/// What the backward pass needs; inputs of the norms are kept, their outputs and the activation are made again.
+/// What the backward pass needs; inputs of the norms are kept, their outputs and the activation are made again. What
+/// products of bf16 read is kept in bf16.
 pub struct Saved {
     attn_norm: norm::Saved,
     projections: [linear::Saved; 3],
@@ -88,6 +89,8 @@ impl Block {
         let (attended, saved_attention) = if let Some(cache) = cache {
             (cache.attend(&self.attention, pass.spans, &q, &k, &v)?, None)
         } else {
+            let kept = |x| narrow::kept(Site::Attention, x, self.o.precision);
+            let (q, k, v) = (kept(q)?, kept(k)?, kept(v)?);
             let (out, saved) = attention::forward(&self.attention, pass.spans, &q, &k, &v)?;
             (out, Some(saved))
         };
@@ -101,6 +104,8 @@ impl Block {
         let [(gate_out, saved_gate), (up_out, saved_up)] =
             linear::forward([&self.gate, &self.up], &g, pass.noise)?;
         drop(span);
+        let kept = |x| narrow::kept(Site::Gate, x, self.down.precision);
+        let (gate_out, up_out) = (kept(gate_out)?, kept(up_out)?);
         let act = gate::forward(&gate_out, &up_out)?;
         let span = profile::op(Site::Down);
         let (y, down) = self.down.forward(&act, pass.noise)?;
@@ -204,7 +209,8 @@ impl Saved {
             + self.attn_norm.bytes()
             + self.mlp_norm.bytes()
             + self.attention.as_ref().map_or(0, attention::Saved::bytes)
-            + 4 * (self.gate_out.elem_count() + self.up_out.elem_count()) as u64
+            + narrow::bytes(&self.gate_out)
+            + narrow::bytes(&self.up_out)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Causal self-attention inside segments; scores are never whole and are made again in the backward pass.
 
-use super::host;
 use super::profile::{self, Site};
+use super::{host, narrow};
 use crate::error::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use fttrain_kernels::cpu::attention as kernel;
 pub use fttrain_kernels::cpu::attention::{Kept, Shape, Span};
 
@@ -27,14 +27,20 @@ pub struct InputGrads {
     pub v: Tensor,
 }
 
-/// q `[N, H·d]`, k and v `[Nk, K·d]` → `[N, H·d]`.
+/// q `[N, H·d]`, k and v `[Nk, K·d]`, all f32 or all bf16 → `[N, H·d]` of the same type, which is kept with them.
 pub fn forward(shape: &Shape, spans: &[Span], q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Saved)> {
     let _span = profile::op(Site::Attention);
     let n = q.dim(0)?;
     let mut out = vec![0f32; q.elem_count()];
     let mut lse = vec![0f32; n * shape.heads];
-    kernel::forward(shape, spans, &host::read(q)?, &host::read(k)?, &host::read(v)?, &mut out, &mut lse);
-    let out = host::tensor(out, q.shape())?;
+    if q.dtype() == DType::BF16 {
+        let (q, k, v) = (host::read_as(q)?, host::read_as(k)?, host::read_as(v)?);
+        kernel::forward_bf16(shape, spans, (&q, &k, &v), &mut out, &mut lse);
+    } else {
+        let (q, k, v) = (host::read(q)?, host::read(k)?, host::read(v)?);
+        kernel::forward(shape, spans, &q, &k, &v, &mut out, &mut lse);
+    }
+    let out = narrow::to(host::tensor(out, q.shape())?, q.dtype())?;
     let saved = Saved { q: q.clone(), k: k.clone(), v: v.clone(), out: out.clone(), lse };
     Ok((out, saved))
 }
@@ -54,10 +60,16 @@ pub fn backward(shape: &Shape, spans: &[Span], saved: &Saved, d_out: &Tensor) ->
         vec![0f32; saved.k.elem_count()],
         vec![0f32; saved.v.elem_count()],
     );
-    let (q, k, v) = (host::read(&saved.q)?, host::read(&saved.k)?, host::read(&saved.v)?);
-    let (out, d_out) = (host::read(&saved.out)?, host::read(d_out)?);
+    let (lse, d_out) = (&saved.lse, host::read(d_out)?);
     let grads = (&mut dq[..], &mut dk[..], &mut dv[..]);
-    kernel::backward(shape, spans, (&q, &k, &v), &out, &d_out, &saved.lse, grads);
+    if saved.q.dtype() == DType::BF16 {
+        let (q, k, v) = (host::read_as(&saved.q)?, host::read_as(&saved.k)?, host::read_as(&saved.v)?);
+        let out = host::read_as(&saved.out)?;
+        kernel::backward_bf16(shape, spans, (&q, &k, &v), &out, &d_out, lse, grads);
+    } else {
+        let (q, k, v) = (host::read(&saved.q)?, host::read(&saved.k)?, host::read(&saved.v)?);
+        kernel::backward(shape, spans, (&q, &k, &v), &host::read(&saved.out)?, &d_out, lse, grads);
+    }
     Ok(InputGrads {
         q: host::tensor(dq, saved.q.shape())?,
         k: host::tensor(dk, saved.k.shape())?,
@@ -69,6 +81,6 @@ impl Saved {
     /// Bytes kept; the output is shared with the projection behind it.
     pub fn bytes(&self) -> u64 {
         let tensors = [&self.q, &self.k, &self.v, &self.out];
-        4 * (tensors.iter().map(|t| t.elem_count()).sum::<usize>() + self.lse.len()) as u64
+        tensors.into_iter().map(narrow::bytes).sum::<u64>() + 4 * self.lse.len() as u64
     }
 }

@@ -80,6 +80,14 @@ pub fn edit<R>(tensor: &Tensor, change: impl FnOnce(&mut [f32]) -> R) -> Result<
 /// # Errors
 /// The shape does not hold as many values: a fault of the program.
 pub fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    tensor_as(values, shape)
+}
+
+/// A CPU tensor of any kind that takes over `values`.
+///
+/// # Errors
+/// As [`tensor`].
+pub fn tensor_as<T: WithDType>(values: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
     let shape = shape.into();
     if shape.elem_count() != values.len() {
         return Err(Error::new(

@@ -6,7 +6,7 @@
 use super::dora::Dora;
 use super::dropout::{self, Noise};
 use super::matmul::{self, Held, Precision};
-use super::{Grads, Matrix, Weight, host, residual};
+use super::{Grads, Matrix, Weight, host, narrow, residual};
 use crate::error::{Error, Kind, Result};
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cpu::{Out, Packed, Product, Start, Term, product_new, products};
@@ -98,7 +98,7 @@ impl Linear {
     }
 }
 
-/// Layers that share their input x `[N, in]`, which is packed once, → `[N, out]` of each.
+/// Layers that share their input x `[N, in]`, f32 or bf16, which is packed once, → `[N, out]` of each in f32.
 pub fn forward<const L: usize>(
     layers: [&Linear; L],
     x: &Tensor,
@@ -117,7 +117,7 @@ pub fn forward<const L: usize>(
         parts.push((Sides::of(layer)?, low, Vec::new()));
     }
     let all = parts.iter_mut().map(|(sides, low, y)| one_forward(rows, &packed, sides, low.as_ref(), y));
-    products(all.collect());
+    products(all.collect())?;
     let made = parts.into_iter().map(|(sides, low, y)| {
         let y = host::tensor(y, (rows, sides.weight.side().lines()))?;
         Ok((y, Saved { xa: low.map(|low| low.xa), norms: Vec::new() }))
@@ -197,13 +197,13 @@ pub fn backward(
     }
     let shape = x.dims2()?;
     let mut dx = Vec::new();
-    products(vec![Product { shape, terms, start: Start::Nothing, out: Out::Fresh(&mut dx) }]);
+    products(vec![Product { shape, terms, start: Start::Nothing, out: Out::Fresh(&mut dx) }])?;
     let dx = host::tensor(dx, shape)?;
     for (layer, sides, _, low) in &parts {
         if let (Some(lora), Some(low), Some((a, _)), true) =
             (&layer.lora, low, &sides.lora, layer.drops(noise))
         {
-            let through = host::tensor(product_new(low, a.side().t()), shape)?;
+            let through = host::tensor(product_new(low, a.side().t())?, shape)?;
             residual::add(&dx, &lora.dropped(&through, noise)?)?;
         }
     }
@@ -300,7 +300,9 @@ impl Lora {
 
     pub(super) fn dropped(&self, x: &Tensor, noise: Option<Noise>) -> Result<Tensor> {
         match noise {
-            Some(noise) if self.drops(Some(noise)) => dropout::apply(x, self.dropout, self.site, noise),
+            Some(noise) if self.drops(Some(noise)) => {
+                dropout::apply(&narrow::wide(x)?, self.dropout, self.site, noise)
+            }
             _ => Ok(x.clone()),
         }
     }
@@ -314,9 +316,9 @@ impl Lora {
     ) -> Result<Low> {
         let a = Held::new(&self.a.value)?;
         let xa = if self.drops(noise) {
-            product_new(&Packed::new(Held::new(&self.dropped(x, noise)?)?.side(), precision), a.side())
+            product_new(&Packed::new(Held::new(&self.dropped(x, noise)?)?.side(), precision), a.side())?
         } else {
-            product_new(packed, a.side())
+            product_new(packed, a.side())?
         };
         let xa = host::tensor(xa, (packed.lines(), a.side().lines()))?;
         let scaled = Packed::new(Held::new(&xa)?.side().scaled(self.scale), precision);
@@ -338,7 +340,7 @@ impl Lora {
             matmul::tn(grads.slot(id), dy, xa, self.scale, precision)?;
         }
         let b = Held::new(&self.b.value)?;
-        let dy_b = host::tensor(product_new(packed, b.side().t()), xa.shape())?;
+        let dy_b = host::tensor(product_new(packed, b.side().t())?, xa.shape())?;
         if let Some(id) = self.a.param {
             matmul::tn(grads.slot(id), &dy_b, &self.dropped(x, noise)?, self.scale, precision)?;
         }

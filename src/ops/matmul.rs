@@ -3,11 +3,11 @@
 
 use super::Operand;
 use super::host;
-use crate::error::Result;
+use crate::error::{Fault, Kind, Result};
 use candle_core::{DType, Tensor};
 pub use fttrain_kernels::cpu::Precision;
 use fttrain_kernels::cpu::{
-    self, Out, Packed, Product, Quantised, Source, Start, Term, product_new, products,
+    self, NoMemory, Out, Packed, Product, Quantised, Source, Start, Term, product_new, products,
 };
 use half::bf16;
 use std::ops::Deref;
@@ -60,6 +60,16 @@ impl<'a> Held<'a> {
     }
 }
 
+impl Fault for NoMemory {
+    fn kind(&self) -> Kind {
+        Kind::Resource
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("a smaller `micro_batch_size` or `sequence_len` makes every product smaller".into())
+    }
+}
+
 /// `x·Wᵀ`: x `[N, in]`, W `[out, in]` → `[N, out]`.
 pub fn nt<'w>(x: &Tensor, w: impl Into<Operand<'w>>) -> Result<Tensor> {
     let (x, w) = (Held::new(x)?, Held::new(w)?);
@@ -96,12 +106,12 @@ pub fn nn_add<'w>(dx: &Tensor, dy: &Tensor, w: impl Into<Operand<'w>>, scale: f3
     add(dx, &Packed::new(dy.side().scaled(scale), w.precision()), w.side().t())
 }
 
-/// `scale·aᵀ·b`: a `[N, p]`, b `[N, q]` → `[p, q]`, stored in `sum` or added to what is there.
+/// `scale·aᵀ·b`: a `[N, p]` in f32, b `[N, q]` → `[p, q]`, stored in `sum` or added to what is there.
 pub fn tn(sum: &mut Option<Tensor>, a: &Tensor, b: &Tensor, scale: f32, precision: Precision) -> Result<()> {
     let (p, q) = (a.dim(1)?, b.dim(1)?);
     let (a, b) = (Held::new(a)?, Held::new(b)?);
     if q < p && q <= NARROW {
-        let turned = product_new(&Packed::new(b.side().t().scaled(scale), precision), a.side().t());
+        let turned = product_new(&Packed::new(b.side().t(), precision), a.side().t().scaled(scale))?;
         return store_turned(sum, &turned, (p, q));
     }
     let left = Packed::new(a.side().t().scaled(scale), precision);
@@ -114,15 +124,16 @@ pub fn tn(sum: &mut Option<Tensor>, a: &Tensor, b: &Tensor, scale: f32, precisio
 
 fn fresh(left: &Packed, right: cpu::Operand<'_>) -> Result<Tensor> {
     let shape = (left.lines(), right.lines());
-    host::tensor(product_new(left, right), shape)
+    host::tensor(product_new(left, right)?, shape)
 }
 
 fn add(c: &Tensor, left: &Packed, right: cpu::Operand<'_>) -> Result<()> {
     let shape = c.dims2()?;
     host::edit(c, |c| {
         let (terms, out) = (vec![Term { left, right }], Out::Rows(c, shape.1));
-        products(vec![Product { shape, terms, start: Start::Standing, out }]);
-    })
+        products(vec![Product { shape, terms, start: Start::Standing, out }])
+    })??;
+    Ok(())
 }
 
 /// Stores or adds `turned` `[q, p]` as `[p, q]`.

@@ -15,6 +15,7 @@ pub mod host;
 pub mod linear;
 pub mod matmul;
 pub mod matrix;
+pub mod narrow;
 pub mod norm;
 pub mod optimizer;
 pub mod profile;

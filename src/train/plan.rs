@@ -99,8 +99,12 @@ pub struct Plan {
     pub out: PathBuf,
     /// What stands in it.
     pub holds: Holds,
+    /// Resident bytes before anything was loaded, where the system says so.
+    pub start_bytes: Option<u64>,
     /// The base's tokenizer.
     pub tokenizer: Tokenizer,
+    /// By how much the process grew when it was opened.
+    tokenizer_bytes: u64,
     /// Training samples in their order.
     pub epochs: Epochs,
     /// Evaluation micro-batches; empty = no evaluation.
@@ -291,11 +295,12 @@ impl Draft {
     /// # Errors
     /// Whatever can be refused before training.
     pub fn plan(self, options: &Options, meter: &Meter) -> Result<Plan> {
+        let start_bytes = resident().0;
         let Self { resolved, terms, run_id, out, holds, resume, mut notes, .. } = self;
         let mut ground = Ground::on(resolved, terms)?;
 
         meter.enter(Phase::Tokenise);
-        let Material { tokenizer, epochs, eval, summary } = Material::gather(&ground)?;
+        let Material { tokenizer, tokenizer_bytes, epochs, eval, summary } = Material::gather(&ground)?;
 
         meter.enter(Phase::Calibrate);
         let counts = counts(&ground.resolved.config, &epochs, &eval);
@@ -324,7 +329,9 @@ impl Draft {
             run_id,
             out,
             holds,
+            start_bytes,
             tokenizer,
+            tokenizer_bytes,
             epochs,
             eval,
             summary,
@@ -375,11 +382,11 @@ impl Plan {
         &self.ground.resolved.config
     }
 
-    /// Bytes of the tokenised samples, training and evaluation.
+    /// Bytes of the tokenised samples, training and evaluation, and of the tokenizer.
     pub fn data_bytes(&self) -> u64 {
         let train = self.epochs.samples().iter().map(|s| 4 * (s.ids.len() + s.labels.len()));
         let eval = self.eval.iter().map(|b| 8 * (b.ids.len() + b.targets.len()));
-        (train.sum::<usize>() + eval.sum::<usize>()) as u64
+        (train.sum::<usize>() + eval.sum::<usize>()) as u64 + self.tokenizer_bytes
     }
 
     /// Step from which the run goes on.
@@ -428,6 +435,7 @@ pub fn decides_the_result(key: &str) -> bool {
 /// What a run learns from.
 struct Material {
     tokenizer: Tokenizer,
+    tokenizer_bytes: u64,
     epochs: Epochs,
     eval: Vec<Batch>,
     summary: Summary,
@@ -437,13 +445,16 @@ impl Material {
     fn gather(ground: &Ground) -> Result<Self> {
         let config = &ground.resolved.config;
         let template = config.data.chat_template.as_deref();
+        let before = resident().0.unwrap_or(0);
         let tokenizer = Tokenizer::open(&ground.source.tokenizer()?, &ground.arch, template)?;
+        let tokenizer_bytes = resident().0.map_or(0, |now| now.saturating_sub(before));
         let prepared = data::prepare(config, &tokenizer, Some(&fs::home()?.join("tokenised")))?;
         Ok(Self {
             eval: packing::eval_batches(&prepared.eval, eval_tokens(config)),
             epochs: Epochs::new(prepared.train, Order::from(config)),
             summary: prepared.summary,
             tokenizer,
+            tokenizer_bytes,
         })
     }
 }

@@ -1,45 +1,77 @@
-//! The gated activation of the MLP: `act = silu(gate)·up`, `silu(x) = x·σ(x)`.
+//! The gated activation of the MLP: `act = silu(gate)·up`, `silu(x) = x·σ(x)`. Outputs are made in fresh buffers that
+//! are written once, not cleared first: these passes are bound by memory.
 
-use super::dispatch;
 use super::math::sigmoid;
+use super::{Value, dispatch};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 const CHUNK: usize = 16_384;
 
-/// `act` = silu(`gate`)·`up`, element by element.
-pub fn gate_forward(gate: &[f32], up: &[f32], act: &mut [f32]) {
-    act.par_chunks_mut(CHUNK)
+/// silu(`gate`)·`up`, element by element, kept as its inputs are.
+///
+/// # Panics
+/// When the inputs are not of one length.
+pub fn gate_forward<T: Value>(gate: &[T], up: &[T]) -> Vec<T> {
+    let n = gate.len();
+    assert!(up.len() == n, "gate {n}, up {}", up.len());
+    let mut act = Vec::with_capacity(n);
+    act.spare_capacity_mut()[..n]
+        .par_chunks_mut(CHUNK)
         .zip(gate.par_chunks(CHUNK))
         .zip(up.par_chunks(CHUNK))
         .for_each(|((act, gate), up)| forward_part(gate, up, act));
+    // SAFETY: the parts are the whole, and each was written from inputs of the same length.
+    unsafe { act.set_len(n) }
+    act
 }
 
 /// Gradients of gate and up from that of act: `dg = da·u·σ(g)·(1 + g·(1 − σ(g)))`, `du = da·silu(g)`.
-pub fn gate_backward(gate: &[f32], up: &[f32], d_act: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
-    d_gate
+///
+/// # Panics
+/// When the inputs are not of one length.
+pub fn gate_backward<T: Value>(gate: &[T], up: &[T], d_act: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let n = gate.len();
+    assert!(up.len() == n && d_act.len() == n, "gate {n}, up {}, gradient {}", up.len(), d_act.len());
+    let (mut d_gate, mut d_up) = (Vec::with_capacity(n), Vec::with_capacity(n));
+    d_gate.spare_capacity_mut()[..n]
         .par_chunks_mut(CHUNK)
-        .zip(d_up.par_chunks_mut(CHUNK))
+        .zip(d_up.spare_capacity_mut()[..n].par_chunks_mut(CHUNK))
         .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
         .zip(d_act.par_chunks(CHUNK))
         .for_each(|(((d_gate, d_up), (gate, up)), d_act)| {
             backward_part(gate, up, d_act, d_gate, d_up);
         });
+    // SAFETY: the parts are the whole, and each was written from inputs of the same length.
+    unsafe {
+        d_gate.set_len(n);
+        d_up.set_len(n);
+    }
+    (d_gate, d_up)
 }
 
 dispatch! {
-    fn forward_part(gate: &[f32], up: &[f32], act: &mut [f32]) {
+    fn forward_part<T: Value>(gate: &[T], up: &[T], act: &mut [MaybeUninit<T>]) {
         for ((a, g), u) in act.iter_mut().zip(gate).zip(up) {
-            *a = g * sigmoid::<FMA>(*g) * u;
+            let g = g.wide();
+            a.write(T::narrow(g * sigmoid::<FMA>(g) * u.wide()));
         }
     }
 }
 
 dispatch! {
-    fn backward_part(gate: &[f32], up: &[f32], d_act: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
+    fn backward_part<T: Value>(
+        gate: &[T],
+        up: &[T],
+        d_act: &[f32],
+        d_gate: &mut [MaybeUninit<f32>],
+        d_up: &mut [MaybeUninit<f32>],
+    ) {
         for ((((dg, du), g), u), da) in d_gate.iter_mut().zip(d_up).zip(gate).zip(up).zip(d_act) {
-            let s = sigmoid::<FMA>(*g);
-            *dg = da * u * s * (1.0 + g * (1.0 - s));
-            *du = da * g * s;
+            let (g, u) = (g.wide(), u.wide());
+            let s = sigmoid::<FMA>(g);
+            dg.write(da * u * s * (1.0 + g * (1.0 - s)));
+            du.write(da * g * s);
         }
     }
 }

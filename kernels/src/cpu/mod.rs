@@ -26,10 +26,12 @@ pub use add::add;
 pub use cross_entropy::cross_entropy_rows;
 pub use gate::{gate_backward, gate_forward};
 pub use norm::{norm_backward, norm_forward};
-pub use product::{Operand, Out, Packed, Precision, Product, Source, Start, Term, product_new, products};
+pub use product::{
+    NoMemory, Operand, Out, Packed, Precision, Product, Source, Start, Term, product_new, products,
+};
 pub use quantised::{DynamicCode, Ggml, GgmlKind, Nf4, Quantised, dynamic_map};
 pub use rope::rope;
-pub use widen::{narrow_bf16, widen_bf16};
+pub use widen::{Value, narrowed, widened};
 
 /// An instruction set that the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,25 +137,28 @@ pub fn force(name: &str) -> Result<Path, String> {
     }
 }
 
-/// Compiles one body for every [`Path`] and calls the one in use. Inside, `FMA` says whether fused multiply-add is one
+/// Compiles one body, of one type at most, for every [`Path`] and calls the one in use. Inside, `FMA` says whether fused multiply-add is one
 /// instruction, `LANES` how many f32 a vector register holds.
 macro_rules! dispatch {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (
+        $(#[$doc:meta])* $vis:vis fn $name:ident $(<$t:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?)
+        $(-> $ret:ty)? $body:block
+    ) => {
         $(#[$doc])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body<const FMA: bool, const LANES: usize>($($arg: $ty),*) $(-> $ret)? $body
+            fn body<const FMA: bool, const LANES: usize $(, $t: $bound)?>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? {
-                body::<true, 16>($($arg),*)
+            fn avx512 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
+                body::<true, 16 $(, $t)?>($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? {
-                body::<true, 8>($($arg),*)
+            fn avx2 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
+                body::<true, 8 $(, $t)?>($($arg),*)
             }
 
             match $crate::cpu::path() {
@@ -163,7 +168,7 @@ macro_rules! dispatch {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::Path::Avx2 => unsafe { avx2($($arg),*) },
-                _ => body::<false, 8>($($arg),*),
+                _ => body::<false, 8 $(, $t)?>($($arg),*),
             }
         }
     };

@@ -1,5 +1,6 @@
 //! One buffer written by several threads, each in parts of its own.
 
+use std::collections::TryReserveError;
 use std::marker::PhantomData;
 
 /// A mutable slice whose disjoint parts are handed to several threads.
@@ -21,9 +22,17 @@ impl<'a, T> Shared<'a, T> {
     }
 
     /// Room for `len` values in an empty vector, none of which is initialised: it is only for [`Self::place`].
-    pub(crate) fn fresh(vector: &'a mut Vec<T>, len: usize) -> Self {
-        vector.reserve_exact(len);
-        Self { start: vector.as_mut_ptr(), len, owner: PhantomData }
+    ///
+    /// # Errors
+    /// There is no such room.
+    pub(crate) fn fresh(vector: &'a mut Vec<T>, len: usize) -> Result<Self, TryReserveError> {
+        vector.try_reserve_exact(len)?;
+        Ok(Self { start: vector.as_mut_ptr(), len, owner: PhantomData })
+    }
+
+    /// All the room of an empty vector, in the same way.
+    pub(crate) fn room(vector: &'a mut Vec<T>) -> Self {
+        Self { start: vector.as_mut_ptr(), len: vector.capacity(), owner: PhantomData }
     }
 
     /// Where the part `at .. at + len` stands; its values may be uninitialised.

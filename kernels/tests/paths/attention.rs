@@ -1,7 +1,14 @@
 //! Attention, whose tiles are 32 queries by 128 keys.
 
-use super::{close, on_the_path, random, wide};
-use fttrain_kernels::cpu::attention::{Kept, Shape, Span, backward, decode, forward};
+use super::{close, on_the_path, random, wide, within};
+use fttrain_kernels::cpu::attention::{
+    Kept, Shape, Span, backward, backward_bf16, decode, forward, forward_bf16,
+};
+use fttrain_kernels::cpu::{narrowed, widened};
+
+/// Of bf16 in the same tiles: weights, their slopes and gradients are rounded by 2⁻⁹ of themselves at most before they
+/// are multiplied, and a few of them stand in each product; by no more than this of the largest result.
+const NARROW: f64 = 1.0 / 64.0;
 
 struct Exact {
     out: Vec<f64>,
@@ -68,6 +75,28 @@ fn check(shape: Shape, spans: &[Span]) {
     close(&what("dq"), &dq, &exact.dq);
     close(&what("dk"), &dk, &exact.dk);
     close(&what("dv"), &dv, &exact.dv);
+    check_bf16(&shape, spans, [&q, &k, &v], &d_out);
+}
+
+/// The same of inputs that bf16 holds. Scores are sums of exact products; the rest is rounded.
+fn check_bf16(shape: &Shape, spans: &[Span], qkv: [&[f32]; 3], d_out: &[f32]) {
+    let [q, k, v] = qkv.map(narrowed);
+    let rows = q.len() / shape.head_dim / shape.heads;
+    let (mut out, mut lse) = (vec![7.0; q.len()], vec![7.0; rows * shape.heads]);
+    forward_bf16(shape, spans, (&q, &k, &v), &mut out, &mut lse);
+    let (mut dq, mut dk, mut dv) = (vec![7.0; q.len()], vec![7.0; k.len()], vec![7.0; k.len()]);
+    let grads = (&mut dq[..], &mut dk[..], &mut dv[..]);
+    backward_bf16(shape, spans, (&q, &k, &v), &narrowed(&out), d_out, &lse, grads);
+    let exact =
+        exact(shape, spans, &[wide(&widened(&q)), wide(&widened(&k)), wide(&widened(&v)), wide(d_out)]);
+    let what = |part| format!("{part} in bf16 of {shape:?} {spans:?}");
+    close(&what("lse"), &lse, &exact.lse);
+    // Where a query sees one key, dS is the difference of what is rounded apart: of d·P, not of itself.
+    let slope = exact.dv.iter().fold(0f64, |m, x| m.max(x.abs()));
+    within(&what("out"), &out, &exact.out, NARROW, 0.0);
+    within(&what("dv"), &dv, &exact.dv, NARROW, 0.0);
+    within(&what("dq"), &dq, &exact.dq, NARROW, NARROW * slope);
+    within(&what("dk"), &dk, &exact.dk, NARROW, NARROW * slope);
 }
 
 const PLAIN: Shape = Shape { heads: 1, kv_heads: 1, head_dim: 6, scale: 0.7, softcap: None, window: None };

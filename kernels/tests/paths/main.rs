@@ -123,10 +123,15 @@ fn wide(values: &[f32]) -> Vec<f64> {
 
 /// Fails where a value is off by more than 1e-5 of the largest one: sums of a few hundred terms in f32.
 fn close(what: &str, ours: &[f32], exact: &[f64]) {
+    within(what, ours, exact, 1e-5, 1e-6);
+}
+
+/// Fails where a value is off by more than `share` of the largest one and `least`.
+fn within(what: &str, ours: &[f32], exact: &[f64], share: f64, least: f64) {
     assert_eq!(ours.len(), exact.len(), "{what}");
     let largest = exact.iter().fold(0f64, |m, x| m.max(x.abs()));
     for (i, (a, b)) in ours.iter().zip(exact).enumerate() {
         let off = (f64::from(*a) - b).abs();
-        assert!(off <= 1e-5 * largest + 1e-6, "{what}: [{i}] is {a}, exactly {b}, largest {largest}");
+        assert!(off <= share * largest + least, "{what}: [{i}] is {a}, exactly {b}, largest {largest}");
     }
 }

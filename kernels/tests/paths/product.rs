@@ -143,7 +143,7 @@ fn products_of_any_sides_equal_plain_loops() {
                 for kind in [Kind::F32, Kind::Bf16, Kind::Quantised] {
                     let left = Side::random(1, (m, k), Kind::F32, left_turned);
                     let right = Side::random(2, (n, k), kind, right_turned);
-                    let c = product_new(&Packed::new(left.operand(), precision), right.operand());
+                    let c = product_new(&Packed::new(left.operand(), precision), right.operand()).unwrap();
                     let mut expected = vec![0.0; m * n];
                     add_exact(
                         &mut expected,
@@ -191,7 +191,8 @@ fn terms_are_added_to_what_the_product_starts_from() {
             Product { shape, terms: terms(), start: Start::Nothing, out: Out::Rows(&mut plain, n) },
             Product { shape, terms: terms(), start: Start::Row(&bias), out: Out::Fresh(&mut on_row) },
             Product { shape, terms: terms(), start: Start::Standing, out: Out::Rows(&mut added, n) },
-        ]);
+        ])
+        .unwrap();
         close("nothing", &plain, &sums);
         let with = |start: &dyn Fn(usize) -> f32| -> Vec<f64> {
             sums.iter().enumerate().map(|(i, sum)| sum + f64::from(start(i))).collect()
@@ -209,7 +210,7 @@ fn a_row_does_not_depend_on_the_rows_beside_it_or_on_the_threads() {
         let (left, right) = (random(1, m * k, 1.0), random(2, n * k, 1.0));
         let product = |rows: Range<usize>| {
             let packed = Packed::new(Operand::f32(&left[rows.start * k..], rows.len(), k), precision);
-            product_new(&packed, Operand::f32(&right, n, k))
+            product_new(&packed, Operand::f32(&right, n, k)).unwrap()
         };
         let whole = product(0..m);
         for rows in [0..1, 5..18, 300..310] {
@@ -229,7 +230,8 @@ fn a_product_into_wider_rows_leaves_what_stands_between() {
     let left = Packed::new(Operand::f32(&a, 5, 3), Precision::F32);
     let mut c = vec![9.0; 4 * 7 + 4];
     let terms = vec![Term { left: &left, right: Operand::f32(&b, 4, 3) }];
-    products(vec![Product { shape: (5, 4), terms, start: Start::Nothing, out: Out::Rows(&mut c, 7) }]);
+    products(vec![Product { shape: (5, 4), terms, start: Start::Nothing, out: Out::Rows(&mut c, 7) }])
+        .unwrap();
     let mut expected = vec![0.0; 20];
     add_exact(&mut expected, (5, 4, 3), &wide(&a), &wide(&b));
     for (i, row) in c.chunks(7).enumerate() {
@@ -246,7 +248,8 @@ fn rows_of_a_wider_matrix_are_a_side() {
     let strided = product_new(
         &Packed::new(Operand::strided(source, (3, 4), 11), Precision::F32),
         Operand::f32(&b, 3, 4),
-    );
+    )
+    .unwrap();
     let rows: Vec<f32> = (0..3).flat_map(|r| a[3 + 11 * r..][..4].to_vec()).collect();
     let mut expected = vec![0.0; 9];
     add_exact(&mut expected, (3, 3, 4), &wide(&rows), &wide(&b));
@@ -258,9 +261,9 @@ fn nothing_to_multiply_changes_nothing_and_an_empty_sum_is_its_start() {
     on_the_path();
     for precision in PRECISIONS {
         let empty = Packed::new(Operand::f32(&[], 0, 3), precision);
-        assert!(product_new(&empty, Operand::f32(&[1.0; 12], 4, 3)).is_empty());
+        assert!(product_new(&empty, Operand::f32(&[1.0; 12], 4, 3)).unwrap().is_empty());
         let no_depth = Packed::new(Operand::f32(&[], 33, 0), precision);
-        let zeros = product_new(&no_depth, Operand::f32(&[], 65, 0));
+        let zeros = product_new(&no_depth, Operand::f32(&[], 65, 0)).unwrap();
         assert!(zeros.len() == 33 * 65 && zeros.iter().all(|x| x.to_bits() == 0));
     }
     let mut c = Vec::new();
@@ -269,9 +272,10 @@ fn nothing_to_multiply_changes_nothing_and_an_empty_sum_is_its_start() {
         terms: Vec::new(),
         start: Start::Row(&[1.0, 2.0]),
         out: Out::Fresh(&mut c),
-    }]);
+    }])
+    .unwrap();
     assert_eq!(c, [1.0, 2.0, 1.0, 2.0]);
-    products(Vec::new());
+    products(Vec::new()).unwrap();
 }
 
 #[test]
@@ -281,7 +285,8 @@ fn a_value_that_is_not_finite_comes_through_and_touches_no_other_row() {
         let mut a = random(1, 14 * 9, 1.0);
         a[9 * 3 + 2] = f32::NAN;
         a[9 * 5 + 8] = f32::INFINITY;
-        let c = product_new(&Packed::new(Operand::f32(&a, 14, 9), precision), Operand::f32(&[1.0; 45], 5, 9));
+        let left = Packed::new(Operand::f32(&a, 14, 9), precision);
+        let c = product_new(&left, Operand::f32(&[1.0; 45], 5, 9)).unwrap();
         for (i, row) in c.chunks(5).enumerate() {
             assert!(
                 row.iter().all(|x| x.is_finite() != (i == 3 || i == 5)),
@@ -308,12 +313,24 @@ fn a_side_whose_size_overflows_is_refused() {
 fn a_result_outside_its_slice_is_refused() {
     let left = Packed::new(Operand::f32(&[0.0; 3], 3, 1), Precision::F32);
     let terms = vec![Term { left: &left, right: Operand::f32(&[0.0; 2], 2, 1) }];
-    products(vec![Product { shape: (3, 2), terms, start: Start::Nothing, out: Out::Rows(&mut [0.0; 5], 2) }]);
+    products(vec![Product { shape: (3, 2), terms, start: Start::Nothing, out: Out::Rows(&mut [0.0; 5], 2) }])
+        .unwrap();
 }
 
 #[test]
 #[should_panic(expected = "a term is 3×1 by 2×2")]
 fn sides_of_different_depths_are_refused() {
     let left = Packed::new(Operand::f32(&[0.0; 3], 3, 1), Precision::F32);
-    product_new(&left, Operand::f32(&[0.0; 4], 2, 2));
+    product_new(&left, Operand::f32(&[0.0; 4], 2, 2)).unwrap();
+}
+
+/// Without depth, sides of any size lie inside an empty slice; one product's size wraps, the other's has no room.
+#[test]
+fn a_product_that_no_memory_holds_is_an_error() {
+    let left = Packed::new(Operand::f32(&[], 1 << 16, 0), Precision::F32);
+    for columns in [1 << 48, 1 << 45] {
+        let error = product_new(&left, Operand::f32(&[], columns, 0)).unwrap_err();
+        assert_eq!((error.rows, error.columns), (1 << 16, columns));
+        assert!(error.to_string().contains("65536 rows"), "{error}");
+    }
 }

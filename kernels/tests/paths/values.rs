@@ -1,9 +1,7 @@
 //! Kernels over single values: gate, optimizer, sums, conversions.
 
 use super::{close, on_the_path, random, wide};
-use fttrain_kernels::cpu::{
-    AdamW, adamw, gate_backward, gate_forward, narrow_bf16, sum_of_squares, widen_bf16,
-};
+use fttrain_kernels::cpu::{AdamW, adamw, gate_backward, gate_forward, narrowed, sum_of_squares, widened};
 use half::bf16;
 
 /// The last ones cross the chunks that tasks take.
@@ -15,9 +13,8 @@ fn gates_and_their_gradients_equal_plain_loops() {
     for n in LENGTHS {
         for largest in [1.0, 100.0] {
             let (gate, up, d_act) = (random(1, n, largest), random(2, n, 1.0), random(3, n, 1.0));
-            let (mut act, mut d_gate, mut d_up) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
-            gate_forward(&gate, &up, &mut act);
-            gate_backward(&gate, &up, &d_act, &mut d_gate, &mut d_up);
+            let act = gate_forward(&gate, &up);
+            let (d_gate, d_up) = gate_backward(&gate, &up, &d_act);
             let each = |f: fn(f64, f64, f64) -> f64| -> Vec<f64> {
                 let inputs = wide(&gate).into_iter().zip(wide(&up)).zip(wide(&d_act));
                 inputs.map(|((g, u), d)| f(g, u, d)).collect()
@@ -30,6 +27,18 @@ fn gates_and_their_gradients_equal_plain_loops() {
             };
             close("d_gate", &d_gate, &each(slope));
         }
+    }
+}
+
+/// Kept in half the bytes, they are computed in f32 like their widened copies; the activation is rounded once more.
+#[test]
+fn narrow_gates_give_what_their_widened_copies_give() {
+    on_the_path();
+    for n in LENGTHS {
+        let (gate, up) = (narrowed(&random(1, n, 9.0)), narrowed(&random(2, n, 1.0)));
+        let (wide_gate, wide_up, d_act) = (widened(&gate), widened(&up), random(3, n, 1.0));
+        assert_eq!(gate_forward(&gate, &up), narrowed(&gate_forward(&wide_gate, &wide_up)));
+        assert_eq!(gate_backward(&gate, &up, &d_act), gate_backward(&wide_gate, &wide_up, &d_act));
     }
 }
 
@@ -88,11 +97,8 @@ fn sums_equal_plain_loops() {
 fn every_bf16_widens_exactly_and_narrows_back() {
     on_the_path();
     let all: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
-    let mut widened = vec![0.0; all.len()];
-    widen_bf16(&all, &mut widened);
-    let mut narrowed = vec![bf16::ZERO; all.len()];
-    narrow_bf16(&widened, &mut narrowed);
-    for ((from, wide), back) in all.iter().zip(&widened).zip(&narrowed) {
+    let wide = widened(&all);
+    for ((from, wide), back) in all.iter().zip(&wide).zip(narrowed(&wide)) {
         if from.is_nan() {
             assert!(wide.is_nan() && back.is_nan());
         } else {
@@ -108,8 +114,6 @@ fn narrowing_takes_the_nearest_and_the_even_one_between_two() {
     let step = 1.0 / 128.0;
     let cases = [(1.0 + 0.4 * step, 1.0), (1.0 + 0.6 * step, 1.0 + step), (1.0 + 0.5 * step, 1.0)];
     for (from, to) in [&cases[..], &[(1.0 + 1.5 * step, 1.0 + 2.0 * step)]].concat() {
-        let mut narrowed = [bf16::ZERO];
-        narrow_bf16(&[from], &mut narrowed);
-        assert_eq!(narrowed[0].to_f32().to_bits(), f32::to_bits(to), "{from}");
+        assert_eq!(narrowed(&[from])[0].to_f32().to_bits(), f32::to_bits(to), "{from}");
     }
 }

@@ -1,11 +1,12 @@
 //! Backward: a task is one head of one segment; scores are made again from q, k and the saved log-sums.
 
-use super::{KEYS, QUERIES, Shape, Span, Tiles};
+use super::{BLOCK, KEYS, QUERIES, Shape, Span, Tiles};
 use crate::cpu::dispatch;
-use crate::cpu::math::{dot, exp};
+use crate::cpu::math::{dot, exp, fma};
 use crate::cpu::share::Shared;
 use crate::cpu::tile::{Strided, multiply_add};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Gradients of q, k, v from that of out, with `P = exp(S − lse)`, `dS = P·(dP − Σ dO·O)`; all three are overwritten.
 ///
@@ -23,28 +24,73 @@ pub fn backward(
     shape.check(spans, q.len() / shape.q_width(), k.len() / shape.kv_width());
     dq.fill(0.0);
     let shared_dq = Shared::new(dq);
-    // A key/value head gathers from its query heads in their order, whoever computed them.
-    let tasks: Vec<(usize, usize)> =
-        (0..spans.len()).flat_map(|s| (0..shape.heads).map(move |h| (s, h))).collect();
+    let tasks = heads(shape, spans);
     let tiles = (Tiles::new(shape, spans, k), Tiles::new(shape, spans, v));
     let partials: Vec<(Vec<f32>, Vec<f32>)> = tasks
         .par_iter()
         .map(|&(s, head)| one_head(shape, &spans[s], (s, head), (q, k), &tiles, out, d_out, lse, &shared_dq))
         .collect();
-    dk.fill(0.0);
-    dv.fill(0.0);
+    add_heads(shape, spans, &tasks, &partials, shape.head_dim, (dk, dv));
+}
+
+/// Every head of every span.
+pub(super) fn heads(shape: &Shape, spans: &[Span]) -> Vec<(usize, usize)> {
+    (0..spans.len()).flat_map(|s| (0..shape.heads).map(move |head| (s, head))).collect()
+}
+
+/// Sums what each head of `tasks` found for its key/value head, in their order, whoever computed them: rows of keys
+/// and of values, `width` apart.
+pub(super) fn add_heads(
+    shape: &Shape,
+    spans: &[Span],
+    tasks: &[(usize, usize)],
+    partials: &[(Vec<f32>, Vec<f32>)],
+    width: usize,
+    (dk, dv): (&mut [f32], &mut [f32]),
+) {
     let d = shape.head_dim;
-    for ((s, head), (part_k, part_v)) in tasks.into_iter().zip(partials) {
-        let column = shape.kv_head(head) * d;
-        for (i, row) in spans[s].k.clone().enumerate() {
-            let at = row * shape.kv_width() + column;
-            for (sum, x) in dk[at..at + d].iter_mut().zip(&part_k[i * d..(i + 1) * d]) {
-                *sum += x;
-            }
-            for (sum, x) in dv[at..at + d].iter_mut().zip(&part_v[i * d..(i + 1) * d]) {
-                *sum += x;
+    for (to, part) in [(dk, 0), (dv, 1)] {
+        to.fill(0.0);
+        for (&(s, head), (part_k, part_v)) in tasks.iter().zip(partials) {
+            let (column, from) = (shape.kv_head(head) * d, if part == 0 { part_k } else { part_v });
+            for (row, from) in spans[s].k.clone().zip(from.chunks(width)) {
+                let at = row * shape.kv_width() + column;
+                for (sum, x) in to[at..at + d].iter_mut().zip(from) {
+                    *sum += x;
+                }
             }
         }
+    }
+}
+
+/// Turns a row of products q·k, in whole blocks, into weights P, and dO·v into dS; 0 where the query does not see.
+#[inline(always)]
+pub(super) fn slopes<const FMA: bool>(
+    shape: &Shape,
+    p: &mut [f32],
+    ds: &mut [f32],
+    seen: Range<usize>,
+    lse: f32,
+    along: f32,
+) {
+    if let Some(cap) = shape.softcap {
+        for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen.clone()]) {
+            let t = (*p * shape.scale / cap).tanh();
+            *p = exp::<FMA>(cap * t - lse);
+            *ds = *p * (*ds - along) * shape.scale * (1.0 - t * t);
+        }
+    } else {
+        // Whole blocks: what is not seen costs less than the ends of a loop over what is.
+        for (p, ds) in p.chunks_exact_mut(BLOCK).zip(ds.chunks_exact_mut(BLOCK)) {
+            for (p, ds) in p.iter_mut().zip(ds) {
+                *p = exp::<FMA>(fma::<FMA>(*p, shape.scale, -lse));
+                *ds = *p * (*ds - along) * shape.scale;
+            }
+        }
+    }
+    for row in [p, ds] {
+        row[..seen.start].fill(0.0);
+        row[seen.end..].fill(0.0);
     }
 }
 
@@ -81,45 +127,31 @@ dispatch! {
                 if !any {
                     continue;
                 }
+                // Keys that some query of the tile sees, from the tile's first; whole blocks of scores, which the tiles'
+                // zeros fill up, cost less than the edges of blocks.
+                let last = span.seen(first + rows - 1, shape.window).end.saturating_sub(at).min(n);
+                let wide = last.next_multiple_of(BLOCK);
                 let queries = Strided { data: &q[q_at(first)..], row: width, column: 1 };
                 let d_outs = Strided { data: &d_out[q_at(first)..], row: width, column: 1 };
                 p[..rows * KEYS].fill(0.0);
                 ds[..rows * KEYS].fill(0.0);
-                multiply_add::<FMA, LANES>((rows, n, d), queries, k_t, KEYS, &mut p, KEYS);
-                multiply_add::<FMA, LANES>((rows, n, d), d_outs, v_t, KEYS, &mut ds, KEYS);
+                multiply_add::<FMA, LANES>((rows, wide, d), queries, k_t, KEYS, &mut p, KEYS);
+                multiply_add::<FMA, LANES>((rows, wide, d), d_outs, v_t, KEYS, &mut ds, KEYS);
                 for r in 0..rows {
-                    let seen = span.seen(first + r, shape.window);
-                    let (low, high) = (seen.start.saturating_sub(at).min(n), seen.end.saturating_sub(at).min(n));
-                    let (p, ds) = (&mut p[r * KEYS..r * KEYS + n], &mut ds[r * KEYS..r * KEYS + n]);
-                    p[..low].fill(0.0);
-                    ds[..low].fill(0.0);
-                    p[high.max(low)..].fill(0.0);
-                    ds[high.max(low)..].fill(0.0);
-                    if low >= high {
-                        continue;
-                    }
+                    let seen = span.seen_in(first + r, shape.window, at, last);
+                    let (p, ds) = (&mut p[r * KEYS..r * KEYS + wide], &mut ds[r * KEYS..r * KEYS + wide]);
                     let lse = lse[(span.q.start + first + r) * shape.heads + head];
-                    let along = along[first + r];
-                    for (p, ds) in p[low..high].iter_mut().zip(&mut ds[low..high]) {
-                        let mut score = *p * shape.scale;
-                        let mut slope = shape.scale;
-                        if let Some(cap) = shape.softcap {
-                            let t = (score / cap).tanh();
-                            score = cap * t;
-                            slope *= 1.0 - t * t;
-                        }
-                        *p = exp::<FMA>(score - lse);
-                        *ds = *p * (*ds - along) * slope;
-                    }
+                    slopes::<FMA>(shape, p, ds, seen, lse, along[first + r]);
                 }
                 let (p_t, ds_t) = (Strided { data: &p, row: 1, column: KEYS }, Strided { data: &ds, row: 1, column: KEYS });
-                multiply_add::<FMA, LANES>((n, d, rows), p_t, &d_out[q_at(first)..], width, &mut dv[at * d..], d);
-                multiply_add::<FMA, LANES>((n, d, rows), ds_t, &q[q_at(first)..], width, &mut dk[at * d..], d);
+                let reached = wide.min(n);
+                multiply_add::<FMA, LANES>((reached, d, rows), p_t, &d_out[q_at(first)..], width, &mut dv[at * d..], d);
+                multiply_add::<FMA, LANES>((reached, d, rows), ds_t, &q[q_at(first)..], width, &mut dk[at * d..], d);
                 let weights = Strided { data: &ds, row: KEYS, column: 1 };
                 let keys = &k[(span.k.start + at) * shape.kv_width() + column..];
                 let dq_rows = &mut dq_rows[..rows * d];
                 dq_rows.fill(0.0);
-                multiply_add::<FMA, LANES>((rows, d, n), weights, keys, shape.kv_width(), dq_rows, d);
+                multiply_add::<FMA, LANES>((rows, d, last), weights, keys, shape.kv_width(), dq_rows, d);
                 for r in 0..rows {
                     // SAFETY: this task alone writes this head of this span's rows.
                     let dq = unsafe { dq.part(q_at(first + r), d) };

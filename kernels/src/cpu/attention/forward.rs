@@ -1,11 +1,12 @@
 //! Forward: a task is one head and one tile of queries, with a running softmax over tiles of keys.
 
-use super::{KEYS, QUERIES, Shape, Span, Tiles};
+use super::{BLOCK, KEYS, QUERIES, Shape, Span, Tiles};
 use crate::cpu::dispatch;
 use crate::cpu::math::{exp, fma, fold, largest};
 use crate::cpu::share::Shared;
 use crate::cpu::tile::{Strided, multiply_add};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// `q`, `out` `[N, H·d]`; `k`, `v` `[Nk, K·d]`; `lse` `[N, H]`: log Σ exp of each query's scores, for the backward pass.
 ///
@@ -21,28 +22,92 @@ pub fn forward(
     lse: &mut [f32],
 ) {
     shape.check(spans, q.len() / shape.q_width(), k.len() / shape.kv_width());
-    let tasks: Vec<Task> = spans
-        .iter()
-        .enumerate()
-        .flat_map(|(s, span)| {
-            (0..shape.heads).flat_map(move |head| {
-                (0..span.q.len()).step_by(QUERIES).map(move |first| Task { span: s, head, first })
-            })
-        })
-        .collect();
     let keys = Tiles::new(shape, spans, k);
     let (out, lse) = (Shared::new(out), Shared::new(lse));
-    tasks.into_par_iter().for_each(|task| {
+    tasks(shape, spans).into_par_iter().for_each(|task| {
         tile_of_queries(shape, &spans[task.span], &task, q, &keys, v, &out, &lse);
     });
 }
 
 /// Some queries of one head.
-struct Task {
-    span: usize,
-    head: usize,
+pub(super) struct Task {
+    pub(super) span: usize,
+    pub(super) head: usize,
     /// The first query, from 0 in the span.
-    first: usize,
+    pub(super) first: usize,
+}
+
+/// Tiles of queries of all heads and spans.
+pub(super) fn tasks(shape: &Shape, spans: &[Span]) -> Vec<Task> {
+    let heads = shape.heads;
+    let of = |(span, s): (usize, &Span)| {
+        let rows = s.q.len();
+        (0..heads)
+            .flat_map(move |head| (0..rows).step_by(QUERIES).map(move |first| Task { span, head, first }))
+    };
+    spans.iter().enumerate().flat_map(of).collect()
+}
+
+/// A query's softmax over the keys so far.
+#[derive(Clone, Copy)]
+pub(super) struct Running {
+    /// The largest score.
+    top: f32,
+    /// Σ exp(score − top).
+    total: f32,
+}
+
+impl Running {
+    pub(super) const NONE: Self = Self { top: f32::NEG_INFINITY, total: 0.0 };
+
+    /// Divides the sums of values into `out` → the log-sum.
+    #[inline(always)]
+    pub(super) fn finish(self, sums: &[f32], out: &mut [f32]) -> f32 {
+        for (o, x) in out.iter_mut().zip(sums) {
+            *o = x / self.total;
+        }
+        self.top + self.total.ln()
+    }
+}
+
+/// Turns a row of products q·k, in whole blocks, into weights exp(score − top), 0 where the query does not see, and
+/// brings what was summed before to the new top.
+#[inline(always)]
+pub(super) fn soften<const FMA: bool>(
+    shape: &Shape,
+    row: &mut [f32],
+    seen: Range<usize>,
+    running: &mut Running,
+    sums: &mut [f32],
+) {
+    if seen.is_empty() {
+        row.fill(0.0);
+        return;
+    }
+    let mut scale = shape.scale;
+    if let Some(cap) = shape.softcap {
+        for x in &mut row[seen.clone()] {
+            *x = cap * (*x * scale / cap).tanh();
+        }
+        scale = 1.0;
+    }
+    row[..seen.start].fill(f32::NEG_INFINITY);
+    row[seen.end..].fill(f32::NEG_INFINITY);
+    let top = (largest(row) * scale).max(running.top);
+    let shrink = exp::<FMA>(running.top - top);
+    let mut parts = [0f32; BLOCK];
+    for chunk in row.chunks_exact_mut(BLOCK) {
+        for (part, x) in parts.iter_mut().zip(chunk) {
+            *x = exp::<FMA>(fma::<FMA>(*x, scale, -top));
+            *part += *x;
+        }
+    }
+    *running = Running { top, total: running.total * shrink + fold(parts) };
+    if shrink < 1.0 {
+        for x in sums {
+            *x *= shrink;
+        }
+    }
 }
 
 dispatch! {
@@ -62,7 +127,7 @@ dispatch! {
         let keys = span.seen(first, shape.window).start..span.seen(first + rows - 1, shape.window).end;
         let mut scores = [0f32; QUERIES * KEYS];
         let mut sums = vec![0f32; rows * d];
-        let (mut top, mut total) = ([f32::NEG_INFINITY; QUERIES], [0f32; QUERIES]);
+        let mut running = [Running::NONE; QUERIES];
         let queries = Strided {
             data: &q[(span.q.start + first) * shape.q_width() + head * d..],
             row: shape.q_width(),
@@ -70,41 +135,14 @@ dispatch! {
         };
         for at in (keys.start - keys.start % KEYS..keys.end).step_by(KEYS) {
             let n = KEYS.min(keys.end - at);
+            // Whole blocks, which the tile's zeros fill up, cost less than their edges.
+            let wide = n.next_multiple_of(BLOCK);
             scores[..rows * KEYS].fill(0.0);
-            multiply_add::<FMA, LANES>((rows, n, d), queries, k.tile(task.span, kv_head, at), KEYS, &mut scores, KEYS);
+            multiply_add::<FMA, LANES>((rows, wide, d), queries, k.tile(task.span, kv_head, at), KEYS, &mut scores, KEYS);
             for r in 0..rows {
-                let seen = span.seen(first + r, shape.window);
-                let (low, high) = (seen.start.saturating_sub(at).min(n), seen.end.saturating_sub(at).min(n));
-                let row = &mut scores[r * KEYS..r * KEYS + n];
-                row[..low].fill(0.0);
-                row[high.max(low)..].fill(0.0);
-                if low >= high {
-                    continue;
-                }
-                let seen = &mut row[low..high];
-                let mut scale = shape.scale;
-                if let Some(cap) = shape.softcap {
-                    for x in seen.iter_mut() {
-                        *x = cap * (*x * scale / cap).tanh();
-                    }
-                    scale = 1.0;
-                }
-                let new_top = (largest(seen) * scale).max(top[r]);
-                let shrink = exp::<FMA>(top[r] - new_top);
-                let mut parts = [0f32; 32];
-                for chunk in seen.chunks_mut(32) {
-                    for (part, x) in parts.iter_mut().zip(chunk) {
-                        *x = exp::<FMA>(fma::<FMA>(*x, scale, -new_top));
-                        *part += *x;
-                    }
-                }
-                total[r] = total[r] * shrink + fold(parts);
-                top[r] = new_top;
-                if shrink < 1.0 {
-                    for x in &mut sums[r * d..(r + 1) * d] {
-                        *x *= shrink;
-                    }
-                }
+                let seen = span.seen_in(first + r, shape.window, at, n);
+                let row = &mut scores[r * KEYS..r * KEYS + wide];
+                soften::<FMA>(shape, row, seen, &mut running[r], &mut sums[r * d..(r + 1) * d]);
             }
             let weights = Strided { data: &scores, row: KEYS, column: 1 };
             let values = &v[(span.k.start + at) * shape.kv_width() + kv_head * d..];
@@ -116,10 +154,7 @@ dispatch! {
             let (out, lse) = unsafe {
                 (out.part(row * shape.q_width() + head * d, d), lse.part(row * shape.heads + head, 1))
             };
-            for (o, x) in out.iter_mut().zip(&sums[r * d..(r + 1) * d]) {
-                *o = x / total[r];
-            }
-            lse[0] = top[r] + total[r].ln();
+            lse[0] = running[r].finish(&sums[r * d..(r + 1) * d], out);
         }
     }
 }

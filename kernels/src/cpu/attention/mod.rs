@@ -4,11 +4,19 @@
 mod backward;
 mod decode;
 mod forward;
+#[cfg(target_arch = "x86_64")]
+mod narrow;
+#[cfg(target_arch = "x86_64")]
+mod words;
 
 pub use backward::backward;
 pub use decode::{Kept, decode};
 pub use forward::forward;
 
+use super::widened;
+#[cfg(target_arch = "x86_64")]
+use super::{Path, path};
+use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -16,6 +24,8 @@ use std::ops::Range;
 const QUERIES: usize = 32;
 /// Key rows of a tile.
 const KEYS: usize = 128;
+/// Keys of a block of scores in registers; divides a tile.
+const BLOCK: usize = 32;
 
 /// What does not change from segment to segment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,6 +97,58 @@ impl Span {
         let end = i + 1 + self.k.len() - self.q.len();
         end.saturating_sub(window.unwrap_or(end))..end
     }
+
+    /// The same within `n` keys from key `at` on, from there; empty where it sees none of them.
+    fn seen_in(&self, i: usize, window: Option<usize>, at: usize, n: usize) -> Range<usize> {
+        let seen = self.seen(i, window);
+        let low = seen.start.saturating_sub(at).min(n);
+        low..seen.end.saturating_sub(at).min(n).max(low)
+    }
+}
+
+/// [`forward`] of bf16: products are of bf16, too, where the path in use has them in vector registers.
+///
+/// # Panics
+/// As [`forward`].
+pub fn forward_bf16(
+    shape: &Shape,
+    spans: &[Span],
+    (q, k, v): (&[bf16], &[bf16], &[bf16]),
+    out: &mut [f32],
+    lse: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if path() == Path::Avx512Bf16 {
+        shape.check(spans, q.len() / shape.q_width(), k.len() / shape.kv_width());
+        // SAFETY: the path was chosen for this CPU.
+        unsafe { narrow::forward(shape, spans, (q, k, v), out, lse) }
+        return;
+    }
+    forward(shape, spans, &widened(q), &widened(k), &widened(v), out, lse);
+}
+
+/// [`backward`] of bf16, in the same way; gradients are f32.
+///
+/// # Panics
+/// As [`backward`].
+pub fn backward_bf16(
+    shape: &Shape,
+    spans: &[Span],
+    (q, k, v): (&[bf16], &[bf16], &[bf16]),
+    out: &[bf16],
+    d_out: &[f32],
+    lse: &[f32],
+    grads: (&mut [f32], &mut [f32], &mut [f32]),
+) {
+    #[cfg(target_arch = "x86_64")]
+    if path() == Path::Avx512Bf16 {
+        shape.check(spans, q.len() / shape.q_width(), k.len() / shape.kv_width());
+        // SAFETY: the path was chosen for this CPU.
+        unsafe { narrow::backward(shape, spans, (q, k, v), (out, d_out), lse, grads) }
+        return;
+    }
+    let (q, k, v) = (&widened(q), &widened(k), &widened(v));
+    backward(shape, spans, (q, k, v), &widened(out), d_out, lse, grads);
 }
 
 /// Keys (or values) of every span and head as tiles of `[d, KEYS]`, so that scores are products of rows; a short last

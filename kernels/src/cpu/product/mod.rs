@@ -26,7 +26,7 @@ mod run;
 pub(super) use amx::is_sound as amx_is_sound;
 pub use operand::{Operand, Source};
 pub use pack::Packed;
-pub use run::{Out, Product, Start, Term, product_new, products};
+pub use run::{NoMemory, Out, Product, Start, Term, product_new, products};
 
 /// What the numbers of a product are rounded to before they are multiplied; sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -46,7 +46,7 @@ impl run::Work for Pack<'_> {
         let words = words::<K>(depth);
         let size = lines.div_ceil(K::ROWS) * K::ROWS * words;
         let mut values: Vec<u32> = Vec::with_capacity(size);
-        let shared = Shared::fresh(&mut values, size);
+        let shared = Shared::room(&mut values);
         (0..lines.div_ceil(K::ROWS)).into_par_iter().for_each_init(Vec::new, |scratch, block| {
             let first = block * K::ROWS;
             let piece = self.operand.piece(first..lines.min(first + K::ROWS), 0..depth, scratch);

@@ -10,6 +10,7 @@ use crate::cpu::share::Shared;
 use crate::cpu::{Path, path};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::fmt;
 use std::ops::Range;
 
 /// Right lines that a task packs together: three tiles of the widest kernel.
@@ -62,11 +63,31 @@ pub struct Product<'a> {
     pub out: Out<'a>,
 }
 
+/// There is no room for a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoMemory {
+    /// Of the product.
+    pub rows: usize,
+    /// Of the product.
+    pub columns: usize,
+}
+
+impl fmt::Display for NoMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no memory for a product of {} rows and {} columns", self.rows, self.columns)
+    }
+}
+
+impl std::error::Error for NoMemory {}
+
 /// `left·rightᵀ` in a buffer of its own.
+///
+/// # Errors
+/// There is no room for it.
 ///
 /// # Panics
 /// When their depths differ.
-pub fn product_new(left: &Packed, right: Operand<'_>) -> Vec<f32> {
+pub fn product_new(left: &Packed, right: Operand<'_>) -> Result<Vec<f32>, NoMemory> {
     let mut c = Vec::new();
     let shape = (left.lines(), right.lines());
     products(vec![Product {
@@ -74,20 +95,23 @@ pub fn product_new(left: &Packed, right: Operand<'_>) -> Vec<f32> {
         terms: vec![Term { left, right }],
         start: Start::Nothing,
         out: Out::Fresh(&mut c),
-    }]);
-    c
+    }])?;
+    Ok(c)
 }
 
 /// Several products side by side; none may need another's result.
 ///
+/// # Errors
+/// There is no room for one of them; then none is computed.
+///
 /// # Panics
 /// When shapes or precisions of a product's parts do not fit together, or a matrix does not lie inside its slice.
-pub fn products(mut all: Vec<Product<'_>>) {
+pub fn products(mut all: Vec<Product<'_>>) -> Result<(), NoMemory> {
     let Some(precision) = all.iter().flat_map(|p| &p.terms).map(|t| t.left.precision).next() else {
         all.iter_mut().for_each(Product::without_terms);
-        return;
+        return Ok(());
     };
-    with_kernel(precision, Run { all, precision });
+    with_kernel(precision, Run { all, precision })
 }
 
 /// What is done with the kernel in use.
@@ -187,9 +211,9 @@ impl Product<'_> {
 }
 
 impl Work for Run<'_> {
-    type Output = ();
+    type Output = Result<(), NoMemory>;
 
-    fn with<K: Kernel>(self) {
+    fn with<K: Kernel>(self) -> Self::Output {
         let Self { mut all, precision } = self;
         for empty in all.iter_mut().filter(|p| p.terms.is_empty()) {
             empty.without_terms();
@@ -197,7 +221,7 @@ impl Work for Run<'_> {
         let mut checked = Vec::with_capacity(all.len());
         for product in all.iter_mut().filter(|p| !p.terms.is_empty()) {
             product.check(precision);
-            checked.push(Checked::new::<K>(product));
+            checked.push(Checked::new::<K>(product)?);
         }
         tasks::<K>(&checked).into_par_iter().for_each(|task| {
             PANEL.with_borrow_mut(|buffers| one_task::<K>(&checked[task.product], &task, buffers));
@@ -211,24 +235,25 @@ impl Work for Run<'_> {
                 unsafe { c.set_len(m * n) }
             }
         }
+        Ok(())
     }
 }
 
 impl<'a> Checked<'a> {
-    fn new<K: Kernel>(product: &'a mut Product<'_>) -> Self {
+    fn new<K: Kernel>(product: &'a mut Product<'_>) -> Result<Self, NoMemory> {
         let Product { shape: (m, n), terms, start, out } = product;
         let (m, n) = (*m, *n);
         let (c, c_row) = match out {
             Out::Rows(c, row) => (Shared::new(c), *row),
             Out::Fresh(c) => {
-                let size = m.checked_mul(n).unwrap_or_else(|| panic!("c: {m}×{n} is too large"));
                 c.clear();
-                (Shared::fresh(c, size), n)
+                let shared = m.checked_mul(n).and_then(|size| Shared::fresh(c, size).ok());
+                (shared.ok_or(NoMemory { rows: m, columns: n })?, n)
             }
         };
         let block = terms.iter().map(|t| t.right.block()).max().unwrap_or(1);
         let panel = PANEL_LINES.max(block).next_multiple_of(K::COLUMNS);
-        Self { shape: (m, n), terms, start: *start, c, c_row, panel }
+        Ok(Self { shape: (m, n), terms, start: *start, c, c_row, panel })
     }
 }
 
