@@ -326,7 +326,8 @@ mod tests {
             let parameters = Parameters::count(&arch, method, &adapted);
             let (base, on_device) = (BaseType::Bf16, false);
             let (arch, adapted) = (&arch, adapted.as_slice());
-            Layout { arch, method, adapted, parameters, base, on_device, logits_rows: 256, runtime_bytes: 10 }
+            let (narrow, logits_rows, runtime_bytes) = (true, 256, 10);
+            Layout { arch, method, adapted, parameters, base, narrow, on_device, logits_rows, runtime_bytes }
         };
         let values = 134_515_008 + 4_884_480 + 2 * 49_152 * 576;
         assert_eq!(layout(&method).merging(), Some(values * 4 + 49_152 * 714 + 10));
