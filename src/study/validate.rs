@@ -6,7 +6,7 @@ use super::grid::{self, Cell, Extent};
 use super::reference::Reference;
 use super::score::{Pair, Score};
 use crate::calibrate::Profiles;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::estimate::Prediction;
 use crate::estimate::history::median;
 use crate::fs;
@@ -58,7 +58,7 @@ pub struct Validation {
     pub repeat_variation_pct: BTreeMap<String, f64>,
     /// 1 − error / error of a naive forecast: by FLOPs over the peak before the run, by a progress bar within it.
     pub skill: BTreeMap<String, f64>,
-    /// Cells that do not fit into this machine's memory, and were left out.
+    /// Cells that memory or disk of this machine do not suffice for: they were left out.
     pub left_out: Vec<Cell>,
 }
 
@@ -123,11 +123,31 @@ fn child(folder: &Path, name: &str, profile: &[u8]) -> Result<Child> {
 
 /// The same run once more: what was measured.
 fn again(bench: &Bench, name: &str, cell: &Cell, child: &Child) -> Result<BTreeMap<String, f64>> {
-    let (config, _) = bench.lay(name, cell)?;
-    let path = config.to_string_lossy().into_owned();
-    let report = child.json(&[cell.method.flag().into(), path, "--json".into()])?;
+    let (config, out) = bench.lay(name, cell)?;
+    let Some(report) = train(cell, &config, &out, child)? else { return Ok(BTreeMap::new()) };
     let measured = |key: &&str| Some(((*key).to_owned(), report["measured"][*key].as_f64()?));
     Ok(QUANTITIES.iter().filter_map(measured).collect())
+}
+
+/// Runs a cell, and keeps of what it leaves only the records: its weights are noise, and there are many. `None` where
+/// memory or disk did not suffice: one cell is no reason to lose an hour.
+fn train(cell: &Cell, config: &Path, out: &Path, child: &Child) -> Result<Option<Value>> {
+    let path = config.to_string_lossy().into_owned();
+    let report = child.json(&[cell.method.flag().into(), path, "--json".into()]);
+    let checkpoints = out.join("checkpoints");
+    if checkpoints.is_dir() {
+        fs::remove_folder(&checkpoints)?;
+    }
+    for name in ["model.safetensors", "adapter_model.safetensors"] {
+        let weights = out.join(name);
+        if weights.is_file() {
+            fs::remove_file(&weights)?;
+        }
+    }
+    match report {
+        Err(error) if error.kind == Kind::Resource => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// The middle difference of a run from itself, by quantity.
@@ -173,7 +193,7 @@ fn run(
     let (config, out) = bench.lay(name, cell)?;
     let path = config.to_string_lossy().into_owned();
     let before = reference.drift()?;
-    let predicted = child.json(&["estimate".into(), path.clone(), "--json".into()])?;
+    let predicted = child.json(&["estimate".into(), path, "--json".into()])?;
     let text = predicted.to_string();
     // Written and hashed before the run starts.
     let prediction_sha256 = fs::sha256_bytes(text.as_bytes());
@@ -185,7 +205,7 @@ fn run(
     if needed.is_some_and(|(peak, there)| peak > there) {
         return Ok(None);
     }
-    let report = child.json(&[cell.method.flag().into(), path, "--json".into()])?;
+    let Some(report) = train(cell, &config, &out, child)? else { return Ok(None) };
     let drift = f64::midpoint(before, reference.drift()?);
     let steps: Vec<StepRecord> = metrics::read(&out.join("metrics.jsonl"))?;
     let quantities = QUANTITIES
