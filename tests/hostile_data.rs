@@ -40,7 +40,13 @@ fn arch() -> &'static Arch {
     ARCH.get_or_init(|| Arch { vocab_size: 300, ..Base::locate(&settled().base).unwrap().arch().unwrap() })
 }
 
-fn tokenizer() -> Tokenizer {
+/// Every byte, and the two marks of a turn.
+fn tokenizer() -> &'static Tokenizer {
+    static TOKENIZER: OnceLock<Tokenizer> = OnceLock::new();
+    TOKENIZER.get_or_init(made_tokenizer)
+}
+
+fn made_tokenizer() -> Tokenizer {
     let mut letters: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     letters.sort_unstable();
     let mut tokens: Vec<String> = ["<|im_start|>", "<|im_end|>"].map(str::to_owned).to_vec();
@@ -62,7 +68,7 @@ fn prepare(bytes: &[u8], format: Format, on_bad_row: OnBadRow) -> Result<Prepare
         source.field_messages = "conversations".into();
     }
     data.on_bad_row = on_bad_row;
-    prepare_data(&data, 42, &tokenizer(), None)
+    prepare_data(&data, 42, tokenizer(), None)
 }
 
 /// A whole file of each format.
