@@ -5,4 +5,5 @@
 #![allow(clippy::inline_always)]
 
 pub mod cpu;
+pub mod cuda;
 pub mod sys;

@@ -29,7 +29,9 @@ pub use norm::{norm_backward, norm_forward};
 pub use product::{
     NoMemory, Operand, Out, Packed, Precision, Product, Source, Start, Term, product_new, products,
 };
-pub use quantised::{DynamicCode, Ggml, GgmlKind, Nf4, Quantised, dynamic_map};
+pub use quantised::{
+    DynamicCode, Ggml, GgmlKind, NF4_VALUES, Nf4, Nf4Parts, Nf4Scales, Quantised, dynamic_map,
+};
 pub use rope::rope;
 pub use widen::{Value, narrowed, widened};
 

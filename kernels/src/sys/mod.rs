@@ -1,5 +1,7 @@
 //! Calls into C and questions to the CPU that the program itself may not make.
 
+pub mod cuda;
+
 use libmimalloc_sys::{mi_option_set, mi_option_t};
 
 /// `mi_option_purge_delay` of mimalloc 2 and 3.

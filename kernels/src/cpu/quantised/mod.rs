@@ -8,7 +8,7 @@ mod nf4;
 
 pub use dynamic::{DynamicCode, dynamic_map};
 pub use ggml::{Ggml, GgmlKind};
-pub use nf4::Nf4;
+pub use nf4::{Nf4, PartScales as Nf4Scales, Parts as Nf4Parts, VALUES as NF4_VALUES};
 
 use std::fmt::Debug;
 use std::ops::Range;

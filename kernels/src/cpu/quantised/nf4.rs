@@ -12,7 +12,7 @@ const BLOCK: usize = 64;
 const CHUNK: usize = 256;
 
 /// The values that four bits stand for: quantiles of a normal distribution, with 0 and ±1 among them (their appendix E).
-const VALUES: [f32; 16] = [
+pub const VALUES: [f32; 16] = [
     -1.0,
     -0.696_192_8,
     -0.525_073_05,
@@ -55,6 +55,29 @@ pub struct Nf4 {
     pub(super) scales: Scales,
 }
 
+/// A matrix's bytes, borrowed.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// Two values a byte, the first in the high half.
+    pub codes: &'a [u8],
+    /// One for 64 values.
+    pub scales: PartScales<'a>,
+}
+
+/// A matrix's scales, borrowed.
+#[derive(Debug, Clone, Copy)]
+pub enum PartScales<'a> {
+    /// As they are.
+    Plain(&'a [f32]),
+    /// In 8 bits, less their mean.
+    Double {
+        /// The scales less the mean.
+        code: &'a DynamicCode,
+        /// What was taken off.
+        mean: f32,
+    },
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Scales {
     Plain(Vec<f32>),
@@ -84,6 +107,15 @@ impl Nf4 {
         });
         let scales = if double_quant { Scales::double(&absmax) } else { Scales::Plain(absmax) };
         Self { rows, width, codes, scales }
+    }
+
+    /// As it lies in memory, for another device.
+    pub fn parts(&self) -> Parts<'_> {
+        let scales = match &self.scales {
+            Scales::Plain(scales) => PartScales::Plain(scales),
+            Scales::Double { code, mean } => PartScales::Double { code, mean: *mean },
+        };
+        Parts { codes: &self.codes, scales }
     }
 
     fn scale(&self, block: usize) -> f32 {

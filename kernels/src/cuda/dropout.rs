@@ -1,0 +1,25 @@
+//! Dropout with the CPU's mask.
+
+use super::launch::{Address, Argument, Launch, long, size};
+
+/// x, y `[N, width]`; the first row is `first_row` of the stream; what lies below `threshold` of 2³² is dropped, the rest
+/// multiplied by `keep`.
+pub fn apply(
+    x: Address,
+    (n, width): (usize, usize),
+    (stream, first_row): (u64, u64),
+    (threshold, keep): (u64, f32),
+    y: Address,
+) -> Launch {
+    let arguments = [
+        x.into(),
+        long(n * width),
+        size(width),
+        Argument::U64(stream),
+        Argument::U64(first_row),
+        Argument::U64(threshold),
+        keep.into(),
+        y.into(),
+    ];
+    Launch::elements(("dropout", "dropout"), n * width, &arguments)
+}

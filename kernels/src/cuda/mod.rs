@@ -1,0 +1,24 @@
+//! The kernels of `cuda/*.cu`: here, what each launch looks like, its grid and its arguments in their order; behind the
+//! feature `cuda`, the device that they run on. Launches are plain values, so that the tests run the same ones on an
+//! emulated device.
+
+pub mod adamw;
+pub mod attention;
+pub mod dropout;
+pub mod embedding;
+pub mod gate;
+pub mod head;
+mod launch;
+pub mod nf4;
+pub mod norm;
+mod product;
+pub mod rope;
+pub mod values;
+
+#[cfg(feature = "cuda")]
+mod device;
+
+#[cfg(feature = "cuda")]
+pub use device::{address, multiply, run, unwritten};
+pub use launch::{Address, Argument, FILES, Launch};
+pub use product::Product;

@@ -1,0 +1,45 @@
+//! NF4 back to bf16.
+
+use super::launch::{Address, Launch, long};
+
+/// A matrix's scales on the device.
+#[derive(Debug, Clone, Copy)]
+pub enum Scales {
+    /// f32 each.
+    Plain(Address),
+    /// In 8 bits each.
+    Double {
+        /// Places in the map.
+        codes: Address,
+        /// The 256 values of the dynamic type.
+        map: Address,
+        /// An f32 for 256 scales.
+        largest: Address,
+        /// What was taken off them.
+        mean: f32,
+    },
+}
+
+/// `count` values → y in bf16; `values` are the sixteen of the type.
+pub fn dequantise(codes: Address, values: Address, scales: Scales, count: usize, y: Address) -> Launch {
+    let pairs = count.div_ceil(2);
+    match scales {
+        Scales::Plain(scales) => {
+            let arguments = [codes.into(), values.into(), scales.into(), long(count), y.into()];
+            Launch::elements(("nf4", "nf4_plain"), pairs, &arguments)
+        }
+        Scales::Double { codes: scales, map, largest, mean } => {
+            let arguments = [
+                codes.into(),
+                values.into(),
+                scales.into(),
+                map.into(),
+                largest.into(),
+                mean.into(),
+                long(count),
+                y.into(),
+            ];
+            Launch::elements(("nf4", "nf4_double"), pairs, &arguments)
+        }
+    }
+}
