@@ -1,18 +1,51 @@
 //! The gated activation of the MLP: `act = silu(gate)·up`, `silu(x) = x·σ(x)`. Outputs are made in fresh buffers that
 //! are written once, not cleared first: these passes are bound by memory.
 
+use super::dispatch;
 use super::math::sigmoid;
-use super::{Value, dispatch};
+use super::widen::Value;
+use half::bf16;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
 const CHUNK: usize = 16_384;
 
-/// silu(`gate`)·`up`, element by element, kept as its inputs are.
+// A generic function would be compiled with its caller, which in a debug build is not optimised: what is called from
+// outside has a type.
+
+/// silu(`gate`)·`up`, element by element.
 ///
 /// # Panics
 /// When the inputs are not of one length.
-pub fn gate_forward<T: Value>(gate: &[T], up: &[T]) -> Vec<T> {
+pub fn gate_forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    forward(gate, up)
+}
+
+/// The same of bf16, computed in f32.
+///
+/// # Panics
+/// When the inputs are not of one length.
+pub fn gate_forward_bf16(gate: &[bf16], up: &[bf16]) -> Vec<bf16> {
+    forward(gate, up)
+}
+
+/// Gradients of gate and up from that of act: `dg = da·u·σ(g)·(1 + g·(1 − σ(g)))`, `du = da·silu(g)`.
+///
+/// # Panics
+/// When the inputs are not of one length.
+pub fn gate_backward(gate: &[f32], up: &[f32], d_act: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    backward(gate, up, d_act)
+}
+
+/// The same of bf16; gradients are f32.
+///
+/// # Panics
+/// When the inputs are not of one length.
+pub fn gate_backward_bf16(gate: &[bf16], up: &[bf16], d_act: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    backward(gate, up, d_act)
+}
+
+fn forward<T: Value>(gate: &[T], up: &[T]) -> Vec<T> {
     let n = gate.len();
     assert!(up.len() == n, "gate {n}, up {}", up.len());
     let mut act = Vec::with_capacity(n);
@@ -26,11 +59,7 @@ pub fn gate_forward<T: Value>(gate: &[T], up: &[T]) -> Vec<T> {
     act
 }
 
-/// Gradients of gate and up from that of act: `dg = da·u·σ(g)·(1 + g·(1 − σ(g)))`, `du = da·silu(g)`.
-///
-/// # Panics
-/// When the inputs are not of one length.
-pub fn gate_backward<T: Value>(gate: &[T], up: &[T], d_act: &[f32]) -> (Vec<f32>, Vec<f32>) {
+fn backward<T: Value>(gate: &[T], up: &[T], d_act: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let n = gate.len();
     assert!(up.len() == n && d_act.len() == n, "gate {n}, up {}, gradient {}", up.len(), d_act.len());
     let (mut d_gate, mut d_up) = (Vec::with_capacity(n), Vec::with_capacity(n));

@@ -24,7 +24,7 @@ pub mod peak;
 pub use adamw::{AdamW, adamw, sum_of_squares};
 pub use add::add;
 pub use cross_entropy::cross_entropy_rows;
-pub use gate::{gate_backward, gate_forward};
+pub use gate::{gate_backward, gate_backward_bf16, gate_forward, gate_forward_bf16};
 pub use norm::{norm_backward, norm_forward};
 pub use product::{
     NoMemory, Operand, Out, Packed, Precision, Product, Source, Start, Term, product_new, products,
@@ -33,7 +33,7 @@ pub use quantised::{
     DynamicCode, Ggml, GgmlKind, NF4_VALUES, Nf4, Nf4Parts, Nf4Scales, Quantised, dynamic_map,
 };
 pub use rope::rope;
-pub use widen::{Value, narrowed, widened};
+pub use widen::{narrowed, widened};
 
 /// An instruction set that the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

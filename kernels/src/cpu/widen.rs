@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 const CHUNK: usize = 32_768;
 
 /// A number as it is kept in memory; it is computed with in f32.
-pub trait Value: Copy + Send + Sync {
+pub(crate) trait Value: Copy + Send + Sync {
     /// Exact.
     fn wide(self) -> f32;
     /// To the nearest, ties to even; NaN stays NaN.

@@ -1,7 +1,10 @@
 //! Kernels over single values: gate, optimizer, sums, conversions.
 
 use super::{close, on_the_path, random, wide};
-use fttrain_kernels::cpu::{AdamW, adamw, gate_backward, gate_forward, narrowed, sum_of_squares, widened};
+use fttrain_kernels::cpu::{
+    AdamW, adamw, gate_backward, gate_backward_bf16, gate_forward, gate_forward_bf16, narrowed,
+    sum_of_squares, widened,
+};
 use half::bf16;
 
 /// The last ones cross the chunks that tasks take.
@@ -37,8 +40,8 @@ fn narrow_gates_give_what_their_widened_copies_give() {
     for n in LENGTHS {
         let (gate, up) = (narrowed(&random(1, n, 9.0)), narrowed(&random(2, n, 1.0)));
         let (wide_gate, wide_up, d_act) = (widened(&gate), widened(&up), random(3, n, 1.0));
-        assert_eq!(gate_forward(&gate, &up), narrowed(&gate_forward(&wide_gate, &wide_up)));
-        assert_eq!(gate_backward(&gate, &up, &d_act), gate_backward(&wide_gate, &wide_up, &d_act));
+        assert_eq!(gate_forward_bf16(&gate, &up), narrowed(&gate_forward(&wide_gate, &wide_up)));
+        assert_eq!(gate_backward_bf16(&gate, &up, &d_act), gate_backward(&wide_gate, &wide_up, &d_act));
     }
 }
 

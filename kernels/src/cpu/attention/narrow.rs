@@ -5,9 +5,9 @@ use super::backward::{add_heads, heads, slopes};
 use super::forward::{Running, Task, soften, tasks};
 use super::words::{Left, Rows, TALL, WIDE, multiply, narrow_along, narrow_pair};
 use super::{BLOCK, KEYS, QUERIES, Shape, Span};
-use crate::cpu::Value;
 use crate::cpu::math::dot;
 use crate::cpu::share::Shared;
+use crate::cpu::widen::Value;
 use half::bf16;
 use rayon::prelude::*;
 

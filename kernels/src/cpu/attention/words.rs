@@ -2,7 +2,7 @@
 //! that no block has an edge.
 
 use super::KEYS;
-use crate::cpu::Value;
+use crate::cpu::widen::Value;
 use half::bf16;
 use std::arch::x86_64::{
     __m256bh, __m256i, __m512bh, __m512i, _mm256_storeu_si256, _mm512_add_ps, _mm512_cvtepu16_epi32,
