@@ -85,7 +85,7 @@ pub fn run(device: &CudaDevice, launch: &Launch) -> Result<()> {
 /// # Errors
 /// cuBLAS refuses it; a side of more than 2³¹.
 pub fn multiply(device: &CudaDevice, of: &Product) -> Result<()> {
-    let side = |n: usize| c_int::try_from(n).map_err(|e| candle_core::Error::wrap(e));
+    let side = |n: usize| c_int::try_from(n).map_err(candle_core::Error::wrap);
     let (m, n, k) = (side(of.shape.0)?, side(of.shape.1)?, side(of.shape.2)?);
     let kind = if of.is_bf16 { sys::cudaDataType::CUDA_R_16BF } else { sys::cudaDataType::CUDA_R_32F };
     // cuBLAS counts by columns, where a row-major matrix is its own transpose: outᵀ = rightᵀ·leftᵀ.
