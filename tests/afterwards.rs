@@ -322,6 +322,41 @@ fn a_run_is_judged_by_its_loss_and_by_its_answers() {
 }
 
 #[test]
+fn a_run_that_held_rows_out_is_judged_by_them() {
+    let place = Place::new();
+    let out = place.path("out");
+    // Three of the 60 rows are longer, which no split counts.
+    let text = format!(
+        "base_model = 'configs/quickstart/model'\nadapter = 'lora'\nmax_steps = 1\nsequence_len = 74\n\
+         val_set_size = 7\noutput_dir = '{}'\n\
+         [[datasets]]\npath = 'configs/quickstart/train.jsonl'\nsplit = 'train[40:100]'\n",
+        out.display()
+    );
+    place.run(&["--lora", &place.file("run.toml", &text)]).expect(0);
+    let last = support::json_lines(&out.join("eval.jsonl")).pop().unwrap();
+    let answers = place.path("answers.jsonl");
+    let judge = [
+        "eval",
+        out.to_str().unwrap(),
+        "--match",
+        r"(?s)\{.*\}",
+        "--max-tokens",
+        "2",
+        "--shots",
+        "1",
+        "--json",
+    ];
+    let found = place.run(&[&judge[..], &["--answers", answers.to_str().unwrap()]].concat()).expect(0).json();
+    assert_eq!(found["loss"]["loss_tokens"], last["loss_tokens"], "the same rows as while it was trained");
+    let [ours, theirs] = [&found["loss"]["loss"], &last["loss"]].map(|loss| loss.as_f64().unwrap());
+    assert!((ours - theirs).abs() < 1e-3 * theirs, "{ours} {theirs}");
+    let asked: Vec<u64> =
+        support::json_lines(&answers).iter().map(|answer| answer["line"].as_u64().unwrap()).collect();
+    assert_eq!(asked.len(), 7);
+    assert!(asked.iter().all(|line| (41..=100).contains(line)), "{asked:?}");
+}
+
+#[test]
 fn an_axolotl_config_is_imported_and_runs() {
     let place = Place::new();
     let yaml = format!(

@@ -2,8 +2,8 @@
 
 use super::generate::at_least_one;
 use crate::config::{self, Config, Data, Format, Source, ValSet};
-use crate::data::prepare::prepare_data;
-use crate::data::questions::questions;
+use crate::data::prepare::{Prepared, prepare_data};
+use crate::data::questions::{self, questions};
 use crate::error::{Error, Kind, Result};
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
 use crate::train::examine::{self, Asking, Exact, Loss};
@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct EvalArgs {
     /// A run's id or folder, or a base model: a folder, a GGUF file or a hub name.
     model: String,
-    /// Rows to judge by; by default the test rows of the run's config.
+    /// Rows to judge by; by default the run's own: its test rows, or those that `val_set_size` held out.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Part of the file: train[:100].
@@ -81,14 +81,14 @@ pub(super) fn run(args: &EvalArgs) -> Result<u8> {
     meter.enter(Phase::Tokenise);
     let seed = config.map_or(42, |config| config.train.seed);
     let prepared = prepare_data(&rows.data, seed, &subject.tokenizer, None)?;
-    let samples = if rows.held_out { prepared.eval } else { prepared.train };
+    let samples = if rows.held_out { &prepared.eval } else { &prepared.train };
     meter.enter(Phase::Load);
     let longest = subject.arch.max_position.max(rows.data.sequence_len);
     let decoder = subject.decoder(!args.no_adapter, subject.frozen(), longest)?;
     meter.enter(Phase::Evaluate);
-    let loss = examine::loss(&decoder, &samples, rows.data.sequence_len)?;
+    let loss = examine::loss(&decoder, samples, rows.data.sequence_len)?;
     let exact = match &pattern {
-        Some(pattern) => Some(ask(args, &subject, &decoder, &rows, pattern)?),
+        Some(pattern) => Some(ask(args, &subject, &decoder, (&rows, &prepared), pattern)?),
         None => None,
     };
     let measured = meter.finish();
@@ -135,23 +135,20 @@ impl Rows {
             }
             None => data.test_datasets.clone(),
         };
-        // Long rows are judged as far as the model reads.
-        data.excess_length = config::ExcessLength::Truncate;
         data.test_datasets = Vec::new();
         if !chosen.is_empty() {
+            // Long rows are judged as far as the model reads.
+            data.excess_length = config::ExcessLength::Truncate;
             data.datasets = chosen;
             data.val_set = ValSet::None;
             let examples = examples.filter(|own| data.datasets.iter().all(|asked| asked != own));
             return Ok(Self { data, held_out: false, examples });
         }
-        if data.val_set == ValSet::None || args.pattern.is_some() {
-            let fact = if data.val_set == ValSet::None {
-                "no rows to judge by"
-            } else {
-                "rows of `val_set_size` have no file of their own"
-            };
+        if data.val_set == ValSet::None {
+            let fact = "no rows to judge by";
             return Err(Error::new(Kind::Usage, fact).hint("name a file of rows with `--data`"));
         }
+        // Which rows the run held out follows from all that it read, by its own rules.
         Ok(Self { data, held_out: true, examples })
     }
 }
@@ -193,23 +190,27 @@ fn ask(
     args: &EvalArgs,
     subject: &Subject,
     decoder: &crate::model::Decoder,
-    rows: &Rows,
+    (rows, prepared): (&Rows, &Prepared),
     pattern: &Regex,
 ) -> Result<Exact> {
     let limit = args.limit.unwrap_or(usize::MAX);
-    let bytes = rows.data.max_line_bytes;
+    let of = |source, which, most| questions(source, rows.data.max_line_bytes, which, most);
     // Without training rows the examples are the first of the file, which are then not asked.
-    let (shots, skip) = if let Some(source) = &rows.examples {
-        (questions(source, bytes, 0, args.shots)?, 0)
-    } else {
-        let first = rows.data.datasets.iter().take(1);
-        let shots = first.map(|s| questions(s, bytes, 0, args.shots)).collect::<Result<Vec<_>>>()?;
-        (shots.concat(), args.shots)
+    let own = if rows.examples.is_none() { args.shots } else { 0 };
+    let source = rows.examples.as_ref().or(rows.data.datasets.first());
+    let which = match prepared.held_out.first() {
+        Some(held) if rows.held_out => questions::Rows::Without(held),
+        _ => questions::Rows::Behind(0),
     };
+    let shots = source.map_or(Ok(Vec::new()), |source| of(source, which, args.shots))?;
     let mut asked = Vec::new();
-    for (at, source) in rows.data.datasets.iter().enumerate() {
-        let skip = if at == 0 { skip } else { 0 };
-        asked.extend(questions(source, bytes, skip, limit.saturating_sub(asked.len()))?);
+    for (at, (source, held)) in rows.data.datasets.iter().zip(&prepared.held_out).enumerate() {
+        let which = match at {
+            _ if rows.held_out => questions::Rows::Among(held),
+            0 => questions::Rows::Behind(own),
+            _ => questions::Rows::Behind(0),
+        };
+        asked.extend(of(source, which, limit.saturating_sub(asked.len()))?);
     }
     let asking = Asking { pattern, shots: &shots, max_tokens: args.max_tokens, at_once: args.at_once };
     let (exact, answers) = examine::exact(subject, decoder, &asked, &asking)?;

@@ -23,6 +23,8 @@ pub struct Prepared {
     pub train: Vec<Sample>,
     /// In file order.
     pub eval: Vec<Sample>,
+    /// One a dataset: rows of its file, from 0, that `val_set_size` keeps from training.
+    pub held_out: Vec<HashSet<u64>>,
     /// Counts and warnings.
     pub summary: Summary,
 }
@@ -59,14 +61,14 @@ pub fn prepare_data(
     let train: Vec<Loaded> = data.datasets.iter().map(&mut load).collect::<Result<_>>()?;
     let tests: Vec<Loaded> = data.test_datasets.iter().map(&mut load).collect::<Result<_>>()?;
     summary.sha256 = hex(&hash.finalize());
-    let (train, mut eval) = hold_out(train, data.val_set, seed)?;
+    let (train, mut eval, held_out) = hold_out(train, data.val_set, seed)?;
     eval.extend(tests.into_iter().flat_map(|l| l.samples));
     if data.datasets.iter().any(|s| is_chat(s.format)) {
         summary.warnings.extend(tokenizer.audit());
     }
     count(&mut summary, &train, &eval);
     summary.wall_s = started.elapsed().as_secs_f64();
-    Ok(Prepared { train, eval, summary })
+    Ok(Prepared { train, eval, held_out, summary })
 }
 
 fn add_stats(summary: &mut Summary, stats: &Stats) {
@@ -82,35 +84,39 @@ fn add_stats(summary: &mut Summary, stats: &Stats) {
     }
 }
 
+/// Samples on both sides of the split, and the rows of each source that are held out.
+type Parted = (Vec<Sample>, Vec<Sample>, Vec<HashSet<u64>>);
+
 /// Splits rows, not samples: windows of one text stay on one side. The rows that the seeded shuffle puts last are
-/// held out; both sides keep the files' order.
-fn hold_out(sources: Vec<Loaded>, val_set: ValSet, seed: u64) -> Result<(Vec<Sample>, Vec<Sample>), Error> {
-    let mut numbered: Vec<(usize, Sample)> = Vec::new();
-    let mut rows = 0;
-    for source in sources {
-        let mut last = None;
-        for (row, sample) in source.rows.into_iter().zip(source.samples) {
-            if last.replace(row) != Some(row) {
-                rows += 1;
-            }
-            numbered.push((rows - 1, sample));
-        }
+/// held out, and named for each source; both sides keep the files' order.
+fn hold_out(sources: Vec<Loaded>, val_set: ValSet, seed: u64) -> Result<Parted, Error> {
+    // The rows that left a sample, in order: of which source, and where in it.
+    let mut rows: Vec<(usize, u64)> = Vec::new();
+    for (at, source) in sources.iter().enumerate() {
+        rows.extend(source.rows.iter().map(|&row| (at, u64::from(row))));
     }
+    rows.dedup();
     let held_out = match val_set {
         ValSet::None => 0,
         // At least one row: a share was asked for.
-        ValSet::Share(share) => nearest(rows as f64 * share).max(1),
+        ValSet::Share(share) => nearest(rows.len() as f64 * share).max(1),
         ValSet::Count(count) => count,
     };
-    if held_out > 0 && held_out >= rows {
-        return Err(Error::ValSet { held_out, rows });
+    if held_out > 0 && held_out >= rows.len() {
+        return Err(Error::ValSet { held_out, rows: rows.len() });
     }
-    let mut order: Vec<usize> = (0..rows).collect();
-    Rng::new(seed, "val_set", 0, 0).shuffle(&mut order);
-    let held: HashSet<usize> = order.split_off(rows - held_out).into_iter().collect();
-    let (eval, train): (Vec<_>, Vec<_>) = numbered.into_iter().partition(|(row, _)| held.contains(row));
-    let samples = |part: Vec<(usize, Sample)>| part.into_iter().map(|(_, s)| s).collect();
-    Ok((samples(train), samples(eval)))
+    let mut held = vec![HashSet::new(); sources.len()];
+    Rng::new(seed, "val_set", 0, 0).shuffle(&mut rows);
+    for (at, row) in rows.split_off(rows.len() - held_out) {
+        held[at].insert(row);
+    }
+    let (mut train, mut eval) = (Vec::new(), Vec::new());
+    for (source, held) in sources.into_iter().zip(&held) {
+        for (row, sample) in source.rows.into_iter().zip(source.samples) {
+            if held.contains(&u64::from(row)) { &mut eval } else { &mut train }.push(sample);
+        }
+    }
+    Ok((train, eval, held))
 }
 
 /// A number of rows from a share of them: between 0 and the rows, whose number fits.
@@ -258,6 +264,12 @@ mod tests {
         fixture.data.val_set = ValSet::Count(5);
         let first = fixture.prepare().unwrap();
         assert_eq!((first.train.len(), first.eval.len(), first.summary.overlap), (35, 5, 0));
+        let all =
+            prepare_data(&Data { val_set: ValSet::None, ..fixture.data.clone() }, 42, &tokenizer(), None)
+                .unwrap();
+        let named = |row: &usize| first.held_out[0].contains(&(*row as u64));
+        let held: Vec<_> = (0..40).filter(named).map(|row| all.train[row].clone()).collect();
+        assert_eq!(held, first.eval, "rows are named as they lie in the file");
         let again = fixture.prepare().unwrap();
         assert_eq!((first.train.clone(), first.eval.clone()), (again.train, again.eval));
         let other = prepare_data(&fixture.data, 7, &tokenizer(), None).unwrap();

@@ -7,6 +7,7 @@ use super::reader::Lines;
 use super::split::Split;
 use crate::config::Source;
 use crate::error::{Problem, Result};
+use std::collections::HashSet;
 
 /// A row whose last answer is to be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,29 +22,46 @@ pub struct Question {
     pub answer: String,
 }
 
-/// The first `limit` questions of a file behind its first `skip`.
+/// Which rows of a file are taken.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'a> {
+    /// All of its split but so many at the start.
+    Behind(usize),
+    /// These of the file, from 0.
+    Among(&'a HashSet<u64>),
+    /// All of its split but these of the file, from 0.
+    Without(&'a HashSet<u64>),
+}
+
+/// The first `limit` questions of some rows of a file.
 ///
 /// # Errors
 /// The file cannot be read, a row is wrong, or rows hold no answer.
-pub fn questions(source: &Source, max_line_bytes: u64, skip: usize, limit: usize) -> Result<Vec<Question>> {
+pub fn questions(source: &Source, max_line_bytes: u64, rows: Rows, limit: usize) -> Result<Vec<Question>> {
     let open = || Lines::open(&source.path, max_line_bytes);
     let split = Split::parse(source.split.as_deref().unwrap_or("train"))?;
     let mut lines = open()?;
-    let mut rows = u64::MAX;
+    let mut all = u64::MAX;
     if split.needs_count() {
-        rows = 0;
+        all = 0;
         let mut counted = open()?;
         while counted.next_line()?.is_some() {
-            rows += 1;
+            all += 1;
         }
     }
-    let range = split.range(rows);
+    let range = split.range(all);
+    let wanted = |row: u64| match rows {
+        Rows::Behind(skip) => row >= range.start.saturating_add(skip as u64),
+        Rows::Among(these) => these.contains(&row),
+        Rows::Without(these) => row >= range.start && !these.contains(&row),
+    };
     let mut found = Vec::new();
-    let mut row = 0;
-    let first = range.start.saturating_add(skip as u64);
-    while let (true, Some(line)) = (found.len() < limit && row < range.end, lines.next_line()?) {
-        row += 1;
-        if row <= first {
+    for row in 0..range.end {
+        if found.len() >= limit {
+            break;
+        }
+        let Some(line) = lines.next_line()? else { break };
+        if !wanted(row) {
             continue;
         }
         let number = line.number;
@@ -96,17 +114,25 @@ mod tests {
         let row = |n: usize| format!("{{\"prompt\": \"q{n}\", \"completion\": \"a{n}\"}}\n");
         std::fs::write(&path, (0..6).map(row).collect::<String>()).unwrap();
         let mut pairs = source(path.to_str().unwrap(), Format::PromptCompletion);
-        let found = questions(&pairs, 1 << 20, 1, 2).unwrap();
+        let found = questions(&pairs, 1 << 20, Rows::Behind(1), 2).unwrap();
         let said: Vec<_> = found.iter().map(|q| (q.line, &*q.turns[0].content, &*q.answer, q.chat)).collect();
         assert_eq!(said, [(2, "q1", "a1", false), (3, "q2", "a2", false)]);
+        let these = HashSet::from([0, 4]);
+        let lines = |rows| -> Vec<u64> {
+            questions(&pairs, 1 << 20, rows, 3).unwrap().iter().map(|question| question.line).collect()
+        };
+        assert_eq!((lines(Rows::Among(&these)), lines(Rows::Without(&these))), (vec![1, 5], vec![2, 3, 4]));
         pairs.split = Some("train[50%:]".into());
-        assert_eq!(questions(&pairs, 1 << 20, 0, 99).unwrap().len(), 3);
+        assert_eq!(questions(&pairs, 1 << 20, Rows::Behind(0), 99).unwrap().len(), 3);
 
         let chat = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}"#;
         std::fs::write(&path, format!("{chat}\n")).unwrap();
-        let found = questions(&source(path.to_str().unwrap(), Format::ChatTemplate), 1 << 20, 0, 9).unwrap();
+        let found =
+            questions(&source(path.to_str().unwrap(), Format::ChatTemplate), 1 << 20, Rows::Behind(0), 9)
+                .unwrap();
         assert_eq!((found[0].turns.len(), &*found[0].answer, found[0].chat), (3, "d", true));
-        let text = questions(&source(path.to_str().unwrap(), Format::Completion), 1 << 20, 0, 9);
+        let text =
+            questions(&source(path.to_str().unwrap(), Format::Completion), 1 << 20, Rows::Behind(0), 9);
         assert!(text.unwrap_err().to_string().contains("rows.jsonl:1"), "no text field");
     }
 }
