@@ -2,6 +2,7 @@
 """What people run instead: PyTorch, transformers and PEFT, on the rows and batches that fttrain gets.
 
     python peer.py train MODEL ROWS --batch 4 --dtype f32|bf16|amp [--compile] [--checkpointing] [--steps 6]
+                  [--device cpu|cuda]
     python peer.py rows MODEL --random 256 --count 32 > rows.jsonl
     python peer.py rows MODEL --gsm8k train.jsonl --count 64 > rows.jsonl
 
@@ -32,6 +33,7 @@ def arguments():
     train.add_argument("--steps", type=int, default=6)
     train.add_argument("--rank", type=int, default=16)
     train.add_argument("--threads", type=int)
+    train.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     rows = verbs.add_parser("rows")
     rows.add_argument("model")
     rows.add_argument("--random", type=int, metavar="TOKENS")
@@ -75,14 +77,14 @@ def adapted(a):
     model = AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype)
     model.config.use_cache = False
     lora = LoraConfig(r=a.rank, lora_alpha=2 * a.rank, lora_dropout=0.0, target_modules="all-linear")
-    model = get_peft_model(model, lora)
+    model = get_peft_model(model, lora).to(a.device)
     if a.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
         model.enable_input_require_grads()
     return model.train()
 
 
-def padded(rows):
+def padded(rows, device):
     """A batch of rows, as wide as its longest."""
     width = max(len(row["input_ids"]) for row in rows)
     fill = lambda key, value: torch.tensor([row[key] + [value] * (width - len(row[key])) for row in rows])
@@ -90,7 +92,7 @@ def padded(rows):
     if any(len(row["input_ids"]) < width for row in rows):
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         batch["attention_mask"] = (torch.arange(width)[None] < lengths[:, None]).long()
-    return batch
+    return {key: value.to(device) for key, value in batch.items()}
 
 
 def train(a):
@@ -107,12 +109,14 @@ def train(a):
     for _ in range(a.steps):
         taken = list(itertools.islice(rows, a.batch))
         begun = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=a.dtype == "amp"):
-            loss = forward(**padded(taken)).loss
+        with torch.autocast(a.device, dtype=torch.bfloat16, enabled=a.dtype == "amp"):
+            loss = forward(**padded(taken, a.device)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if a.device == "cuda":
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - begun
         counted = sum(label != IGNORE for row in taken for label in row["labels"][1:])
         steps.append([seconds, sum(len(row["input_ids"]) for row in taken), counted])
@@ -120,7 +124,8 @@ def train(a):
     import transformers
 
     versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
-    print(json.dumps(dict(steps=steps, loss=loss.item(), versions=versions)))
+    peak = torch.cuda.max_memory_reserved() if a.device == "cuda" else None
+    print(json.dumps(dict(steps=steps, loss=loss.item(), device_bytes=peak, versions=versions)))
 
 
 def main():

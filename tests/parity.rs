@@ -10,7 +10,7 @@ use fttrain::train::schedule::Schedule;
 use fttrain::train::step::accumulate;
 use safetensors::SafeTensors;
 use std::path::Path;
-use support::{Made, cases, folders, golden, json, make, rows, runs, values};
+use support::{Made, Overrides, cases, folders, golden, json, make, rows, runs, values};
 
 /// Largest |difference| of a tensor over its largest |value|, and of a loss over itself. torch in f32 is within 3e-6 of
 /// the same numbers (manifest.json), so this is wide for another order of summation and narrow for a wrong formula.
@@ -55,7 +55,7 @@ fn logits_of_every_base_equal_transformers() {
 fn gradients_losses_and_norms_of_every_run_equal_peft() {
     for (case, run) in runs() {
         for recompute in [false, true] {
-            compare(&case, &run, recompute);
+            compare(&case, &run, recompute, &[]);
         }
     }
 }
@@ -94,9 +94,23 @@ fn ten_losses_in_bf16_are_those_of_torch_under_autocast() {
     }
 }
 
-fn compare(case: &Path, run: &Path, recompute: bool) {
-    let what = format!("{} recompute={recompute}", run.strip_prefix(golden()).unwrap().display());
-    let Made { config, decoder, params, .. } = make(run, true, &[]);
+#[test]
+#[ignore = "needs FTTRAIN_GPU, the GPU to compute on (cuda:0), and the feature cuda"]
+fn gradients_losses_and_norms_on_a_gpu_equal_peft() {
+    let gpu = std::env::var("FTTRAIN_GPU")
+        .expect("FTTRAIN_GPU is not set: give the GPU to compute on, like cuda:0");
+    // Trained lengths of rows are the CPU's alone.
+    for (case, run) in runs().into_iter().filter(|(_, run)| !run.ends_with("dora")) {
+        for recompute in [false, true] {
+            compare(&case, &run, recompute, &[("device", &gpu)]);
+        }
+    }
+}
+
+fn compare(case: &Path, run: &Path, recompute: bool, overrides: Overrides<'_>) {
+    let what =
+        format!("{} recompute={recompute} {overrides:?}", run.strip_prefix(golden()).unwrap().display());
+    let Made { config, decoder, params, .. } = make(run, true, overrides);
     let bytes = std::fs::read(run.join("golden.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let golden = json(&run.join("golden.json"));

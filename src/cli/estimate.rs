@@ -7,9 +7,10 @@ use crate::error::{Error, Kind, Result};
 use crate::estimate::Counts;
 use crate::estimate::machines::{Candidate, Market};
 use crate::fs;
+use crate::ops::device;
 use crate::report::estimate_table;
 use crate::report::machines_table::{self, MachineRow};
-use crate::train::plan::{Ground, Spot, counted, unavailable};
+use crate::train::plan::{Ground, Spot, counted};
 use crate::train::screen::Screen;
 use clap::Args;
 use std::path::PathBuf;
@@ -52,7 +53,9 @@ pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
     let spot = Spot { machine: &machine, limits: &ground.limits, price: &ground.price };
     let mut prediction = ground.predict_on(&counts, spot, &ground.learned(&machine));
     prediction.warnings.extend(warning);
-    prediction.warnings.extend(unavailable(&ground.resolved.config).map(|error| error.to_string()));
+    prediction
+        .warnings
+        .extend(device::chosen(ground.resolved.config.train.device).err().map(|error| error.to_string()));
     if args.json {
         let text =
             serde_json::to_string_pretty(&prediction).map_err(|e| Error::new(Kind::Bug, e.to_string()))?;

@@ -10,6 +10,7 @@ use crate::estimate::{self, Prediction, PriceUsed, verdict};
 use crate::ledger::{self, Final, Record, Status as LedgerStatus};
 use crate::meter::process::resident;
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
+use crate::ops::device;
 use crate::ops::profile::{self, Profile};
 use crate::report::profile::Peak;
 use crate::report::{
@@ -304,7 +305,11 @@ fn inputs(
         started_at: Some(session.started_at.clone()),
         predicted: session.estimate.predicted,
         measured: estimate::Quantities {
-            peak_memory_bytes: measured.peak_rss_bytes.max(samples.iter().filter_map(|s| s.rss_bytes).max()),
+            peak_memory_bytes: if plan.device.is_cuda() {
+                measured.peak_device_bytes
+            } else {
+                measured.peak_rss_bytes.max(samples.iter().filter_map(|s| s.rss_bytes).max())
+            },
             ..settled.measured
         },
         modelled: settled.modelled,
@@ -373,7 +378,7 @@ fn provenance(plan: &Plan) -> report::Provenance {
         os: Some(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
         cpu: Some(plan.machine.name.clone()),
         gpu: None,
-        device: Some("cpu".into()),
+        device: Some(device::name(&plan.device).into()),
         threads: Some(ground.threads as u64),
         kernel: Some(fttrain_kernels::cpu::path().name().into()),
         base: Some(ground.source.name().into()),

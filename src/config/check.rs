@@ -251,8 +251,10 @@ fn train(top: &mut Section, problems: &mut Problems) -> Train {
         gradient_checkpointing: top.flag("gradient_checkpointing"),
         device: match top.text("device") {
             Some("cpu") => Device::Cpu,
-            Some("cuda") => Device::Cuda,
-            _ => Device::Auto,
+            Some("auto") | None => Device::Auto,
+            Some(cuda) => {
+                Device::Cuda(cuda.strip_prefix("cuda:").and_then(|n| n.parse().ok()).unwrap_or_default())
+            }
         },
         threads: top.size("threads"),
         seed: top.count("seed").unwrap_or_default(),

@@ -186,6 +186,18 @@ impl Judge<'_> {
         self.refuse_range(&node, one_of(values))
     }
 
+    pub(super) fn device(&self, mut node: Node) -> Verdict {
+        let text = self.text(&mut node)?;
+        let number = text
+            .strip_prefix("cuda:")
+            .map(|n| n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u16>().is_ok());
+        if matches!(text.as_str(), "auto" | "cpu" | "cuda") || number == Some(true) {
+            node.value = Value::Text(text);
+            return Ok(Some(node));
+        }
+        self.refuse_range(&node, self.kind.say())
+    }
+
     fn strings(&self, node: &Node) -> Result<Vec<String>, (Place, Error)> {
         let Value::List(all) = &node.value else {
             return Err((

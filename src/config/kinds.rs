@@ -11,6 +11,8 @@ pub(super) enum Kind {
     Text,
     /// One of these; synonyms become the value behind them; with `later`, others exist but not here.
     Choice { values: &'static [&'static str], synonyms: &'static [(&'static str, &'static str)], later: bool },
+    /// Where to compute.
+    Device,
     /// `true` or `false`.
     Flag,
     /// `true`, `false` or `"auto"`.
@@ -93,6 +95,7 @@ impl Kind {
             Self::Text | Self::Model | Self::Path | Self::OutputDir | Self::Revision => "string".into(),
             Self::Template => "string: a Jinja template or the path of a .jinja file".into(),
             Self::Choice { values, .. } => one_of(values),
+            Self::Device => "\"auto\", \"cpu\", \"cuda\" or \"cuda:N\"".into(),
             Self::Flag => "true or false".into(),
             Self::AutoFlag => "true, false or \"auto\"".into(),
             Self::Count { min, max } => format!("integer {}", span(min, max)),
@@ -124,6 +127,7 @@ impl Kind {
             Self::Epochs { max } => judge.epochs(node, max),
             Self::Real(bounds) => judge.real(node, bounds),
             Self::HeldOut => judge.held_out(node),
+            Self::Device => judge.device(node),
             Self::Names => judge.names(node),
             Self::Prompts => judge.prompts(node),
             Self::Targets => judge.targets(node),

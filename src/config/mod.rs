@@ -327,8 +327,8 @@ pub enum Device {
     Auto,
     /// This machine's cores.
     Cpu,
-    /// The first CUDA device.
-    Cuda,
+    /// This NVIDIA GPU, counted from 0.
+    Cuda(usize),
 }
 
 /// When it is judged and saved.

@@ -159,7 +159,7 @@ pub(super) static KEYS: &[Key] = &[
     top("gradient_checkpointing", AutoFlag, Is("\"auto\""),
         "Recompute activations in the backward pass; \"auto\": when memory needs it").may_change()
         .aka(&[("disable_gradient_checkpointing", Means::Not)]),
-    top("device", Kind::one_of(&["auto", "cpu", "cuda"]), Is("\"auto\""), "Where the run computes").may_change(),
+    top("device", Kind::Device, Is("\"auto\""), "Where the run computes: \"cuda:1\" is the second GPU").may_change(),
     top("threads", AutoCount { min: 1, max: 4096 }, Is("\"auto\""),
         "Worker threads; \"auto\": the cores that this process may use").unit("threads").may_change(),
     top("seed", Count { min: 0, max: i64::MAX.cast_unsigned() }, Is("42"), "Everything random follows from it"),

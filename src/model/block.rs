@@ -5,6 +5,7 @@ use super::cache::Cache;
 use crate::error::Result;
 use crate::ops::attention::{self, Shape, Span};
 use crate::ops::dropout::Noise;
+use crate::ops::gpu::{self, Placed};
 use crate::ops::linear::{self, Linear};
 use crate::ops::norm::{self, Norm};
 use crate::ops::profile::{self, Site};
@@ -53,6 +54,8 @@ pub struct Pass<'a> {
     pub spans: &'a [Span],
     /// `None` outside training.
     pub noise: Option<Noise>,
+    /// Positions and segments on the GPU that the model lies on.
+    pub placed: Option<&'a Placed>,
 }
 
 /// What the backward pass needs; inputs of the norms are kept, their outputs and the activation are made again. What
@@ -84,10 +87,12 @@ impl Block {
         drop(span);
         let (q, saved_q_norm) = norm_heads(self.q_norm.as_ref(), q)?;
         let (k, saved_k_norm) = norm_heads(self.k_norm.as_ref(), k)?;
-        self.rope.forward(&q, pass.positions)?;
-        self.rope.forward(&k, pass.positions)?;
+        self.rope.turn_both((&q, &k), pass.positions, pass.placed, false)?;
         let (attended, saved_attention) = if let Some(cache) = cache {
             (cache.attend(&self.attention, pass.spans, &q, &k, &v)?, None)
+        } else if let Some(placed) = pass.placed {
+            let (out, saved) = gpu::attention::forward(placed, &self.attention, &q, &k, &v)?;
+            (out, Some(saved))
         } else {
             let kept = |x| narrow::kept(Site::Attention, x, self.o.precision);
             let (q, k, v) = (kept(q)?, kept(k)?, kept(v)?);
@@ -143,9 +148,11 @@ impl Block {
         let (Some(d_attended), Some(saved_attention)) = (d_attended, &saved.attention) else {
             return Ok(None);
         };
-        let d = attention::backward(&self.attention, pass.spans, saved_attention, &d_attended)?;
-        self.rope.backward(&d.q, pass.positions)?;
-        self.rope.backward(&d.k, pass.positions)?;
+        let d = match pass.placed {
+            Some(placed) => gpu::attention::backward(placed, &self.attention, saved_attention, &d_attended)?,
+            None => attention::backward(&self.attention, pass.spans, saved_attention, &d_attended)?,
+        };
+        self.rope.turn_both((&d.q, &d.k), pass.positions, pass.placed, true)?;
         let dq = unnorm_heads(self.q_norm.as_ref(), saved.head_norms[0].as_ref(), d.q, grads)?;
         let dk = unnorm_heads(self.k_norm.as_ref(), saved.head_norms[1].as_ref(), d.k, grads)?;
         let h = self.attn_norm.again(&saved.attn_norm)?;

@@ -37,8 +37,8 @@ pub fn decoder(
     loader: &Loader,
 ) -> Result<(Decoder, Params)> {
     let mut builder = Builder { arch, trained, frozen, loader, params: Params::default() };
-    let tables: Vec<Arc<Table>> =
-        arch.ropes.iter().map(|rope| Arc::new(Table::new(rope, arch.head_dim, longest))).collect();
+    let table = |rope| Table::new(rope, arch.head_dim, longest).on(loader.device()).map(Arc::new);
+    let tables = arch.ropes.iter().map(table).collect::<Result<Vec<_>>>()?;
     let embedding = builder.matrix("model.embed_tokens", frozen.tables())?;
     let blocks =
         (0..arch.layers.len()).map(|layer| builder.block(layer, &tables)).collect::<Result<Vec<_>>>()?;
@@ -103,7 +103,9 @@ impl Builder<'_> {
         if let Some(weight) = self.trained(module, kind)? {
             return Ok(weight);
         }
-        Ok(Weight::frozen(self.loader.load(&format!("{module}.{kind}"), self.frozen.vectors())?))
+        // A GPU's kernels read them in f32, and they are small.
+        let dtype = if self.loader.device().is_cpu() { self.frozen.vectors() } else { DType::F32 };
+        Ok(Weight::frozen(self.loader.load(&format!("{module}.{kind}"), dtype)?))
     }
 
     /// The matrix `module.weight`; `kept` if it is not trained.
@@ -122,7 +124,7 @@ impl Builder<'_> {
             _ => None,
         };
         let value = match value {
-            Some(value) => value,
+            Some(value) => value.to_device(self.loader.device())?,
             None => base.to_dtype(DType::F32)?.copy()?,
         };
         Ok(self.params.add(name, value, 1.0))
@@ -155,15 +157,18 @@ impl Builder<'_> {
     ) -> Result<Linear> {
         let name = |side: &str| format!("base_model.model.{}.lora_{side}", shape.name);
         let (at_a, at_b) = (name("A.weight"), name("B.weight"));
+        let device = self.loader.device();
+        let put = |tensor: &Tensor| tensor.to_device(device);
         let (spec, params, precision) = (&adapter.spec, &mut self.params, self.frozen.precision());
         let (a, b, weight) = if let Some((a, b, rest)) = adapter.taken_from(&weight.value, shape)? {
+            let (a, b, rest) = (put(&a)?, put(&b)?, put(&rest)?);
             let a = params.add_lent(at_a, a, 1.0)?;
             (a, params.add_lent(at_b, b, spec.lr_ratio)?, Weight::frozen(rest))
         } else {
             let a = adapter.start(&at_a)?.map_or_else(|| adapter.fresh_a(shape), Ok)?;
             let zeros = || host::zeros((shape.outputs, spec.rank(&shape.name)));
             let b = adapter.start(&at_b)?.map_or_else(zeros, Ok)?;
-            (params.add(at_a, a, 1.0), params.add(at_b, b, spec.lr_ratio), weight)
+            (params.add(at_a, put(&a)?, 1.0), params.add(at_b, put(&b)?, spec.lr_ratio), weight)
         };
         let scale = spec.scale(&shape.name);
         let dora = if spec.dora {
@@ -175,7 +180,7 @@ impl Builder<'_> {
             let at = name("magnitude_vector");
             let magnitude = adapter.start(&at)?.map_or_else(fresh, Ok)?;
             // PEFT's LoRA+ counts every vector with B.
-            let magnitude = params.add(at, magnitude, spec.lr_ratio);
+            let magnitude = params.add(at, put(&magnitude)?, spec.lr_ratio);
             Some(Dora { magnitude, squares: Arc::new(squares) })
         } else {
             None

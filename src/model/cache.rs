@@ -46,7 +46,8 @@ impl Cache {
             let rows = values.len() / width.max(1);
             host::tensor(values, (rows, width))
         };
-        Ok(attention::forward(shape, spans, q, &whole(|t| &t.k)?, &whole(|t| &t.v)?)?.0)
+        let (out, _) = attention::forward(shape, spans, q, &whole(|t| &t.k)?, &whole(|t| &t.v)?)?;
+        Ok(out.to_device(q.device())?)
     }
 }
 

@@ -5,11 +5,13 @@ use super::cache::Caches;
 use crate::data::Batch;
 use crate::error::Result;
 use crate::ops::attention::Span;
+use crate::ops::device::Gpu;
 use crate::ops::dropout::Noise;
+use crate::ops::gpu::{self, Placed};
 use crate::ops::norm::Norm;
 use crate::ops::profile;
 use crate::ops::{Grads, Matrix, Weight, embedding, head, host, matmul};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Tensor};
 
 /// A decoder, frozen or trained in part or whole.
 #[derive(Debug, Clone)]
@@ -77,8 +79,10 @@ impl Decoder {
         let forward = profile::pass(profile::Pass::Forward);
         let spans = spans(batch);
         let noise = Noise { first_token: batch.first_token, ..how.noise };
-        let pass = Pass { positions: &batch.positions, spans: &spans, noise: Some(noise) };
         let mut x = embedding::forward(&self.embedding, &batch.ids)?; // [N, D]
+        let placed = Placed::new(x.device(), &batch.positions, &spans)?;
+        let placed = placed.as_ref();
+        let pass = Pass { positions: &batch.positions, spans: &spans, noise: Some(noise), placed };
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate() {
             let _span = profile::block(profile::Pass::Forward, i);
@@ -145,14 +149,16 @@ impl Decoder {
     /// Appends tokens to each text and returns the logits `[texts, V]` of the last of each.
     pub fn extend(&self, new: &[&[u32]], caches: &mut Caches) -> Result<Tensor> {
         let (spans, positions) = caches.grow(new);
-        let pass = Pass { positions: &positions, spans: &spans, noise: None };
         let mut x = embedding::forward(&self.embedding, &new.concat())?;
+        // What is kept of the texts lies in the host's memory, and so does attention over it.
+        let placed = Placed::new(x.device(), &positions, &[])?;
+        let pass = Pass { positions: &positions, spans: &spans, noise: None, placed: placed.as_ref() };
         for (block, cache) in self.blocks.iter().zip(&mut caches.blocks) {
             x = block.forward(&x, pass, Some(cache))?.0;
         }
         let last: Vec<u32> =
             spans.iter().filter_map(|s| u32::try_from(s.q.end.checked_sub(1)?).ok()).collect();
-        let last = x.index_select(&Tensor::from_slice(&last, last.len(), &Device::Cpu)?, 0)?;
+        let last = x.index_select(&Tensor::from_slice(&last, last.len(), x.device())?, 0)?;
         matmul::nt(&self.norm.forward(&last)?.0, &self.head.value)
     }
 
@@ -163,8 +169,9 @@ impl Decoder {
 
     fn hidden(&self, batch: &Batch) -> Result<Tensor> {
         let spans = spans(batch);
-        let pass = Pass { positions: &batch.positions, spans: &spans, noise: None };
         let mut x = embedding::forward(&self.embedding, &batch.ids)?;
+        let placed = Placed::new(x.device(), &batch.positions, &spans)?;
+        let pass = Pass { positions: &batch.positions, spans: &spans, noise: None, placed: placed.as_ref() };
         for block in &self.blocks {
             x = block.forward(&x, pass, None)?.0;
         }
@@ -183,7 +190,12 @@ impl Decoder {
         let (normed, saved) = self.norm.forward(&counted)?;
         let (sum, d_normed) = head::loss_and_backward(&normed, &self.head, &targets, scale, grads)?;
         let d_counted = self.norm.backward(&saved, &d_normed, None, grads)?;
-        let dx = host::zeros(x.shape())?;
+        let dx = Tensor::zeros(x.shape(), DType::F32, x.device())?;
+        if let Some(gpu) = Gpu::of(&dx) {
+            let at: Vec<u32> = batch.targets.iter().map(|target| target.at).collect();
+            gpu::embedding::scatter(&gpu, &at, &d_counted, &dx)?;
+            return Ok((sum, dx));
+        }
         let width = x.dim(1)?;
         let rows = host::read(&d_counted)?;
         host::edit(&dx, |dx| {
@@ -230,7 +242,7 @@ impl Decoder {
 fn counted(x: &Tensor, batch: &Batch) -> Result<(Tensor, Vec<u32>)> {
     let (at, targets): (Vec<u32>, Vec<u32>) = batch.targets.iter().map(|t| (t.at, t.token)).unzip();
     let count = at.len();
-    Ok((x.index_select(&Tensor::from_vec(at, count, &Device::Cpu)?, 0)?, targets))
+    Ok((x.index_select(&Tensor::from_vec(at, count, x.device())?, 0)?, targets))
 }
 
 fn spans(batch: &Batch) -> Vec<Span> {

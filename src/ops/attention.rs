@@ -9,12 +9,12 @@ pub use fttrain_kernels::cpu::attention::{Kept, Shape, Span};
 
 /// What the backward pass needs.
 pub struct Saved {
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
+    pub(super) q: Tensor,
+    pub(super) k: Tensor,
+    pub(super) v: Tensor,
+    pub(super) out: Tensor,
     /// `[N, H]`
-    lse: Vec<f32>,
+    pub(super) lse: Tensor,
 }
 
 /// Gradients of the inputs.
@@ -41,6 +41,7 @@ pub fn forward(shape: &Shape, spans: &[Span], q: &Tensor, k: &Tensor, v: &Tensor
         kernel::forward(shape, spans, &q, &k, &v, &mut out, &mut lse);
     }
     let out = narrow::to(host::tensor(out, q.shape())?, q.dtype())?;
+    let lse = host::tensor(lse, (n, shape.heads))?;
     let saved = Saved { q: q.clone(), k: k.clone(), v: v.clone(), out: out.clone(), lse };
     Ok((out, saved))
 }
@@ -49,7 +50,7 @@ pub fn forward(shape: &Shape, spans: &[Span], q: &Tensor, k: &Tensor, v: &Tensor
 pub fn decode(shape: &Shape, q: &Tensor, kept: &[Kept]) -> Result<Tensor> {
     let mut out = vec![0f32; q.elem_count()];
     kernel::decode(shape, &host::read(q)?, kept, &mut out);
-    host::tensor(out, q.shape())
+    Ok(host::tensor(out, q.shape())?.to_device(q.device())?)
 }
 
 /// `d_out` `[N, H·d]` → gradients of q, k and v.
@@ -60,15 +61,15 @@ pub fn backward(shape: &Shape, spans: &[Span], saved: &Saved, d_out: &Tensor) ->
         vec![0f32; saved.k.elem_count()],
         vec![0f32; saved.v.elem_count()],
     );
-    let (lse, d_out) = (&saved.lse, host::read(d_out)?);
+    let (lse, d_out) = (host::read(&saved.lse)?, host::read(d_out)?);
     let grads = (&mut dq[..], &mut dk[..], &mut dv[..]);
     if saved.q.dtype() == DType::BF16 {
         let (q, k, v) = (host::read_as(&saved.q)?, host::read_as(&saved.k)?, host::read_as(&saved.v)?);
         let out = host::read_as(&saved.out)?;
-        kernel::backward_bf16(shape, spans, (&q, &k, &v), &out, &d_out, lse, grads);
+        kernel::backward_bf16(shape, spans, (&q, &k, &v), &out, &d_out, &lse, grads);
     } else {
         let (q, k, v) = (host::read(&saved.q)?, host::read(&saved.k)?, host::read(&saved.v)?);
-        kernel::backward(shape, spans, (&q, &k, &v), &host::read(&saved.out)?, &d_out, lse, grads);
+        kernel::backward(shape, spans, (&q, &k, &v), &host::read(&saved.out)?, &d_out, &lse, grads);
     }
     Ok(InputGrads {
         q: host::tensor(dq, saved.q.shape())?,
@@ -80,7 +81,6 @@ pub fn backward(shape: &Shape, spans: &[Span], saved: &Saved, d_out: &Tensor) ->
 impl Saved {
     /// Bytes kept; the output is shared with the projection behind it.
     pub fn bytes(&self) -> u64 {
-        let tensors = [&self.q, &self.k, &self.v, &self.out];
-        tensors.into_iter().map(narrow::bytes).sum::<u64>() + 4 * self.lse.len() as u64
+        [&self.q, &self.k, &self.v, &self.out, &self.lse].into_iter().map(narrow::bytes).sum()
     }
 }

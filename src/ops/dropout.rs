@@ -1,7 +1,8 @@
 //! Dropout whose mask is a function of (seed, step, site, row, column): never of a micro-batch or a thread, and made
 //! again in the backward pass instead of being kept.
 
-use super::host;
+use super::device::Gpu;
+use super::{gpu, host};
 use crate::error::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -25,6 +26,9 @@ pub fn apply(x: &Tensor, p: f32, site: u64, noise: Noise) -> Result<Tensor> {
     let threshold = (f64::from(p) * 4_294_967_296.0) as u64;
     let keep = 1.0 / (1.0 - p);
     let stream = mix(mix(mix(noise.seed ^ 0x6472_6f70) ^ noise.step) ^ site);
+    if let Some(gpu) = Gpu::of(x) {
+        return gpu::values::dropout(&gpu, x, (stream, noise.first_token), (threshold, keep));
+    }
     let mut y = host::read(x)?.to_vec();
     y.par_chunks_mut(width).enumerate().for_each(|(i, row)| {
         let key = mix(stream ^ (noise.first_token + i as u64));

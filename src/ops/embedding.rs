@@ -1,9 +1,10 @@
 //! Token embedding: rows gathered forward, added back by token.
 
+use super::device::Gpu;
 use super::profile::{self, Site};
-use super::{Grads, Matrix, Weight, host};
+use super::{Grads, Matrix, Weight, gpu, host};
 use crate::error::{Error, Kind, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// Rows of the weight `[V, D]` for N ids → `[N, D]` in f32.
 ///
@@ -27,8 +28,11 @@ pub fn backward(weight: &Weight<Matrix>, ids: &[u32], dy: &Tensor, grads: &mut G
     let width = dy.dim(1)?;
     let sum = match grads.slot(id) {
         Some(sum) => sum,
-        empty => empty.insert(host::zeros(weight.value.shape()?)?),
+        empty => empty.insert(Tensor::zeros(weight.value.shape()?, DType::F32, dy.device())?),
     };
+    if let Some(gpu) = Gpu::of(dy) {
+        return gpu::embedding::scatter(&gpu, ids, dy, sum);
+    }
     let dy = host::read(dy)?;
     host::edit(sum, |sum| {
         for (&id, row) in ids.iter().zip(dy.chunks_exact(width)) {

@@ -2,11 +2,13 @@
 //! The gradient of the hidden state is made in the forward pass, or, where the loss has first to be made of the tokens'
 //! log-probabilities, from logits that are made once more.
 
+use super::device::Gpu;
+use super::gpu::{self, head::Losses, product};
 use super::matmul::{self, Precision};
 use super::profile::{self, Site};
 use super::{Grads, Matrix, Weight, host};
 use crate::error::{Error, Kind, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use fttrain_kernels::cpu::cross_entropy_rows;
 use std::ops::Range;
 
@@ -30,6 +32,9 @@ pub fn chunk_rows(v: usize) -> usize {
 /// hidden `[C, D]` of the counted tokens, weight `[V, D]` → Σ of the token losses, in f64.
 pub fn loss(hidden: &Tensor, weight: &Weight<Matrix>, targets: &[u32]) -> Result<f64> {
     let _span = profile::op(Site::Head);
+    if let Some(gpu) = Gpu::of(hidden) {
+        return Ok(on_gpu(&gpu, hidden, weight, targets, None, &mut Grads::new(0))?.0);
+    }
     let mut sum = 0.0;
     for rows in chunks(weight, targets)? {
         let logits = logits(hidden, weight, &rows)?;
@@ -88,6 +93,9 @@ fn backward(
     if scales.len() != targets.len() {
         return Err(Error::new(Kind::Bug, format!("{} gradients of {} tokens", scales.len(), targets.len())));
     }
+    if let Some(gpu) = Gpu::of(hidden) {
+        return on_gpu(&gpu, hidden, weight, targets, Some(scales), grads);
+    }
     let mut sum = 0.0;
     let mut parts = Vec::new();
     for rows in chunks(weight, targets)? {
@@ -113,6 +121,38 @@ fn chunks(weight: &Weight<Matrix>, targets: &[u32]) -> Result<impl Iterator<Item
     // As many chunks as it takes, all of nearly one size: the weight is read once for each, however few its rows.
     let even = count.div_ceil(count.div_ceil(rows).max(1)).max(1);
     Ok((0..count).step_by(even).map(move |first| first..count.min(first + even)))
+}
+
+/// Losses and gradients on a GPU, which is waited for once; without scales the gradient is 0.
+fn on_gpu(
+    gpu: &Gpu,
+    hidden: &Tensor,
+    weight: &Weight<Matrix>,
+    targets: &[u32],
+    scales: Option<&[f32]>,
+    grads: &mut Grads,
+) -> Result<(f64, Tensor)> {
+    let losses = Losses::new(gpu)?;
+    // As on the CPU, a bf16 weight is multiplied in bf16.
+    let w = product::dense(&weight.value)?;
+    let d_hidden = Tensor::zeros(hidden.shape(), DType::F32, hidden.device())?;
+    for rows in chunks(weight, targets)? {
+        let inputs = hidden.narrow(0, rows.start, rows.len())?;
+        let inputs = gpu::values::as_dtype(gpu, &inputs, w.dtype())?;
+        let logits = product::fresh(gpu, (&inputs, false), (w, true), 1.0)?;
+        let scales = scales.map(|scales| &scales[rows.clone()]);
+        losses.add(&logits, &targets[rows.clone()], scales)?;
+        if scales.is_none() {
+            continue;
+        }
+        let slopes = gpu::values::as_dtype(gpu, &logits, w.dtype())?;
+        let d_rows = d_hidden.narrow(0, rows.start, rows.len())?;
+        product::multiply(gpu, (&slopes, false), (w, false), &d_rows, 1.0, false)?;
+        if let Some(id) = weight.param {
+            product::gradient(gpu, grads.slot(id), &slopes, &inputs, 1.0)?;
+        }
+    }
+    Ok((losses.sum()?, d_hidden))
 }
 
 fn logits(hidden: &Tensor, weight: &Weight<Matrix>, rows: &Range<usize>) -> Result<Tensor> {

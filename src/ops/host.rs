@@ -3,29 +3,31 @@
 use crate::error::{Error, Kind, Result};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Shape, Storage, Tensor, WithDType};
 use std::cell::Cell;
-use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
-/// The values of a tensor, borrowed for reading through candle's lock guard.
-struct Read<G, T> {
-    storage: G,
-    range: Range<usize>,
-    kind: PhantomData<T>,
+/// The values of a tensor: borrowed through candle's lock guard, or a GPU's copied here.
+enum Read<G, T> {
+    Borrowed { storage: G, range: Range<usize> },
+    Copied(Vec<T>),
 }
 
 impl<G: Deref<Target = Storage>, T: WithDType> Deref for Read<G, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        let values = match &*self.storage {
+        let (storage, range) = match self {
+            Self::Borrowed { storage, range } => (storage, range),
+            Self::Copied(values) => return values,
+        };
+        let values = match &**storage {
             Storage::Cpu(values) => T::cpu_storage_as_slice(values).ok(),
             _ => None,
         };
-        values.map_or(&[], |values| &values[self.range.clone()]) // `read_as` made sure of the kind.
+        values.map_or(&[], |values| &values[range.clone()]) // `read_as` made sure of the kind.
     }
 }
 
-/// Borrows the values of a contiguous f32 CPU tensor.
+/// Borrows the values of a contiguous f32 tensor; those on a GPU are copied, which waits for it.
 ///
 /// # Errors
 /// The tensor is of another kind: a fault of the program.
@@ -33,22 +35,26 @@ pub fn read(tensor: &Tensor) -> Result<impl Deref<Target = [f32]> + '_> {
     read_as(tensor)
 }
 
-/// Borrows the values of a contiguous CPU tensor of any kind.
+/// The same of any kind.
 ///
 /// # Errors
 /// The tensor is of another kind: a fault of the program.
 pub fn read_as<T: WithDType>(tensor: &Tensor) -> Result<impl Deref<Target = [T]> + '_> {
+    if tensor.device().is_cuda() && tensor.dtype() == T::DTYPE {
+        return Ok(Read::Copied(tensor.flatten_all()?.to_vec1()?));
+    }
     let (storage, layout) = tensor.storage_and_layout();
     let range = layout.contiguous_offsets().map(|(start, end)| start..end);
     match (&*storage, range) {
         (Storage::Cpu(values), Some(range)) if T::cpu_storage_as_slice(values).is_ok() => {
-            Ok(Read { storage, range, kind: PhantomData })
+            Ok(Read::Borrowed { storage, range })
         }
         _ => Err(wrong_kind(tensor)),
     }
 }
 
-/// Lets `change` write the values of a contiguous f32 CPU tensor in place; every clone of the tensor sees it.
+/// Lets `change` write the values of a contiguous f32 tensor in place; every clone of the tensor sees it. Those on a GPU
+/// go here and back.
 ///
 /// # Errors
 /// The tensor is of another kind: a fault of the program.
@@ -70,6 +76,12 @@ pub fn edit<R>(tensor: &Tensor, change: impl FnOnce(&mut [f32]) -> R) -> Result<
         }
     }
 
+    if tensor.device().is_cuda() {
+        let mut values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let changed = change(&mut values);
+        tensor.slice_set(&Tensor::from_vec(values, tensor.shape(), tensor.device())?, 0, 0)?;
+        return Ok(changed);
+    }
     let edit = Edit(Cell::new(Some(change)), Cell::new(None));
     tensor.inplace_op1(&edit)?;
     edit.1.take().ok_or_else(|| wrong_kind(tensor))

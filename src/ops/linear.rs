@@ -3,10 +3,11 @@
 //! Backward, small side first: `dx = dy·W + drop(s·(dy·B)·A)`, `dA = s·(dy·B)ᵀ·drop(x)`, `dB = s·dyᵀ·(drop(x)·Aᵀ)`;
 //! a frozen W gets no gradient, a trained one `dW = dyᵀ·x`.
 
+use super::device::Gpu;
 use super::dora::Dora;
 use super::dropout::{self, Noise};
 use super::matmul::{self, Held, Precision};
-use super::{Grads, Matrix, Weight, host, narrow, residual};
+use super::{Grads, Matrix, Weight, gpu, host, narrow, residual};
 use crate::error::{Error, Kind, Result};
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cpu::{Out, Packed, Product, Start, Term, product_new, products};
@@ -104,7 +105,7 @@ pub fn forward<const L: usize>(
     x: &Tensor,
     noise: Option<Noise>,
 ) -> Result<[(Tensor, Saved); L]> {
-    if layers.iter().any(|layer| layer.dora().is_some()) {
+    if Gpu::of(x).is_some() || layers.iter().any(|layer| layer.dora().is_some()) {
         return each_forward(layers, x, noise);
     }
     let rows = x.dim(0)?;
@@ -126,7 +127,7 @@ pub fn forward<const L: usize>(
     made.try_into().map_err(|_| Error::new(Kind::Bug, "not as many outputs as layers"))
 }
 
-/// The same where a layer has trained lengths: one after the other.
+/// The same on a GPU, or where a layer has trained lengths: one after the other.
 fn each_forward<const L: usize>(
     layers: [&Linear; L],
     x: &Tensor,
@@ -134,9 +135,10 @@ fn each_forward<const L: usize>(
 ) -> Result<[(Tensor, Saved); L]> {
     let mut made = Vec::with_capacity(L);
     for layer in layers {
-        made.push(match layer.dora() {
-            Some((lora, dora)) => dora.forward(layer, lora, x, noise)?,
-            None => layer.forward(x, noise)?,
+        made.push(match (Gpu::of(x), layer.dora()) {
+            (Some(gpu), _) => gpu::linear::forward(&gpu, layer, x, noise)?,
+            (None, Some((lora, dora))) => dora.forward(layer, lora, x, noise)?,
+            (None, None) => layer.forward(x, noise)?,
         });
     }
     made.try_into().map_err(|_| Error::new(Kind::Bug, "not as many outputs as layers"))
@@ -167,6 +169,13 @@ pub fn backward(
     noise: Option<Noise>,
     grads: &mut Grads,
 ) -> Result<Option<Tensor>> {
+    if let Some(gpu) = Gpu::of(x) {
+        let mut dx = None;
+        for &layer in layers {
+            gpu::linear::backward(&gpu, layer, x, &mut dx, wanted, noise, grads)?;
+        }
+        return Ok(dx);
+    }
     if layers.iter().any(|(layer, ..)| layer.dora().is_some()) {
         return each_backward(layers, x, wanted, noise, grads);
     }
@@ -278,6 +287,11 @@ impl Linear {
 }
 
 impl Saved {
+    /// Of a layer without trained lengths.
+    pub(super) fn new(xa: Option<Tensor>) -> Self {
+        Self { xa, norms: Vec::new() }
+    }
+
     /// Bytes kept.
     pub fn bytes(&self) -> u64 {
         self.xa.as_ref().map_or(0, |xa| 4 * xa.elem_count() as u64) + 4 * self.norms.len() as u64

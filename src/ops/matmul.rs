@@ -2,6 +2,8 @@
 //! blocks of fewer bits, and no copy of it is ever whole.
 
 use super::Operand;
+use super::device::Gpu;
+use super::gpu::{product, values::as_dtype};
 use super::host;
 use crate::error::{Fault, Kind, Result};
 use candle_core::{DType, Tensor};
@@ -72,6 +74,12 @@ impl Fault for NoMemory {
 
 /// `x·Wᵀ`: x `[N, in]`, W `[out, in]` → `[N, out]`.
 pub fn nt<'w>(x: &Tensor, w: impl Into<Operand<'w>>) -> Result<Tensor> {
+    let w = w.into();
+    if let Some(gpu) = Gpu::of(x) {
+        let w = product::dense(w)?;
+        let x = as_dtype(&gpu, x, w.dtype())?;
+        return product::fresh(&gpu, (&x, false), (w, true), 1.0);
+    }
     let (x, w) = (Held::new(x)?, Held::new(w)?);
     fresh(&Packed::new(x.side(), w.precision()), w.side())
 }

@@ -1,6 +1,7 @@
 //! A weight matrix as it lies in memory: dense, or in blocks of fewer bits that products take apart piece by piece.
 
-use super::host;
+use super::device::Gpu;
+use super::{gpu, host};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use fttrain_kernels::cpu::Quantised;
@@ -91,6 +92,9 @@ impl Matrix {
     pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => {
+                if let Some(gpu) = Gpu::of(tensor) {
+                    return gpu::embedding::gather(&gpu, tensor, ids);
+                }
                 let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
                 Ok(tensor.index_select(&ids, 0)?.to_dtype(DType::F32)?)
             }

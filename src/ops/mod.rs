@@ -5,10 +5,12 @@
 //! frozen gets none.
 
 pub mod attention;
+pub mod device;
 pub mod dora;
 pub mod dropout;
 pub mod embedding;
 pub mod gate;
+pub mod gpu;
 pub mod grads;
 pub mod head;
 pub mod host;

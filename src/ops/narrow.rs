@@ -1,6 +1,7 @@
 //! What is kept for the backward pass, in half the bytes where products round it to bf16 anyway. Forward and backward
 //! both compute with what is kept, so a block that is run again gives the same gradients.
 
+use super::device::Gpu;
 use super::host;
 use super::matmul::Precision;
 use super::profile::{self, Site};
@@ -9,9 +10,10 @@ use candle_core::{DType, Tensor};
 use fttrain_kernels::cpu::{narrowed, widened};
 use half::bf16;
 
-/// x as products of this precision read it: rounded to bf16, or as it is.
+/// x as products of this precision read it: rounded to bf16, or as it is. A GPU's kernels keep it as it is.
 pub fn kept(site: Site, x: Tensor, precision: Precision) -> Result<Tensor> {
     match precision {
+        Precision::Bf16 if Gpu::of(&x).is_some() => Ok(x),
         Precision::F32 => Ok(x),
         Precision::Bf16 => {
             let _span = profile::op(site);

@@ -1,7 +1,8 @@
 //! `RMSNorm`, of whole rows or of each head of a row.
 
+use super::device::Gpu;
 use super::profile::{self, Site};
-use super::{Grads, Weight, host};
+use super::{Grads, Weight, gpu, host};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cpu::{norm_backward, norm_forward};
@@ -18,7 +19,8 @@ pub struct Norm {
 /// What the backward pass needs.
 pub struct Saved {
     x: Tensor,
-    rstd: Vec<f32>,
+    /// Of each row that was normed.
+    rstd: Tensor,
 }
 
 impl Norm {
@@ -26,11 +28,17 @@ impl Norm {
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, Saved)> {
         let _span = profile::op(Site::Norm);
         let w = self.weight.value.to_dtype(DType::F32)?;
+        if let Some(gpu) = Gpu::of(x) {
+            let (y, rstd) = gpu::norm::forward(&gpu, x, &w, self.eps)?;
+            return Ok((y, Saved { x: x.clone(), rstd }));
+        }
         let (w, values) = (host::read(&w)?, host::read(x)?);
         let mut y = vec![0f32; values.len()];
         let mut rstd = vec![0f32; values.len() / w.len()];
         norm_forward(&values, &w, self.eps, &mut y, &mut rstd);
         drop(values);
+        let rows = rstd.len();
+        let rstd = host::tensor(rstd, rows)?;
         Ok((host::tensor(y, x.shape())?, Saved { x: x.clone(), rstd }))
     }
 
@@ -49,12 +57,20 @@ impl Norm {
     ) -> Result<Tensor> {
         let _span = profile::op(Site::Norm);
         let accumulate = dx.is_some();
-        let dx = dx.map_or_else(|| host::zeros(saved.x.shape()), Ok)?;
         let w = self.weight.value.to_dtype(DType::F32)?;
+        if let Some(gpu) = Gpu::of(dy) {
+            let dx = dx.map_or_else(|| gpu.unwritten(saved.x.shape(), DType::F32), Ok)?;
+            let of = (&saved.x, &w, &saved.rstd);
+            let dw = self.weight.param.map(|id| grads.slot(id));
+            gpu::norm::backward(&gpu, of, dy, accumulate, &dx, dw)?;
+            return Ok(dx);
+        }
+        let dx = dx.map_or_else(|| host::zeros(saved.x.shape()), Ok)?;
         let (w, x, dy) = (host::read(&w)?, host::read(&saved.x)?, host::read(dy)?);
+        let rstd = host::read(&saved.rstd)?;
         let mut dw = self.weight.param.map(|_| vec![0f32; w.len()]);
         host::edit(&dx, |dx| {
-            norm_backward(&x, &w, &saved.rstd, &dy, accumulate, dx, dw.as_deref_mut());
+            norm_backward(&x, &w, &rstd, &dy, accumulate, dx, dw.as_deref_mut());
         })?;
         if let (Some(id), Some(dw)) = (self.weight.param, dw) {
             match grads.slot(id) {
@@ -71,6 +87,6 @@ impl Norm {
 impl Saved {
     /// Bytes kept.
     pub fn bytes(&self) -> u64 {
-        4 * (self.x.elem_count() + self.rstd.len()) as u64
+        4 * (self.x.elem_count() + self.rstd.elem_count()) as u64
     }
 }

@@ -1,10 +1,12 @@
 //! Rotary position embedding: tables once a model, rotation in place, the inverse rotation as backward.
 
+use super::device::Gpu;
+use super::gpu::{self, Placed};
 use super::host;
 use super::profile::{self, Site};
 use crate::arch::{Rope, RopeScaling};
 use crate::error::Result;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::f64::consts::PI;
 
 /// cos and sin of `[positions, head_dim/2]`.
@@ -13,6 +15,8 @@ pub struct Table {
     cos: Vec<f32>,
     sin: Vec<f32>,
     head_dim: usize,
+    /// The same two on the GPU that the model lies on.
+    on_gpu: Option<(Tensor, Tensor)>,
 }
 
 impl Table {
@@ -25,7 +29,33 @@ impl Table {
             .collect();
         let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
         let (sin, cos) = angles.map(|a| f64::from(a).sin_cos()).map(|(s, c)| (s as f32, c as f32)).unzip();
-        Self { cos, sin, head_dim }
+        Self { cos, sin, head_dim, on_gpu: None }
+    }
+
+    /// The same, where the model lies.
+    pub fn on(mut self, device: &Device) -> Result<Self> {
+        if Gpu::new(device).is_some() {
+            let shape = (self.cos.len() / (self.head_dim / 2).max(1), self.head_dim / 2);
+            let put = |values: &[f32]| Tensor::from_slice(values, shape, device);
+            self.on_gpu = Some((put(&self.cos)?, put(&self.sin)?));
+        }
+        Ok(self)
+    }
+
+    /// Turns q and k, or their gradients back, where they lie.
+    pub fn turn_both(
+        &self,
+        (q, k): (&Tensor, &Tensor),
+        positions: &[u32],
+        placed: Option<&Placed>,
+        inverse: bool,
+    ) -> Result<()> {
+        if let (Some(placed), Some((cos, sin))) = (placed, &self.on_gpu) {
+            let _span = profile::op(Site::Rope);
+            return gpu::values::rope(placed, (q, k), (cos, sin), inverse);
+        }
+        self.turn(q, positions, inverse)?;
+        self.turn(k, positions, inverse)
     }
 
     /// Turns each head of x `[N, heads·head_dim]` in place by its row's position.

@@ -244,7 +244,7 @@ pub struct Provenance {
     pub cpu: Option<String>,
     /// Accelerator with its driver.
     pub gpu: Option<String>,
-    /// `cpu` or `cuda:0`.
+    /// `cpu` or `cuda`.
     pub device: Option<String>,
     /// Worker threads.
     pub threads: Option<u64>,

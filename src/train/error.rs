@@ -43,9 +43,9 @@ pub enum Error {
     /// The run was made from other weights.
     #[error("{}: its base model has changed since the checkpoint was made", .0.display())]
     BaseChanged(PathBuf),
-    /// No CUDA in this build.
-    #[error("`device = \"cuda\"`: this build has no CUDA")]
-    NoCuda,
+    /// Asked for on a GPU, which cannot do it yet.
+    #[error("{0} does not run on a GPU yet")]
+    NotOnGpu(&'static str),
     /// The kernels that the environment asks for cannot be used.
     #[error("FTTRAIN_KERNEL: {0}")]
     Kernel(String),
@@ -163,7 +163,7 @@ impl Fault for Error {
             | Self::Kernel(_) => Kind::Usage,
             Self::DataChanged(_) => Kind::Data,
             Self::BaseChanged(_) | Self::State(_) => Kind::Model,
-            Self::NoCuda => Kind::Device,
+            Self::NotOnGpu(_) => Kind::Device,
             Self::Loss(_)
             | Self::Gradient(_)
             | Self::EvalLoss { .. }
@@ -192,7 +192,7 @@ impl Fault for Error {
             }
             Self::DataChanged(_) => "put the data back, or accept it with `--accept-data-change`".into(),
             Self::BaseChanged(_) => "put the base back, or accept it with `--accept-base-change`".into(),
-            Self::NoCuda => "use `device = \"cpu\"` or \"auto\"".into(),
+            Self::NotOnGpu(_) => "use `device = \"cpu\"` or \"auto\"".into(),
             Self::Kernel(_) => "unset it: the best path of this CPU is chosen on its own".into(),
             Self::EvalLoss { step: 0, .. } => {
                 "nothing is trained yet: the base model, or a held-out row, is at fault".into()

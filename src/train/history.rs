@@ -8,6 +8,7 @@ use crate::estimate::{Machine, Prediction};
 use crate::fs;
 use crate::ledger::Ledger;
 use crate::meter::DeviceTotal;
+use crate::ops::device;
 
 /// Phases whose time is modelled and not clocked before the prediction.
 const LEARNED: [&str; 3] = ["load", "evaluate", "save"];
@@ -26,7 +27,7 @@ pub(super) fn of(arch: &Arch, machine: &Machine) -> Vec<Past> {
             && prediction.build == machine.build
             && prediction.limits.cores == machine.threads
             && prediction.parameters == arch.parameter_count();
-        (is_same && !is_disturbed(&report)).then(|| past(&prediction, &report))?
+        (is_same && is_on_cpu(&report) && !is_disturbed(&report)).then(|| past(&prediction, &report))?
     };
     outcomes.iter().rev().filter_map(past).collect()
 }
@@ -36,6 +37,11 @@ pub fn is_disturbed(report: &serde_json::Value) -> bool {
     let devices: Vec<DeviceTotal> =
         serde_json::from_value(report["meter"]["devices"].clone()).unwrap_or_default();
     devices.iter().any(DeviceTotal::is_disturbed)
+}
+
+/// Whether a run computed on what its prediction is of: on a GPU it took what no estimate of the CPU can learn from.
+pub fn is_on_cpu(report: &serde_json::Value) -> bool {
+    report["provenance"]["device"] != device::CUDA
 }
 
 /// A finished run as an estimate learns from it: what was predicted of it, and report.json.

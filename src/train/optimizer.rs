@@ -35,8 +35,8 @@ impl AdamW {
             Ok(Moments {
                 id,
                 name: param.name.clone(),
-                m: host::zeros(param.value.shape())?,
-                v: host::zeros(param.value.shape())?,
+                m: param.value.zeros_like()?,
+                v: param.value.zeros_like()?,
             })
         });
         Ok(Self {

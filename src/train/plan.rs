@@ -18,7 +18,7 @@ use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
 use crate::meter::process::resident;
 use crate::meter::{Meter, Phase};
 use crate::model::adapter::Adapter;
-use crate::ops::head;
+use crate::ops::{device, gpu, head};
 use crate::{calibrate, fs, ledger};
 use std::path::{Path, PathBuf};
 
@@ -48,6 +48,8 @@ pub struct Draft {
     /// The config with its text.
     resolved: Resolved,
     terms: Terms,
+    /// The GPU to compute on.
+    gpu: Option<usize>,
     run_id: String,
     out: PathBuf,
     holds: Holds,
@@ -119,6 +121,8 @@ pub struct Plan {
     pub resume: Option<(PathBuf, Manifest)>,
     /// SHA-256 of the base's weights.
     pub base_hash: String,
+    /// Where it computes.
+    pub device: candle_core::Device,
     /// What the user should be told.
     pub notes: Vec<String>,
 }
@@ -194,6 +198,36 @@ impl Ground {
         }
     }
 
+    /// Opens the GPU that was chosen, or the CPU where `"auto"` chose one that cannot do what this run asks for.
+    ///
+    /// # Errors
+    /// The GPU was asked for by name and cannot do it, or does not open (6).
+    fn open(&self, gpu: Option<usize>, notes: &mut Vec<String>) -> Result<candle_core::Device> {
+        let Some(wanted) = gpu else { return Ok(candle_core::Device::Cpu) };
+        if let Some(what) = self.beyond_gpus() {
+            if self.resolved.config.train.device != Device::Auto {
+                return Err(Error::NotOnGpu(what).into());
+            }
+            notes.push(format!("computing on the CPU: {what} does not run on a GPU yet"));
+            return Ok(candle_core::Device::Cpu);
+        }
+        notes.push("the prediction is for this machine's CPU; `fttrain estimate --on` knows GPUs".into());
+        Ok(device::open(Some(wanted))?)
+    }
+
+    /// What of this run only the CPU does.
+    fn beyond_gpus(&self) -> Option<&'static str> {
+        match (&self.resolved.config.method, &self.adapter) {
+            (Method::Full, _) => Some("full fine-tuning"),
+            (Method::Qlora { .. }, _) => Some("QLoRA"),
+            (_, Some(adapter)) if adapter.spec.dora => Some("DoRA"),
+            _ if self.arch.head_dim > gpu::attention::LARGEST_HEAD => {
+                Some("attention with heads of more than 128 values")
+            }
+            _ => None,
+        }
+    }
+
     /// What finished runs of this model on a machine taught.
     pub fn learned(&self, machine: &Machine) -> Learned {
         Learned::from(&history::of(&self.arch, machine))
@@ -256,9 +290,7 @@ impl Draft {
     /// The folder is in use or holds another run (8), its checkpoints cannot be gone on from (2, 4), or the price is not
     /// known (2).
     pub fn make(resolved: Resolved, options: &Options) -> Result<Self> {
-        if let Some(error) = unavailable(&resolved.config) {
-            return Err(error.into());
-        }
+        let gpu = device::chosen(resolved.config.train.device)?;
         let run_id = ledger::new_run_id();
         let out = PathBuf::from(resolved.config.output.dir.to_string_lossy().replace("{run}", &run_id));
         let holds = folder::look(&out);
@@ -273,7 +305,7 @@ impl Draft {
         };
         let goes_on = folder::run_id(&out).filter(|_| holds != Holds::Nothing && !options.overwrite);
         let terms = Terms::of(&resolved.config, goes_on.as_deref())?;
-        Ok(Self { resolved, terms, run_id, out, holds, overwrite: options.overwrite, resume, notes })
+        Ok(Self { resolved, terms, gpu, run_id, out, holds, overwrite: options.overwrite, resume, notes })
     }
 
     /// What the ledger is told before anything is done.
@@ -296,8 +328,9 @@ impl Draft {
     /// Whatever can be refused before training.
     pub fn plan(self, options: &Options, meter: &Meter) -> Result<Plan> {
         let start_bytes = resident().0;
-        let Self { resolved, terms, run_id, out, holds, resume, mut notes, .. } = self;
+        let Self { resolved, terms, gpu, run_id, out, holds, resume, mut notes, .. } = self;
         let mut ground = Ground::on(resolved, terms)?;
+        let device = ground.open(gpu, &mut notes)?;
 
         meter.enter(Phase::Tokenise);
         let Material { tokenizer, tokenizer_bytes, epochs, eval, summary } = Material::gather(&ground)?;
@@ -339,6 +372,7 @@ impl Draft {
             prediction,
             resume,
             base_hash,
+            device,
             notes,
         };
         plan.notes.extend(plan.inexact());
@@ -363,8 +397,11 @@ impl Plan {
     /// Why a resume will not be bit for bit what an unbroken run would have been.
     fn inexact(&self) -> Option<String> {
         let (_, then) = self.resume.as_ref()?;
-        let now =
-            [session::build_name(), session::DEVICE.to_owned(), session::frozen_of(self).name().to_owned()];
+        let now = [
+            session::build_name(),
+            device::name(&self.device).to_owned(),
+            session::frozen_of(self).name().to_owned(),
+        ];
         let then = [then.build.clone(), then.device.clone(), then.dtype.clone()];
         (then != now).then(|| {
             let [then, now] = [then, now].map(|all| all.join(", "));
@@ -498,12 +535,6 @@ fn powered(price: &PriceUsed, machine: &Machine) -> PriceUsed {
         None => price.set_power(machine.sheet_power_w, Kind::Modelled),
     }
     price
-}
-
-/// What the config may say and this version does not do.
-pub fn unavailable(config: &Config) -> Option<Error> {
-    let is_cuda = config.train.device == Device::Cuda;
-    is_cuda.then_some(Error::NoCuda)
 }
 
 /// Sizes the one pool of workers, once a process, and chooses the kernels.

@@ -23,8 +23,8 @@ use crate::model::adapter::peft;
 use crate::model::build::{self, Trained};
 use crate::model::weights::Loader;
 use crate::model::{Decoder, Frozen, Params};
-use crate::ops::host;
 use crate::ops::matmul::Precision;
+use crate::ops::{device, host};
 use candle_core::DType;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
@@ -175,7 +175,7 @@ impl Session {
             data_hash: plan.summary.sha256.clone(),
             base_hash: plan.base_hash.clone(),
             build: build_name(),
-            device: DEVICE.into(),
+            device: device::name(&plan.device).into(),
             dtype: frozen_of(plan).name().into(),
             files: Vec::new(),
         };
@@ -290,9 +290,6 @@ impl Parts {
     }
 }
 
-/// Where this version computes.
-pub const DEVICE: &str = "cpu";
-
 /// Version and kernel path: a resume on another one is not bit-exact.
 pub fn build_name() -> String {
     format!("{} {}", env!("CARGO_PKG_VERSION"), fttrain_kernels::cpu::path().name())
@@ -316,13 +313,14 @@ pub fn frozen(config: &Config, source: &Source, prefers_bf16: bool) -> Frozen {
 }
 
 pub(super) fn frozen_of(plan: &Plan) -> Frozen {
-    frozen(plan.config(), &plan.ground.source, plan.machine.bf16_base)
+    frozen(plan.config(), &plan.ground.source, plan.machine.bf16_base || plan.device.is_cuda())
 }
 
 fn load(plan: &Plan, warnings: &mut Vec<String>) -> Result<(Decoder, Params)> {
     let seed = plan.config().train.seed;
     let loader =
-        Loader::open(&plan.ground.source.weights()?, &plan.ground.arch, seed, plan.ground.source.name())?;
+        Loader::open(&plan.ground.source.weights()?, &plan.ground.arch, seed, plan.ground.source.name())?
+            .on(&plan.device);
     warnings.extend(loader.notes().iter().cloned());
     let trained = plan.ground.adapter.as_ref().map_or(Trained::Whole, Trained::Adapter);
     build::decoder(&plan.ground.arch, trained, frozen_of(plan), longest(plan), &loader)

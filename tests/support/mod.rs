@@ -12,7 +12,7 @@ use fttrain::model::adapter::Adapter;
 use fttrain::model::build::{self, Trained};
 use fttrain::model::weights::Loader;
 use fttrain::model::{Decoder, Params};
-use fttrain::ops::host;
+use fttrain::ops::{device, host};
 use fttrain::train::optimizer::AdamW;
 use fttrain::train::schedule::Schedule;
 use fttrain::train::session;
@@ -135,7 +135,11 @@ pub(crate) fn from_text(text: &str, trained: bool, overrides: Overrides<'_>) -> 
     let config = config::parse("test", text, None, &overrides).unwrap_or_else(|e| panic!("{e}")).config;
     let source = Source::locate(&config.base).unwrap_or_else(|e| panic!("{e}"));
     let arch = source.arch().unwrap();
-    let loader = Loader::open(&source.weights().unwrap(), &arch, 0, "golden").unwrap();
+    let mut loader = Loader::open(&source.weights().unwrap(), &arch, 0, "golden").unwrap();
+    if matches!(config.train.device, config::Device::Cuda(_)) {
+        let gpu = device::chosen(config.train.device).unwrap_or_else(|e| panic!("{e}"));
+        loader = loader.on(&device::open(gpu).unwrap_or_else(|e| panic!("{e}")));
+    }
     let adapter = match &config.method {
         Method::Lora(lora) | Method::Qlora { lora, .. } if trained => Some(
             Adapter::resolve(&arch, lora, config.train.loraplus_lr_ratio, 0)

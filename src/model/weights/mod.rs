@@ -45,6 +45,8 @@ pub struct Loader {
     tensors: BTreeMap<String, Slot>,
     fresh: Option<Fresh>,
     notes: Vec<String>,
+    /// Where tensors are put.
+    device: Device,
 }
 
 /// Where and how a tensor lies.
@@ -113,7 +115,7 @@ impl Loader {
             }
         };
         let (tensors, notes) = check::check(found, arch, name)?;
-        Ok(Self { files: opened, tensors, fresh: None, notes })
+        Ok(Self { files: opened, tensors, fresh: None, notes, device: Device::Cpu })
     }
 
     fn fresh(arch: &Arch, seed: u64) -> Self {
@@ -131,7 +133,20 @@ impl Loader {
             tensors: all.map(|p| (p.name, slot(p.shape))).collect(),
             fresh: Some(Fresh { seed, std: arch.init_std }),
             notes: vec!["weights are fresh: config.json alone was read".into()],
+            device: Device::Cpu,
         }
+    }
+
+    /// The same, with tensors put on this device, one after the other.
+    #[must_use]
+    pub fn on(mut self, device: &Device) -> Self {
+        self.device = device.clone();
+        self
+    }
+
+    /// Where tensors are put.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// What a person should know before training, a sentence each.
@@ -139,12 +154,17 @@ impl Loader {
         &self.notes
     }
 
-    /// A tensor on the CPU, in Hugging Face's layout, rounded to nearest even where `dtype` is narrower than the
+    /// A tensor, in Hugging Face's layout, rounded to nearest even where `dtype` is narrower than the
     /// file.
     ///
     /// # Errors
     /// Values that are not finite, with their count; a file that changed or cannot be read.
     pub fn load(&self, name: &str, dtype: DType) -> Result<Tensor> {
+        Ok(self.load_here(name, dtype)?.to_device(&self.device)?)
+    }
+
+    /// The same on the CPU.
+    fn load_here(&self, name: &str, dtype: DType) -> Result<Tensor> {
         let slot = self.slot(name)?;
         if let Some(fresh) = self.fresh {
             let values = init::values(name, &slot.shape, fresh.seed, fresh.std);
@@ -189,7 +209,7 @@ impl Loader {
     fn nf4(&self, name: &str, slot: &Slot, double_quant: bool) -> Result<Matrix> {
         let shape = slot.rows();
         if self.fresh.is_some() || matches!(slot.stored, Stored::Ggml(_)) {
-            let whole = self.load(name, DType::F32)?;
+            let whole = self.load_here(name, DType::F32)?;
             let values = host::read(&whole)?;
             let matrix = Nf4::encode(shape, double_quant, |range, out| out.copy_from_slice(&values[range]));
             return Ok(Matrix::Quantised(Arc::new(matrix)));

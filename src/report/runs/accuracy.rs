@@ -7,7 +7,7 @@ use crate::estimate::history::median;
 use crate::estimate::{Prediction, Quantities};
 use crate::ledger::Outcome;
 use crate::report::build::error_pct;
-use crate::train::history::is_disturbed;
+use crate::train::history::{is_disturbed, is_on_cpu};
 use crate::train::screen::{Screen, visible};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -101,6 +101,9 @@ impl Judged {
         let prediction: Prediction = serde_json::from_str(&outcome.prediction_json).ok()?;
         let report: serde_json::Value = serde_json::from_str(&outcome.report_json).ok()?;
         let measured: Quantities = serde_json::from_value(report["measured"].clone()).ok()?;
+        if !is_on_cpu(&report) {
+            return None;
+        }
         let errors = |predicted: &Quantities| {
             let one = |(key, read): &(&'static str, Read)| {
                 Some((*key, error_pct(read(predicted), read(&measured))?))
@@ -315,6 +318,20 @@ mod tests {
         let text = found.terminal(Screen::plain(120));
         assert!(text.contains("8.0 % → 5.0 % → 2.0 %"), "{text}");
         assert!(!text.contains("left out"), "{text}");
+    }
+
+    #[test]
+    fn runs_on_a_gpu_do_not_judge_predictions_for_the_cpu() {
+        let on = |device: &str, outcome: Outcome| {
+            let mut report: serde_json::Value = serde_json::from_str(&outcome.report_json).unwrap();
+            report["provenance"]["device"] = device.into();
+            Outcome { report_json: report.to_string(), ..outcome }
+        };
+        let found = Accuracy::of(&[
+            on("cpu", outcome(0, 3.0, false)),
+            on(crate::ops::device::CUDA, outcome(1, 900.0, false)),
+        ]);
+        assert_eq!(found.runs.iter().map(|run| run.run_id.as_str()).collect::<Vec<_>>(), ["run0"]);
     }
 
     #[test]

@@ -1,0 +1,72 @@
+//! Ops on single values: gate, residual, dropout, conversions; and the rope.
+
+use super::Placed;
+use crate::error::Result;
+use crate::ops::device::Gpu;
+use candle_core::{DType, Tensor};
+use fttrain_kernels::cuda;
+
+/// gate, up `[N, F]` → `[N, F]`.
+pub fn gate_forward(gpu: &Gpu, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let act = gpu.like(gate)?;
+    let count = gate.elem_count();
+    gpu.run(&cuda::gate::forward(gpu.address(gate)?, gpu.address(up)?, count, gpu.address(&act)?))?;
+    Ok(act)
+}
+
+/// `d_act` `[N, F]` → gradients of gate and up.
+pub fn gate_backward(gpu: &Gpu, gate: &Tensor, up: &Tensor, d_act: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (d_gate, d_up) = (gpu.like(gate)?, gpu.like(gate)?);
+    let inputs = (gpu.address(gate)?, gpu.address(up)?);
+    let grads = (gpu.address(&d_gate)?, gpu.address(&d_up)?);
+    gpu.run(&cuda::gate::backward(inputs, gpu.address(d_act)?, gate.elem_count(), grads))?;
+    Ok((d_gate, d_up))
+}
+
+/// `to += x`.
+pub fn add(gpu: &Gpu, to: &Tensor, x: &Tensor) -> Result<()> {
+    gpu.run(&cuda::values::add(gpu.address(to)?, gpu.address(x)?, x.elem_count()))
+}
+
+/// x `[N, D]` with what lies below `threshold` of 2³² dropped and the rest times `keep`.
+pub fn dropout(
+    gpu: &Gpu,
+    x: &Tensor,
+    (stream, first_row): (u64, u64),
+    (threshold, keep): (u64, f32),
+) -> Result<Tensor> {
+    let y = gpu.like(x)?;
+    let (from, to) = (gpu.address(x)?, gpu.address(&y)?);
+    gpu.run(&cuda::dropout::apply(from, x.dims2()?, (stream, first_row), (threshold, keep), to))?;
+    Ok(y)
+}
+
+/// The tensor itself, or its values in the other of f32 and bf16.
+pub fn as_dtype(gpu: &Gpu, x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if x.dtype() == dtype {
+        return Ok(x.clone());
+    }
+    let y = gpu.unwritten(x.shape(), dtype)?;
+    let (from, to, count) = (gpu.address(x)?, gpu.address(&y)?, x.elem_count());
+    gpu.run(&if dtype == DType::BF16 {
+        cuda::values::narrow_bf16(from, count, to)
+    } else {
+        cuda::values::widen_bf16(from, count, to)
+    })?;
+    Ok(y)
+}
+
+/// Turns the heads of q `[N, H·d]` and k `[N, K·d]` in place by tables `[positions, d/2]`.
+pub fn rope(
+    at: &Placed,
+    (q, k): (&Tensor, &Tensor),
+    (cos, sin): (&Tensor, &Tensor),
+    inverse: bool,
+) -> Result<()> {
+    let gpu = &at.gpu;
+    let d = 2 * cos.dim(1)?;
+    let heads = (q.dim(1)? / d, k.dim(1)? / d, d);
+    let both = (gpu.address(q)?, gpu.address(k)?);
+    let tables = (gpu.address(cos)?, gpu.address(sin)?);
+    gpu.run(&cuda::rope::turn(both, gpu.address(&at.positions)?, tables, q.dim(0)?, heads, inverse))
+}
