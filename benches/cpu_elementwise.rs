@@ -1,12 +1,13 @@
-//! What memory bounds: norms, rope, the gated activation, AdamW: `cargo bench --bench cpu_elementwise`.
+//! What memory bounds: norms, rope, the gated activation, updates: `cargo bench --bench cpu_elementwise`.
 
 mod support;
 
 use candle_core::DType;
 use criterion::Criterion;
 use fttrain::arch::{Rope, RopeScaling};
+use fttrain::config::Optimizer;
 use fttrain::ops::norm::Norm;
-use fttrain::ops::optimizer::{self, AdamW};
+use fttrain::ops::optimizer::{self, Settings, Step};
 use fttrain::ops::rope::Table;
 use fttrain::ops::{Grads, Weight, gate};
 use std::hint::black_box;
@@ -60,20 +61,26 @@ fn ropes(c: &mut Criterion, model: &Model) {
 }
 
 fn update(c: &mut Criterion) {
-    let how = AdamW {
-        lr: 1e-4,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.0,
-        correction1: 0.1,
-        correction2_sqrt: 0.03,
-        grad_scale: 1.0,
-    };
-    let [param, m, v, grad] = [(); 4].map(|()| tensor(1, TRAINED, DType::F32).abs().unwrap());
-    case(c, "cpu_elementwise", "update/adamw", floats(7 * TRAINED), || {
-        optimizer::adamw(&param, &m, &v, &grad, &how).unwrap();
-    });
+    let grad = tensor(1, TRAINED, DType::F32);
+    let step = Step { count: 3, lr: 1e-4, weight_decay: 0.0, grad_scale: 1.0, rounding: 0 };
+    // Bytes of a value: read and written, beside its gradient.
+    for (optimizer, name, state) in [
+        (Optimizer::Adamw, "adamw", 8),
+        (Optimizer::Adamw8bit, "adamw_8bit", 2),
+        (Optimizer::Adafactor, "adafactor", 0),
+        (Optimizer::Lion, "lion", 4),
+        (Optimizer::Sgd, "sgd", 0),
+    ] {
+        for (dtype, kept) in [(DType::F32, "f32"), (DType::BF16, "bf16")] {
+            let value = tensor(1, TRAINED, dtype);
+            let settings = Settings { optimizer, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.0 };
+            let mut rule = optimizer::rule(&settings, &value).unwrap();
+            let bytes = (2 * dtype.size_in_bytes() + 4 + 2 * state) * TRAINED;
+            case(c, "cpu_elementwise", &format!("update/{name}/{kept}"), Work::Bytes(bytes), || {
+                rule.update(&value, &grad, &step).unwrap();
+            });
+        }
+    }
     case(c, "cpu_elementwise", "update/norm of a gradient", floats(TRAINED), || {
         black_box(optimizer::sum_of_squares(&grad).unwrap());
     });

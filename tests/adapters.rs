@@ -13,7 +13,7 @@ use fttrain::model::block::Block;
 use fttrain::model::build::{self, Trained};
 use fttrain::model::weights::Loader;
 use fttrain::model::{Decoder, Frozen};
-use fttrain::train::optimizer::AdamW;
+use fttrain::train::optimizer::Optimizer;
 use fttrain::train::step::accumulate;
 use std::path::Path;
 use std::process::Command;
@@ -31,7 +31,7 @@ fn largest(tensor: &Tensor) -> f32 {
 fn gradients(made: &Made, case: &Path) -> Vec<(String, f32, f32)> {
     let mut epochs = Epochs::new(rows(case), Order::from(&made.config));
     let step = epochs.step(0).unwrap();
-    let mut optimizer = AdamW::new(&made.params, &made.config.train).unwrap();
+    let mut optimizer = Optimizer::new(&made.params, &made.config.train).unwrap();
     let mut next = |k| {
         let done = accumulate(&made.decoder, &made.params, &step, k, 0, false).unwrap();
         let norm = optimizer.norm(&done.grads).unwrap();

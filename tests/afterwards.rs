@@ -8,13 +8,13 @@ use candle_core::{DType, Tensor};
 use fttrain::arch::gguf::{Header, Type};
 use fttrain::arch::source::{Source, WeightFiles};
 use fttrain::config::Base;
-use fttrain::model::adapter::{Adapter, peft};
+use fttrain::model::adapter::Adapter;
 use fttrain::model::build::{self, Trained};
 use fttrain::model::likeness::Logits;
 use fttrain::model::merge::Merged;
 use fttrain::model::weights::Loader;
 use fttrain::model::write::{self, Kind};
-use fttrain::model::{Decoder, Frozen};
+use fttrain::model::{Decoder, Frozen, tensors};
 use run::Place;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ fn taught(adapter: &Path) -> tempfile::TempDir {
     std::fs::copy(adapter.join("adapter_config.json"), folder.path().join("adapter_config.json")).unwrap();
     let bytes = std::fs::read(adapter.join("adapter_model.safetensors")).unwrap();
     let tensors = candle_core::safetensors::load_buffer(&bytes, &candle_core::Device::Cpu).unwrap();
-    let tensors: BTreeMap<String, Tensor> = tensors
+    let named: BTreeMap<String, Tensor> = tensors
         .into_iter()
         .map(|(name, tensor)| {
             let count = tensor.elem_count();
@@ -41,7 +41,7 @@ fn taught(adapter: &Path) -> tempfile::TempDir {
         })
         .collect();
     let mut out = Vec::new();
-    peft::write_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)), &mut out).unwrap();
+    tensors::write(named.iter().map(|(name, tensor)| (name.as_str(), tensor)), &mut out).unwrap();
     std::fs::write(folder.path().join("adapter_model.safetensors"), out).unwrap();
     folder
 }

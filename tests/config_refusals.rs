@@ -178,12 +178,7 @@ fn unknown_keys_get_the_advice_that_fits() {
 
 #[test]
 fn what_is_not_there_yet_is_never_ignored() {
-    for line in [
-        "optimizer = \"adamw_8bit\"",
-        "optimizer = \"lion\"",
-        "report_to = [\"wandb\"]",
-        "quantization_bit = 8",
-    ] {
+    for line in ["report_to = [\"wandb\"]", "quantization_bit = 8"] {
         contains(&message(line), &["a.toml:1:", "not available yet", "hint: "]);
     }
 }
@@ -196,6 +191,24 @@ fn a_name_and_its_alias_are_two_names_of_one_key() {
         &message("lora_target_linear = true\nlora_target_modules = [\"q_proj\"]"),
         &["`lora_target_linear` and `lora_target_modules`"],
     );
+}
+
+#[test]
+fn updates_in_the_backward_pass_need_one_micro_batch_and_no_clipping() {
+    let text = format!("optimizer_in_backward = true\ngradient_accumulation_steps = 4\n{LEAST}");
+    let error = refused(&text, Some(MethodFlag::Full)).to_string();
+    contains(
+        &error,
+        &[
+            "a.toml:1:25: `optimizer_in_backward` = true contradicts `gradient_accumulation_steps` = 4",
+            "set gradient_accumulation_steps = 1",
+            "contradicts `max_grad_norm` = 1",
+            "set max_grad_norm = 0",
+        ],
+    );
+    contains(&message("optimizer = \"adam_mini\""), &["`optimizer` must be one of", "adamw_8bit", "lion"]);
+    contains(&message("momentum = 1"), &["`momentum`", "from 0 to below 1"]);
+    contains(&message("master_weights = \"fp16\""), &["`master_weights`", "bf16"]);
 }
 
 #[test]
@@ -366,4 +379,14 @@ fn patterns_and_starts_that_cannot_be_meant_are_refused() {
         &["`init_lora_weights` contradicts `lora_model_dir`"],
     );
     contains(&message("adapter = \"qlora\"\ninit_lora_weights = \"pissa\""), &["contradicts QLoRA"]);
+}
+
+#[test]
+fn updates_in_the_backward_pass_name_both_keys_that_stand_in_their_way() {
+    let text = message("optimizer_in_backward = true\ngradient_accumulation_steps = 2");
+    contains(&text, &["contradicts `gradient_accumulation_steps` = 2", "contradicts `max_grad_norm` = 1"]);
+    contains(
+        &message("optimizer = \"adamw_4bit\""),
+        &["`optimizer` must be one of \"adamw\", \"adamw_8bit\""],
+    );
 }

@@ -9,6 +9,9 @@ use fttrain::data::{Batch, Sample};
 use fttrain::model::decoder::Training;
 use fttrain::ops::Grads;
 use fttrain::ops::dropout::Noise;
+use fttrain::train::optimizer::Optimizer;
+use fttrain::train::schedule::Schedule;
+use fttrain::train::step::{Descent, descend};
 use rayon::ThreadPoolBuilder;
 use std::path::{Path, PathBuf};
 use support::{Made, Overrides, Trace, cases, fresh, make, reinit, rows, runs, values};
@@ -153,6 +156,35 @@ fn recompute_changes_no_bit() {
     for (case, run, overrides) in noisy_runs() {
         let trace = |recompute| make(&run, true, overrides).train(&rows(&case), 4, recompute);
         assert_eq!(trace(false), trace(true), "{}", run.display());
+    }
+}
+
+#[test]
+fn updates_in_the_backward_pass_are_the_same_updates() {
+    for (case, run, _) in noisy_runs() {
+        let how = [("gradient_accumulation_steps", "1"), ("max_grad_norm", "0"), ("optimizer", "adafactor")];
+        let whole = make(&run, true, &how).train(&rows(&case), 4, false);
+        let made = make(&run, true, &how);
+        let mut epochs = Epochs::new(rows(&case), Order::from(&made.config));
+        let mut optimizer = Optimizer::new(&made.params, &made.config.train).unwrap();
+        let schedule = Schedule::new(&made.config.train, epochs.total_steps());
+        let mut trace = Trace { losses: Vec::new(), norms: Vec::new(), params: Vec::new() };
+        for k in 0..4 {
+            let step = epochs.step(k).unwrap();
+            let lr = schedule.lr_at(k);
+            let how = Descent { k, seed: 0, recompute: true, lr };
+            let done = descend(&made.decoder, &made.params, &mut optimizer, &step, how).unwrap();
+            let all = made.params.count() * 4;
+            assert!(done.gradients < all, "{}: {} of {all} bytes at once", run.display(), done.gradients);
+            trace.losses.push(done.loss);
+            trace.norms.push(done.norm);
+        }
+        let params = made.params.sorted().into_iter();
+        trace.params = params.map(|(_, p)| (p.name.clone(), values(&p.value))).collect();
+        assert_eq!((&trace.losses, &trace.params), (&whole.losses, &whole.params), "{}", run.display());
+        for (a, b) in trace.norms.iter().zip(&whole.norms) {
+            near("the norm, summed in another order", *a, *b, 1e-12);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use fttrain::data::Batch;
 use fttrain::data::packing::{Epochs, Order};
-use fttrain::train::optimizer::AdamW;
+use fttrain::train::optimizer::Optimizer;
 use fttrain::train::schedule::Schedule;
 use fttrain::train::step::accumulate;
 use safetensors::SafeTensors;
@@ -119,7 +119,7 @@ fn compare(case: &Path, run: &Path, recompute: bool, overrides: Overrides<'_>) {
         close(&what, &values(&decoder.logits(&Batch::new([row], 0)).unwrap()), &file, &format!("logits.{i}"));
     }
     let mut epochs = Epochs::new(rows.clone(), Order::from(&config));
-    let mut optimizer = AdamW::new(&params, &config.train).unwrap();
+    let mut optimizer = Optimizer::new(&params, &config.train).unwrap();
     let schedule = Schedule::new(&config.train, epochs.total_steps());
     let steps = golden["steps"].as_array().unwrap();
     assert_eq!(epochs.total_steps(), steps.len() as u64, "{what}");

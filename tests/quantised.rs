@@ -17,7 +17,7 @@ use fttrain::model::weights::Loader;
 use fttrain::model::{Decoder, Frozen};
 use fttrain::ops::Matrix;
 use fttrain::ops::matmul::Precision;
-use fttrain::train::optimizer::AdamW;
+use fttrain::train::optimizer::Optimizer;
 use fttrain::train::schedule::Schedule;
 use fttrain::train::step::accumulate;
 use run::{Place, json};
@@ -37,7 +37,7 @@ fn near(what: &str, ours: f64, theirs: f64, tolerance: f64) {
 /// Losses and norms of the run in `tests/golden/quantised`, `steps` of them.
 fn train(made: &Made, recompute: bool) -> Vec<(f64, f64)> {
     let mut epochs = Epochs::new(rows(&golden().join("quantised")), Order::from(&made.config));
-    let mut optimizer = AdamW::new(&made.params, &made.config.train).unwrap();
+    let mut optimizer = Optimizer::new(&made.params, &made.config.train).unwrap();
     let schedule = Schedule::new(&made.config.train, epochs.total_steps());
     (0..epochs.total_steps())
         .map(|k| {

@@ -70,8 +70,7 @@ fn an_adapter_resumes_from_every_kind_of_position() {
 
 #[test]
 fn full_fine_tuning_resumes_from_every_kind_of_position() {
-    let config = Config::lora().without("lora_r").without("lora_dropout").with("weight_decay", "0.1");
-    resumes_from_every_position("--full", config);
+    resumes_from_every_position("--full", full());
 }
 
 /// Stopped in the middle, gone on with: the bytes of a run that was not.
@@ -93,6 +92,32 @@ fn every_kind_of_adapter_resumes() {
     {
         resumes_in_the_middle("--lora", Config::lora().with(key, value), key);
     }
+}
+
+#[test]
+fn every_optimizer_resumes() {
+    for optimizer in ["adamw_8bit", "adafactor", "lion", "sgd"] {
+        let config = full().with("optimizer", &format!("{optimizer:?}"));
+        resumes_in_the_middle("--full", config, optimizer);
+    }
+    let config = full().with("optimizer", "\"sgd\"").with("momentum", "0.9");
+    resumes_in_the_middle("--full", config, "sgd with momentum");
+}
+
+#[test]
+fn weights_in_bf16_resume_with_the_same_draws() {
+    let narrow = || full().with("master_weights", "\"bf16\"");
+    resumes_in_the_middle("--full", narrow(), "bf16 weights");
+    let early = narrow().with("gradient_accumulation_steps", "1").with("max_grad_norm", "0");
+    resumes_in_the_middle(
+        "--full",
+        early.with("optimizer_in_backward", "true"),
+        "updates in the backward pass",
+    );
+}
+
+fn full() -> Config {
+    Config::lora().without("lora_r").without("lora_dropout").with("weight_decay", "0.1")
 }
 
 /// Twenty steps that take long enough to be watched.

@@ -2,15 +2,18 @@
 
 use super::stopwatch::{Patience, Timed};
 use crate::arch::{Arch, Rope, RopeScaling};
+use crate::config::Optimizer;
 use crate::error::Result;
 use crate::estimate::rates::Rate;
+use crate::estimate::trained::Update;
 use crate::estimate::work::{Class, Op, Stored, Way};
 use crate::ops::attention::{self, Span};
 use crate::ops::linear::{Linear, Lora};
 use crate::ops::matmul::Precision;
 use crate::ops::norm::Norm;
+use crate::ops::optimizer::{self, Settings};
 use crate::ops::rope::Table;
-use crate::ops::{Grads, Matrix, ParamId, Weight, gate, head, host, optimizer};
+use crate::ops::{Grads, Matrix, ParamId, Weight, gate, head, host};
 use candle_core::{DType, Device, Tensor};
 use fttrain_kernels::cpu::Nf4;
 use std::sync::Arc;
@@ -57,7 +60,7 @@ impl Probe {
     /// The shape cut down to what can be measured in a moment: features first, then rows.
     #[must_use]
     pub fn cut(self) -> Self {
-        if matches!(self.class, Class::Attention | Class::Optimizer) {
+        if self.class == Class::Attention || self.class.optimizer().is_some() {
             let n = self.n.clamp(1, if self.class == Class::Attention { 4096 } else { MOST_ELEMENTS / 4 });
             let m = if self.class == Class::Attention { n } else { 1 };
             return Self { m, n, ..self };
@@ -81,7 +84,11 @@ impl Probe {
             Class::Head => self.head(patience)?,
             Class::Attention => self.attention(heads, patience)?,
             Class::Elementwise => self.elementwise(patience)?,
-            Class::Optimizer => self.optimizer(patience)?,
+            Class::Optimizer => self.optimizer(Optimizer::Adamw, patience)?,
+            Class::Adamw8bit => self.optimizer(Optimizer::Adamw8bit, patience)?,
+            Class::Adafactor => self.optimizer(Optimizer::Adafactor, patience)?,
+            Class::Lion => self.optimizer(Optimizer::Lion, patience)?,
+            Class::Sgd => self.optimizer(Optimizer::Sgd, patience)?,
         };
         let rate = Rate {
             class: self.class,
@@ -221,30 +228,30 @@ impl Probe {
         Ok((timed, bytes.iter().sum()))
     }
 
-    fn optimizer(&self, patience: Patience) -> Result<(Timed, f64)> {
+    fn optimizer(&self, optimizer: Optimizer, patience: Patience) -> Result<(Timed, f64)> {
         let tensors = (COLD_VALUES / 4 / self.n.max(1)).clamp(1, 400);
-        let sets = (0..tensors)
-            .map(|_| Ok([filled(1, self.n)?, filled(1, self.n)?, filled(1, self.n)?, filled(1, self.n)?]))
-            .collect::<Result<Vec<_>>>()?;
-        let how = optimizer::AdamW {
-            lr: 1e-6,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.0,
-            correction1: 1.0,
-            correction2_sqrt: 1.0,
-            grad_scale: 1.0,
+        let is_narrow = self.stored == Stored::Bf16;
+        let settings = Settings { optimizer, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.0 };
+        // Adafactor makes means of the rows and columns of a matrix.
+        let rows = (1..=self.n).rev().find(|rows| rows * rows <= self.n && self.n.is_multiple_of(*rows));
+        let shape = (rows.unwrap_or(1), self.n / rows.unwrap_or(1));
+        let one = || -> Result<_> {
+            let value = filled(shape.0, shape.1)?;
+            let value = if is_narrow { value.to_dtype(DType::BF16)? } else { value };
+            Ok((optimizer::rule(&settings, &value)?, value, filled(shape.0, shape.1)?))
         };
+        let mut sets = (0..tensors).map(|_| one()).collect::<Result<Vec<_>>>()?;
+        let step = optimizer::Step { count: 1, lr: 1e-6, weight_decay: 0.0, grad_scale: 1.0, rounding: 0 };
         let timed = patience.time(&mut || {
-            for [param, m, v, grad] in &sets {
+            for (rule, value, grad) in &mut sets {
                 optimizer::sum_of_squares(grad)?;
-                optimizer::adamw(param, m, v, grad, &how)?;
+                rule.update(value, grad, &step)?;
             }
             Ok(())
         })?;
         let values = (tensors * self.n) as f64;
-        Ok((timed, Op::optimizer(values, self.n as f64, 1.0).bytes))
+        let update = Update { optimizer, has_momentum: false, is_narrow, in_backward: false };
+        Ok((timed, Op::optimizer(update, values, self.n as f64, 1.0).bytes))
     }
 }
 
@@ -294,7 +301,9 @@ mod tests {
     #[test]
     fn every_op_is_measured_each_way() {
         let patience = Patience { budget: Duration::ZERO, least: 1 };
-        for class in [Class::Linear, Class::Head, Class::Attention, Class::Elementwise, Class::Optimizer] {
+        let updates = [Class::Optimizer, Class::Adamw8bit, Class::Adafactor, Class::Lion, Class::Sgd];
+        let others = [Class::Linear, Class::Head, Class::Attention, Class::Elementwise];
+        for class in others.into_iter().chain(updates) {
             for way in [Way::Forward, Way::Backward] {
                 let (rate, _) = probe(class, way).measure(HEADS, patience).unwrap();
                 assert!((1e6..1e14).contains(&rate.per_s), "{rate:?}");

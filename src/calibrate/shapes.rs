@@ -5,6 +5,7 @@ use crate::arch::{Arch, Linear};
 use crate::config::{Config, Method};
 use crate::estimate::machine::Kind;
 use crate::estimate::rates::Rate;
+use crate::estimate::trained::Update;
 use crate::estimate::work::{Class, Model, Op, Stored, Way};
 use crate::estimate::{Counts, Machine, Parameters};
 
@@ -27,19 +28,25 @@ pub struct Ask<'a> {
 }
 
 impl Ask<'_> {
-    /// How the frozen base will be kept on a CPU.
+    /// How the frozen base will be kept on a CPU; in full fine-tuning, what products will be rounded to.
     pub fn stored(&self) -> Stored {
         let bf16 = self.config.base.bf16.unwrap_or_else(|| fttrain_kernels::cpu::path().has_bf16());
         match &self.config.method {
             Method::Qlora { .. } => Stored::Quantised,
-            Method::Lora(_) if bf16 => Stored::Bf16,
-            _ => Stored::F32,
+            Method::Lora(_) | Method::Full if bf16 => Stored::Bf16,
+            Method::Lora(_) | Method::Full => Stored::F32,
         }
     }
 
     /// The model's ops.
     pub fn model(&self) -> Model<'_> {
-        Model { arch: self.arch, method: &self.config.method, adapted: self.adapted, stored: self.stored() }
+        Model {
+            arch: self.arch,
+            method: &self.config.method,
+            adapted: self.adapted,
+            stored: self.stored(),
+            update: Update::of(&self.config.method, &self.config.train),
+        }
     }
 }
 
@@ -49,11 +56,12 @@ fn size(value: f64) -> usize {
 
 fn probe(op: &Op, stored: Stored, logits_rows: u64) -> Probe {
     let m = if op.class == Class::Head { op.m.min(logits_rows as f64) } else { op.m };
-    let has_weight = matches!(op.class, Class::Linear | Class::Head) && op.way != Way::Trained;
+    let reads_weights = matches!(op.class, Class::Linear | Class::Head);
+    let stored = op.stored.unwrap_or(if reads_weights { stored } else { Stored::F32 });
     Probe {
         class: op.class,
         way: op.way,
-        stored: if has_weight { stored } else { Stored::F32 },
+        stored,
         m: size(m),
         n: size(op.n),
         k: size(op.k),
@@ -154,6 +162,9 @@ pub fn grid() -> Vec<Probe> {
     others.push(plain(Class::Head, Way::Trained, 256, 49_152, 576));
     for n in [1 << 12, 1 << 15, 1 << 20] {
         others.push(plain(Class::Optimizer, Way::Backward, 1, n, 1));
+    }
+    for class in [Class::Adamw8bit, Class::Adafactor, Class::Lion, Class::Sgd] {
+        others.push(plain(class, Way::Backward, 1, 1 << 20, 1));
     }
     let mut ordered: Vec<Probe> = Vec::new();
     for probe in others.into_iter().chain(all).map(Probe::cut) {

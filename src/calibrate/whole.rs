@@ -16,6 +16,7 @@ use crate::model::decoder::Training;
 use crate::model::frozen::Frozen;
 use crate::model::weights::Loader;
 use crate::ops::dropout::Noise;
+use crate::ops::matmul::Precision;
 use candle_core::DType;
 
 /// Blocks that are run.
@@ -63,6 +64,10 @@ pub fn glue(
         return Ok(None);
     }
     let frozen = match model.stored {
+        Stored::Bf16 if adapter.is_none() => {
+            let dtype = if model.update.is_narrow { DType::BF16 } else { DType::F32 };
+            Frozen::Trained { dtype, precision: Precision::Bf16 }
+        }
         Stored::F32 => Frozen::Dense(DType::F32),
         Stored::Bf16 => Frozen::Dense(DType::BF16),
         Stored::Quantised => Frozen::Nf4 { double_quant: true, others: DType::BF16 },

@@ -7,10 +7,10 @@ use super::keys::Table;
 use super::method::{self, MethodFlag, place_of};
 use super::place::Place;
 use super::raw::{Entry, Value};
-use super::section::Section;
+use super::section::{Origin, Section};
 use super::{
-    Base, Budget, Config, Data, Device, Error, ExcessLength, LrScheduler, Meter, OnBadRow, Output, Schedule,
-    Tracker, Train, TrainOnEos, ValSet, Warmup, cost, sources,
+    Base, Budget, Config, Data, Device, Error, ExcessLength, LrScheduler, Meter, OnBadRow, Optimizer, Output,
+    Schedule, Tracker, Train, TrainOnEos, ValSet, Warmup, cost, sources,
 };
 use std::path::PathBuf;
 
@@ -224,6 +224,8 @@ fn train(top: &mut Section, problems: &mut Problems) -> Train {
     let why = "each is a length of the warm-up";
     top.exclude("warmup_steps", "warmup_ratio", why, problems);
     check_warmup(top, problems);
+    let optimizer = optimizer(top, problems);
+    check_in_backward(top, problems);
     let size = |name: &str| top.size(name).unwrap_or_default();
     let real = |name: &str| top.real(name).unwrap_or_default();
     Train {
@@ -242,10 +244,14 @@ fn train(top: &mut Section, problems: &mut Problems) -> Train {
             None => Warmup::Steps(top.count("warmup_steps").unwrap_or_default()),
         },
         cosine_min_lr_ratio: real("cosine_min_lr_ratio"),
+        optimizer,
         weight_decay: real("weight_decay"),
         adam_beta1: real("adam_beta1"),
         adam_beta2: real("adam_beta2"),
         adam_epsilon: real("adam_epsilon"),
+        momentum: real("momentum"),
+        bf16_weights: top.text("master_weights") == Some("bf16"),
+        optimizer_in_backward: top.flag("optimizer_in_backward").unwrap_or_default(),
         max_grad_norm: real("max_grad_norm"),
         loraplus_lr_ratio: top.real("loraplus_lr_ratio"),
         gradient_checkpointing: top.flag("gradient_checkpointing"),
@@ -258,6 +264,54 @@ fn train(top: &mut Section, problems: &mut Problems) -> Train {
         },
         threads: top.size("threads"),
         seed: top.count("seed").unwrap_or_default(),
+    }
+}
+
+fn optimizer(top: &mut Section, problems: &mut Problems) -> Optimizer {
+    let optimizer = match top.text("optimizer") {
+        Some("adamw_8bit") => Optimizer::Adamw8bit,
+        Some("adafactor") => Optimizer::Adafactor,
+        Some("lion") => Optimizer::Lion,
+        Some("sgd") => Optimizer::Sgd,
+        _ => Optimizer::Adamw,
+    };
+    if let Some(setting) = top.written("momentum").filter(|_| optimizer != Optimizer::Sgd) {
+        let text = format!("`{}` has no effect: it is SGD's", setting.written);
+        problems.warn(&setting.node.place, text);
+    }
+    if optimizer == Optimizer::Lion && top.written("adam_beta2").is_none() {
+        top.put("adam_beta2", "0.99", Origin::From("optimizer"));
+    }
+    if let (Some(setting), Some("lora" | "qlora")) = (top.written("master_weights"), top.text("adapter")) {
+        let text = format!("`{}` has no effect: an adapter is trained in f32", setting.written);
+        problems.warn(&setting.node.place, text);
+    }
+    optimizer
+}
+
+/// A gradient that is gone before the next is made can neither be added to nor measured with the others.
+fn check_in_backward(top: &Section, problems: &mut Problems) {
+    if top.flag("optimizer_in_backward") != Some(true) {
+        return;
+    }
+    let count = top.count("gradient_accumulation_steps").filter(|n| *n != 1);
+    let norm = top.real("max_grad_norm").filter(|norm| *norm != 0.0);
+    let accumulates = count.map(|n| {
+        let second = format!("`gradient_accumulation_steps` = {n}");
+        (
+            second,
+            "a gradient is gone before the next micro-batch could be added",
+            "set gradient_accumulation_steps = 1",
+        )
+    });
+    let clips = norm.map(|norm| {
+        let second = format!("`max_grad_norm` = {norm}");
+        (second, "a gradient is used before the norm of all is known", "set max_grad_norm = 0")
+    });
+    for (second, why, way_out) in accumulates.into_iter().chain(clips) {
+        let first = "`optimizer_in_backward` = true".to_owned();
+        let error = Error::Contradiction { first, second, why, way_out };
+        problems.push(&place_of(top, "optimizer_in_backward"), error);
     }
 }
 

@@ -17,7 +17,7 @@ const NAMES: &[(&[&str], &str)] = &[
     ),
     (
         &["tf32", "fp16", "float16", "bfloat16", "fp8", "pure_bf16", "torch_dtype"],
-        "precision is set by `bf16` (true, false or \"auto\"): remove the key",
+        "precision is set by `bf16` (true, false or \"auto\"), and in full fine-tuning by `master_weights`: remove the key",
     ),
     (
         &["load_in_8bit", "quantization_method", "quantization_type", "bnb_4bit_quant_type"],

@@ -164,24 +164,12 @@ impl Judge<'_> {
         }
     }
 
-    pub(super) fn choice(
-        &self,
-        mut node: Node,
-        values: &[&str],
-        synonyms: &[(&str, &str)],
-        later: bool,
-    ) -> Verdict {
+    pub(super) fn choice(&self, mut node: Node, values: &[&str], synonyms: &[(&str, &str)]) -> Verdict {
         let text = self.text(&mut node)?;
         let meant = synonyms.iter().find(|(name, _)| *name == text).map_or(text.as_str(), |(_, value)| value);
         if values.contains(&meant) {
             node.value = Value::Text(meant.to_owned());
             return Ok(Some(node));
-        }
-        if later {
-            return self.refuse(Error::NotAvailable {
-                what: format!("`{}` = {}", self.written, node.value.quoted()),
-                instead: self.key.tip,
-            });
         }
         self.refuse_range(&node, one_of(values))
     }

@@ -9,8 +9,8 @@ use super::raw::{Node, Value};
 pub(super) enum Kind {
     /// One line of text.
     Text,
-    /// One of these; synonyms become the value behind them; with `later`, others exist but not here.
-    Choice { values: &'static [&'static str], synonyms: &'static [(&'static str, &'static str)], later: bool },
+    /// One of these; synonyms become the value behind them.
+    Choice { values: &'static [&'static str], synonyms: &'static [(&'static str, &'static str)] },
     /// Where to compute.
     Device,
     /// `true` or `false`.
@@ -86,7 +86,7 @@ impl Bounds {
 impl Kind {
     /// A choice without synonyms.
     pub(super) const fn one_of(values: &'static [&'static str]) -> Self {
-        Self::Choice { values, synonyms: &[], later: false }
+        Self::Choice { values, synonyms: &[] }
     }
 
     /// Type and range, for the reference and for type errors.
@@ -134,7 +134,7 @@ impl Kind {
             Self::Pattern { ranks } => judge.pattern(node, ranks),
             Self::Start => judge.start(node),
             Self::Sources { empty } => judge.sources(node, empty),
-            Self::Choice { values, synonyms, later } => judge.choice(node, values, synonyms, later),
+            Self::Choice { values, synonyms } => judge.choice(node, values, synonyms),
             Self::Template => judge.template(node),
             Self::Text | Self::Model | Self::Path | Self::OutputDir | Self::Revision => judge.line(node),
         }

@@ -276,7 +276,9 @@ pub struct Train {
     pub warmup: Warmup,
     /// Floor of the cosine, as a share of the peak.
     pub cosine_min_lr_ratio: f64,
-    /// Decoupled weight decay; never on norms and biases.
+    /// The rule by which weights are updated.
+    pub optimizer: Optimizer,
+    /// Decoupled weight decay (with SGD, added to the gradient); never on norms and biases.
     pub weight_decay: f64,
     /// β₁ of `AdamW`.
     pub adam_beta1: f64,
@@ -284,6 +286,12 @@ pub struct Train {
     pub adam_beta2: f64,
     /// ε of `AdamW`.
     pub adam_epsilon: f64,
+    /// μ of SGD; 0 = none.
+    pub momentum: f64,
+    /// In full fine-tuning weights are kept in bf16 alone, and each update is rounded at random.
+    pub bf16_weights: bool,
+    /// Each tensor is updated as soon as its gradient is whole: all gradients never stand at once.
+    pub optimizer_in_backward: bool,
     /// Gradients are scaled down to this norm; 0 = never.
     pub max_grad_norm: f64,
     /// LoRA+: the learning rate of B over that of A; `None` = 1.
@@ -296,6 +304,28 @@ pub struct Train {
     pub threads: Option<usize>,
     /// Everything random follows from it.
     pub seed: u64,
+}
+
+/// `optimizer`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// `AdamW` with moments in f32.
+    Adamw,
+    /// `AdamW` with moments in 8 bits, block by block.
+    #[serde(rename = "adamw_8bit")]
+    Adamw8bit,
+    /// Second moments as means of rows and columns.
+    Adafactor,
+    /// The sign of one moment.
+    Lion,
+    /// Gradient descent.
+    Sgd,
+}
+
+impl Optimizer {
+    /// Values of the smallest tensor whose moments are kept in 8 bits: bitsandbytes' `min_8bit_size`.
+    pub const LEAST_IN_8_BITS: usize = 4096;
 }
 
 /// `lr_scheduler`.

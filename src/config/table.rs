@@ -136,7 +136,6 @@ pub(super) static KEYS: &[Key] = &[
     top("lr_scheduler", Kind::Choice {
             values: &["cosine", "linear", "constant"],
             synonyms: &[("constant_with_warmup", "constant")],
-            later: false,
         }, Is("\"cosine\""), "Shape of the learning rate behind the warm-up")
         .aka(&[("lr_scheduler_type", Means::Same)]),
     top("warmup_steps", Count { min: 0, max: MANY }, Unset("0"), "Steps of linear warm-up; the first has rate 0")
@@ -145,16 +144,28 @@ pub(super) static KEYS: &[Key] = &[
         .unit("share").tip("0.03 … 0.1 is usual; a number of steps is `warmup_steps`"),
     top("cosine_min_lr_ratio", Real(Share), Is("0"), "Floor of the cosine, as a share of the peak").unit("share"),
     top("optimizer", Kind::Choice {
-            values: &["adamw"],
-            synonyms: &[("adamw_torch", "adamw"), ("adamw_torch_fused", "adamw"), ("adamw_hf", "adamw")],
-            later: true,
-        }, Is("\"adamw\""), "Optimizer; moments are kept in f32")
+            values: &["adamw", "adamw_8bit", "adafactor", "lion", "sgd"],
+            synonyms: &[
+                ("adamw_torch", "adamw"), ("adamw_torch_fused", "adamw"), ("adamw_hf", "adamw"),
+                ("adamw_bnb_8bit", "adamw_8bit"), ("lion_32bit", "lion"),
+            ],
+        }, Is("\"adamw\""),
+        "Optimizer: AdamW with moments in f32 or, as bitsandbytes has it, in 8 bits; Adafactor and Lion as transformers \
+         and their papers have them; SGD as torch has it")
         .tip("use \"adamw\"").aka(&[("optim", Means::Same)]),
-    top("weight_decay", Real(NotNegative), Is("0"), "Decoupled weight decay; never on norms and biases")
+    top("weight_decay", Real(NotNegative), Is("0"),
+        "Decoupled weight decay (with sgd, added to the gradient); never on norms and biases")
         .tip("usual values are 0 … 0.1"),
-    top("adam_beta1", Real(BelowOne), Is("0.9"), "Decay of AdamW's first moment"),
-    top("adam_beta2", Real(BelowOne), Is("0.999"), "Decay of AdamW's second moment"),
+    top("adam_beta1", Real(BelowOne), Is("0.9"), "Decay of AdamW's first moment; Lion's first β"),
+    top("adam_beta2", Real(BelowOne), Is("0.999"), "Decay of AdamW's second moment; Lion's second β, 0.99 where not set"),
     top("adam_epsilon", Real(Positive), Is("1e-8"), "Added to AdamW's denominator"),
+    top("momentum", Real(BelowOne), Is("0"), "SGD's momentum").tip("0.9 is usual"),
+    top("master_weights", Kind::one_of(&["f32", "bf16"]), Is("\"f32\""),
+        "How full fine-tuning keeps its weights: in f32, or in bf16 alone, each update rounded at random so that small \
+         steps are not lost"),
+    top("optimizer_in_backward", Flag, Is("false"),
+        "Update each tensor as soon as its gradient is whole, so that all gradients never stand at once; a gradient that \
+         is not finite is then found tensor by tensor. Needs gradient_accumulation_steps = 1 and max_grad_norm = 0"),
     top("max_grad_norm", Real(NotNegative), Is("1"), "Gradients are scaled down to this norm; 0 = never"),
     top("gradient_checkpointing", AutoFlag, Is("\"auto\""),
         "Recompute activations in the backward pass; \"auto\": when memory needs it").may_change()

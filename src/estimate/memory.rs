@@ -4,6 +4,7 @@
 //! keeps freed pages makes them stay resident.
 
 use super::parameters::{Parameters, rank};
+use super::trained::Trained;
 use super::work::Stored;
 use super::{Counts, product, sum, wide};
 use crate::arch::{Arch, Linear};
@@ -41,6 +42,8 @@ pub struct Layout<'a> {
     pub adapted: &'a [Linear],
     /// Parameters under the method.
     pub parameters: Parameters,
+    /// Bytes of what is trained, of its gradients and of the optimizer's state.
+    pub trained: Trained,
     /// How the frozen base is kept.
     pub base: BaseType,
     /// What products round to bf16 is kept in it from the forward to the backward pass.
@@ -209,12 +212,11 @@ impl Layout<'_> {
 
     /// The parts while training on `load`.
     pub fn training(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
-        let trainable = product(&[self.parameters.trainable, F32]);
         [
             self.base_bytes(),
-            trainable,
-            trainable,
-            product(&[2, trainable]),
+            self.trained.values,
+            self.trained.gradients,
+            self.trained.state,
             self.activations(load, recompute),
             self.workspace(load),
             self.logits(load),
@@ -252,9 +254,9 @@ impl Layout<'_> {
         [training, loading, evaluating, saving].into_iter().max_by_key(|parts| sum(parts)).unwrap_or(training)
     }
 
-    /// Bytes of one checkpoint: trainable tensors and both moments, and a tokenizer beside them.
+    /// Bytes of one checkpoint: trainable tensors and the optimizer's state, and a tokenizer beside them.
     pub fn checkpoint_bytes(&self) -> u64 {
-        sum(&[product(&[self.parameters.trainable, 3, F32]), product(&[wide(self.arch.vocab_size), 80])])
+        sum(&[self.trained.values, self.trained.state, product(&[wide(self.arch.vocab_size), 80])])
     }
 }
 
@@ -262,6 +264,7 @@ impl Layout<'_> {
 mod tests {
     use super::*;
     use crate::estimate::fixture::{lora, smollm2};
+    use crate::estimate::trained::Update;
 
     const LOAD: Load = Load { tokens: 1024, targets: 700 };
 
@@ -277,6 +280,7 @@ mod tests {
             method,
             adapted: &adapted,
             parameters: Parameters::count(&arch, method, &adapted),
+            trained: Trained::count(&arch, method, &adapted, Update::ADAMW),
             base,
             narrow,
             on_device: false,

@@ -29,6 +29,7 @@ pub mod rates;
 pub mod running;
 pub mod sheets;
 pub mod time;
+pub mod trained;
 pub mod verdict;
 pub mod work;
 

@@ -40,7 +40,7 @@ pub(crate) fn block_linears(arch: &Arch) -> u64 {
 }
 
 /// Whether `lora_modules_to_save` names the module that a parameter belongs to: in full, or by its `.`-suffix.
-fn saved_whole(name: &str, modules: &[String]) -> bool {
+pub(crate) fn saved_whole(name: &str, modules: &[String]) -> bool {
     let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
     modules.iter().any(|wanted| {
         module == wanted || module.strip_suffix(wanted.as_str()).is_some_and(|rest| rest.ends_with('.'))

@@ -15,7 +15,7 @@ pub enum Part {
     Adapter,
     /// Their gradients.
     Gradients,
-    /// `AdamW`'s two moments.
+    /// The optimizer's state.
     Moments,
     /// What the forward pass saves for the backward pass.
     Activations,

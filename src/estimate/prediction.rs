@@ -9,6 +9,7 @@ use super::memory::{BaseType, Layout, Load};
 use super::money::{PhaseCost, PriceUsed};
 use super::parameters::Parameters;
 use super::parts::{self, MemoryPart};
+use super::trained::{Trained, Update};
 use super::work::{Class, Model, Op};
 use super::{Counts, Quantities, basis, phases, sum, time};
 use crate::arch::{Arch, Linear};
@@ -152,6 +153,7 @@ pub(crate) fn outline<'a>(
         method: &inputs.config.method,
         adapted: inputs.adapted,
         stored: layout.base.stored(),
+        update: update(inputs),
     };
     let volume = inputs.counts.volume();
     let training = model.training(&volume, inputs.counts.steps as f64, &parameters, memory.recompute);
@@ -206,6 +208,10 @@ pub fn predict(inputs: &Inputs<'_>) -> Prediction {
     }
 }
 
+fn update(inputs: &Inputs<'_>) -> Update {
+    Update::of(&inputs.config.method, &inputs.config.train)
+}
+
 fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
     let is_accelerator = inputs.machine.kind == machine::Kind::Accelerator;
     let bf16 = inputs.config.base.bf16.unwrap_or(inputs.machine.bf16_base || is_accelerator);
@@ -215,7 +221,8 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
             let others = if inputs.config.base.bf16 == Some(false) { 4 } else { 2 };
             BaseType::Nf4 { double_quant: *double_quant, others }
         }
-        (Method::Lora(_), _) if bf16 => BaseType::Bf16,
+        // Of a model that is trained whole nothing is frozen: this says what its products are rounded to.
+        (Method::Lora(_) | Method::Full, _) if bf16 => BaseType::Bf16,
         (Method::Lora(_) | Method::Full, _) => BaseType::F32,
     };
     let narrow = match base {
@@ -229,6 +236,7 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
         method: &inputs.config.method,
         adapted: inputs.adapted,
         parameters,
+        trained: Trained::count(inputs.arch, &inputs.config.method, inputs.adapted, update(inputs)),
         base,
         narrow,
         on_device: is_accelerator,

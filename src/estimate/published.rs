@@ -5,6 +5,7 @@ use super::csv;
 use super::error::Error;
 use super::machine::{Kind, Machine};
 use super::memory::{BaseType, Layout, Load};
+use super::trained::{Trained, Update};
 use super::work::{Model, Op, Stored, Volume};
 use super::{Counts, Parameters, sum, time, wide};
 use crate::arch::{Arch, Family, Layer, Linear, Proj, Rope, RopeScaling};
@@ -162,7 +163,7 @@ impl Published {
         let tokens = batch * sequence * calls;
         let volume = Volume { tokens, targets: tokens, squares: tokens * sequence, calls };
         let (arch, method, adapted) = (&self.arch, &self.method, self.adapted.as_slice());
-        let model = Model { arch, method, adapted, stored: self.stored() };
+        let model = Model { arch, method, adapted, stored: self.stored(), update: Update::ADAMW };
         let steps = if self.micro_batches > 100 { calls / 8.0 } else { 1.0 };
         model.training(&volume, steps, &Parameters::count(arch, method, adapted), self.recompute)
     }
@@ -200,6 +201,7 @@ impl Published {
             method: &self.method,
             adapted: &self.adapted,
             parameters: Parameters::count(&self.arch, &self.method, &self.adapted),
+            trained: Trained::count(&self.arch, &self.method, &self.adapted, Update::ADAMW),
             base,
             narrow: true,
             on_device: machine.kind == Kind::Accelerator,

@@ -23,7 +23,7 @@ fn kernels(class: Class) -> f64 {
         Class::Linear | Class::Attention => 2.0,
         Class::Head => 8.0,
         Class::Elementwise => 12.0,
-        Class::Optimizer => 1.0,
+        Class::Optimizer | Class::Adamw8bit | Class::Adafactor | Class::Lion | Class::Sgd => 1.0,
     }
 }
 
@@ -61,7 +61,7 @@ pub fn one(op: &Op, machine: &Machine, stored: Stored, hidden: f64) -> f64 {
     let adapter = if op.rank > 0.0 { ADAPTER_KERNELS } else { 0.0 };
     let launches = op.calls * (kernels(op.class) + adapter) * machine.launch_s;
     // An accelerator works while the host launches: the slower of the two sets the pace.
-    (glue * work / machine.rate(op, stored)).max(launches)
+    (glue * work / machine.rate(op, op.stored.unwrap_or(stored))).max(launches)
 }
 
 /// Seconds to read `file_bytes` of weights and widen them to `kept_bytes`, from the start of the process.

@@ -25,7 +25,8 @@ pub enum Trained<'a> {
     Nothing,
 }
 
-/// Builds the decoder; trained weights are kept in f32. `longest` bounds the positions.
+/// Builds the decoder; an adapter is kept in f32, all else as `frozen` says, trained or not. `longest` bounds the
+/// positions.
 ///
 /// # Errors
 /// A weight cannot be loaded.
@@ -87,7 +88,7 @@ impl Builder<'_> {
         let name = format!("{module}.{kind}");
         Ok(match self.trained {
             Trained::Whole => {
-                let value = self.loader.load(&name, DType::F32)?;
+                let value = self.loader.load(&name, self.frozen.vectors())?;
                 Some(self.params.add(name, value, 1.0))
             }
             Trained::Adapter(adapter) if adapter.trains_whole(module) => {

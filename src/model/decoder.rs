@@ -10,7 +10,7 @@ use crate::ops::dropout::Noise;
 use crate::ops::gpu::{self, Placed};
 use crate::ops::norm::Norm;
 use crate::ops::profile;
-use crate::ops::{Grads, Matrix, Weight, embedding, head, host, matmul};
+use crate::ops::{Grads, Matrix, ParamId, Weight, embedding, head, host, matmul};
 use candle_core::{DType, Tensor};
 
 /// A decoder, frozen or trained in part or whole.
@@ -63,6 +63,10 @@ pub struct PassResult {
     pub memory: Memory,
 }
 
+/// Takes gradients that are whole out of those so far: `(Σ of the batch's token losses, gradients, the one that is not
+/// whole yet)`.
+pub type Settle<'a> = dyn FnMut(f64, &mut Grads, Option<ParamId>) -> Result<()> + 'a;
+
 /// What a block leaves for the backward pass.
 enum Kept {
     Input(Tensor),
@@ -72,6 +76,18 @@ enum Kept {
 impl Decoder {
     /// Σ of the batch's token losses, with gradients added to `grads`. A batch without targets costs nothing.
     pub fn loss_and_backward(&self, batch: &Batch, how: Training, grads: &mut Grads) -> Result<PassResult> {
+        self.loss_and_descent(batch, how, grads, &mut |_, _, _| Ok(()))
+    }
+
+    /// The same, with `settle` called whenever gradients of the head or of a block are whole, while those of blocks
+    /// below are not made yet: what it takes out never stands beside them.
+    pub fn loss_and_descent(
+        &self,
+        batch: &Batch,
+        how: Training,
+        grads: &mut Grads,
+        settle: &mut Settle<'_>,
+    ) -> Result<PassResult> {
         if batch.targets.is_empty() {
             return Ok(PassResult::default());
         }
@@ -97,6 +113,9 @@ impl Decoder {
         let (sum, dx) = self.head_backward(&x, batch, how.scale, grads)?;
         drop((x, forward));
         let _backward = profile::pass(profile::Pass::Backward);
+        // A head that shares the embedding's weight is whole when the embedding's own part is added, at the end.
+        let open = self.embedding.param;
+        settle(sum, grads, open)?;
         let mut dx = Some(dx);
         let lowest = self.lowest_trained_block();
         for (i, (block, kept)) in self.blocks.iter().zip(kept).enumerate().skip(lowest).rev() {
@@ -116,10 +135,12 @@ impl Decoder {
             let wanted =
                 i > lowest || self.embedding.param.is_some() || block.attn_norm.weight.param.is_some();
             dx = block.backward(&saved, dy, pass, wanted, grads)?;
+            settle(sum, grads, open)?;
         }
         if let Some(dx) = dx {
             embedding::backward(&self.embedding, &batch.ids, &dx, grads)?;
         }
+        settle(sum, grads, None)?;
         Ok(PassResult { sum, memory })
     }
 

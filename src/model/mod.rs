@@ -14,6 +14,7 @@ pub mod generate;
 pub mod likeness;
 pub mod merge;
 pub mod params;
+pub mod tensors;
 pub mod weights;
 pub mod write;
 

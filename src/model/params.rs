@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ops::{Grads, ParamId, Weight};
 use candle_core::Tensor;
 
-/// A trained tensor: f32, updated in place, shared with the layer that uses it.
+/// A trained tensor: f32, or bf16 rounded at random, updated in place, shared with the layer that uses it.
 #[derive(Debug, Clone)]
 pub struct Param {
     /// Its name in the file that the run leaves: PEFT's for an adapter, Hugging Face's for a whole model.
@@ -53,6 +53,16 @@ impl Params {
     /// An empty set of gradients for these tensors.
     pub fn no_grads(&self) -> Grads {
         Grads::new(self.all.len())
+    }
+
+    /// A tensor by its number.
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.all[id.0]
+    }
+
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.all.iter().map(|p| (p.value.elem_count() * p.value.dtype().size_in_bytes()) as u64).sum()
     }
 
     /// Number of trained values.

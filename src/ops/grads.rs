@@ -49,6 +49,12 @@ impl Grads {
         self.0[id.0].as_ref()
     }
 
+    /// Takes all gradients stored so far but that of `kept`, in the order of their numbers.
+    pub fn take_but(&mut self, kept: Option<ParamId>) -> Vec<(ParamId, Tensor)> {
+        let all = self.0.iter_mut().enumerate().filter(|(i, _)| Some(ParamId(*i)) != kept);
+        all.filter_map(|(i, slot)| Some((ParamId(i), slot.take()?))).collect()
+    }
+
     /// Bytes of all gradients stored.
     pub fn bytes(&self) -> u64 {
         self.0.iter().flatten().map(|g| 4 * g.elem_count() as u64).sum()

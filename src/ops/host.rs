@@ -1,8 +1,9 @@
-//! Reads and edits the f32 values of contiguous CPU tensors, which candle's own interface only copies.
+//! Reads and edits the values of contiguous CPU tensors, which candle's own interface only copies.
 
 use crate::error::{Error, Kind, Result};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Shape, Storage, Tensor, WithDType};
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 /// The values of a tensor: borrowed through candle's lock guard, or a GPU's copied here.
@@ -53,22 +54,54 @@ pub fn read_as<T: WithDType>(tensor: &Tensor) -> Result<impl Deref<Target = [T]>
     }
 }
 
+/// A kind of values that an update changes in place.
+pub trait Element: WithDType {
+    /// The values where they are of this kind.
+    fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Element for f32 {
+    fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Element for half::bf16 {
+    fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::BF16(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Element for u8 {
+    fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::U8(values) = storage { Some(values) } else { None }
+    }
+}
+
 /// Lets `change` write the values of a contiguous f32 tensor in place; every clone of the tensor sees it. Those on a GPU
 /// go here and back.
 ///
 /// # Errors
 /// The tensor is of another kind: a fault of the program.
 pub fn edit<R>(tensor: &Tensor, change: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
-    struct Edit<F, R>(Cell<Option<F>>, Cell<Option<R>>);
+    edit_as(tensor, change)
+}
 
-    impl<F: FnOnce(&mut [f32]) -> R, R> InplaceOp1 for Edit<F, R> {
+/// The same for values of any kind.
+///
+/// # Errors
+/// The tensor is of another kind: a fault of the program.
+pub fn edit_as<T: Element, R>(tensor: &Tensor, change: impl FnOnce(&mut [T]) -> R) -> Result<R> {
+    struct Edit<F, R, T>(Cell<Option<F>>, Cell<Option<R>>, PhantomData<T>);
+
+    impl<T: Element, F: FnOnce(&mut [T]) -> R, R> InplaceOp1 for Edit<F, R, T> {
         fn name(&self) -> &'static str {
             "edit"
         }
 
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-            if let (CpuStorage::F32(values), Some((start, end)), Some(change)) =
-                (storage, layout.contiguous_offsets(), self.0.take())
+            if let (Some(values), Some((start, end)), Some(change)) =
+                (T::values_mut(storage), layout.contiguous_offsets(), self.0.take())
             {
                 self.1.set(Some(change(&mut values[start..end])));
             }
@@ -77,14 +110,25 @@ pub fn edit<R>(tensor: &Tensor, change: impl FnOnce(&mut [f32]) -> R) -> Result<
     }
 
     if tensor.device().is_cuda() {
-        let mut values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let mut values = tensor.flatten_all()?.to_vec1::<T>()?;
         let changed = change(&mut values);
         tensor.slice_set(&Tensor::from_vec(values, tensor.shape(), tensor.device())?, 0, 0)?;
         return Ok(changed);
     }
-    let edit = Edit(Cell::new(Some(change)), Cell::new(None));
+    let edit = Edit(Cell::new(Some(change)), Cell::new(None), PhantomData);
     tensor.inplace_op1(&edit)?;
     edit.1.take().ok_or_else(|| wrong_kind(tensor))
+}
+
+/// Whether a contiguous f32 or bf16 CPU tensor holds neither NaN nor an infinity.
+///
+/// # Errors
+/// The tensor is of another kind: a fault of the program.
+pub fn is_finite(tensor: &Tensor) -> Result<bool> {
+    if tensor.dtype() == candle_core::DType::BF16 {
+        return Ok(read_as::<half::bf16>(tensor)?.iter().all(|x| x.is_finite()));
+    }
+    Ok(read(tensor)?.iter().all(|x| x.is_finite()))
 }
 
 /// A CPU tensor that takes over `values`.
@@ -120,7 +164,7 @@ fn wrong_kind(tensor: &Tensor) -> Error {
     Error::new(
         Kind::Bug,
         format!(
-            "expected a contiguous f32 tensor on the CPU, got {:?} {:?} on {:?}",
+            "expected a contiguous tensor of another kind on the CPU, got {:?} {:?} on {:?}",
             tensor.dtype(),
             tensor.layout(),
             tensor.device().location()

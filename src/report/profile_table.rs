@@ -27,7 +27,12 @@ fn rates(machine: &Machine) -> Table {
         let of = |r: &&Rate| (r.class, r.way, r.stored) == key;
         let rates = || machine.rates.iter().filter(of).map(|r| r.per_s);
         let show = |v: f64| match key.0 {
-            Class::Elementwise | Class::Optimizer => format!("{}/s", words::bytes(v)),
+            Class::Elementwise
+            | Class::Optimizer
+            | Class::Adamw8bit
+            | Class::Adafactor
+            | Class::Lion
+            | Class::Sgd => format!("{}/s", words::bytes(v)),
             _ => words::flops_per_s(v),
         };
         table.row([

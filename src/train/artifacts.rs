@@ -28,17 +28,19 @@ pub fn description(plan: &Plan) -> Result<(&'static str, String)> {
     }
 }
 
-/// The base's own `config.json`, which now says f32; one made from the shapes where the base is a GGUF file.
+/// The base's own `config.json`, which now says what the weights are kept in; one made from the shapes where the base is
+/// a GGUF file.
 fn model_config(plan: &Plan) -> Result<String> {
+    let stored = if plan.config().train.bf16_weights { "bfloat16" } else { "float32" };
     let Some(path) = plan.ground.source.config_json()? else {
-        return Ok(config_json::render(&plan.ground.arch, "float32"));
+        return Ok(config_json::render(&plan.ground.arch, stored));
     };
     let text = fs::read_at_most(&path, 16 << 20)?;
     let mut config: serde_json::Value =
         serde_json::from_slice(&text).map_err(|e| Error::State(format!("{}: {e}", path.display())))?;
     for key in ["torch_dtype", "dtype"] {
         if !config[key].is_null() {
-            config[key] = "float32".into();
+            config[key] = stored.into();
         }
     }
     Ok(format!("{config:#}\n"))

@@ -79,9 +79,7 @@ pub enum Error {
     #[error("the trained weights give logits that are not finite; they are not saved")]
     Logits,
     /// The step at which loss or gradient stopped being finite.
-    #[error(
-        "step {step}: {what}, at learning rate {lr:e}, on samples {samples:?}; no weight was changed by it"
-    )]
+    #[error("step {step}: {what}, at learning rate {lr:e}, on samples {samples:?}; {after}")]
     Diverged {
         /// From 1.
         step: u64,
@@ -89,6 +87,8 @@ pub enum Error {
         what: String,
         /// Of that step.
         lr: f64,
+        /// What became of the weights.
+        after: &'static str,
         /// The step's samples by index, the first few.
         samples: Vec<u32>,
         /// The last checkpoint, where there is one.

@@ -1,52 +1,46 @@
-//! AdamW in f32 with its state in name order, and the check that nothing that is not finite ever reaches a weight.
+//! The optimizer of a run: a rule with its state for each trained tensor, in name order; and the check that nothing that
+//! is not finite ever reaches a weight.
 
 use super::Error;
 use crate::config::Train;
+use crate::data::rng::Rng;
 use crate::error::Result;
-use crate::model::Params;
-use crate::model::adapter::peft::write_safetensors;
-use crate::ops::{Grads, ParamId, host, optimizer};
+use crate::model::tensors::{self, read_into};
+use crate::model::{Param, Params};
+use crate::ops::optimizer::{self, Rule, Step};
+use crate::ops::{Grads, ParamId};
 use candle_core::Tensor;
 use std::io::{self, Write};
 
 /// The optimizer of a run.
-pub struct AdamW {
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
+pub struct Optimizer {
     weight_decay: f64,
     max_grad_norm: f64,
+    seed: u64,
     /// Updates done.
     steps: u64,
-    moments: Vec<Moments>,
+    slots: Vec<Slot>,
 }
 
-struct Moments {
+struct Slot {
     id: ParamId,
     name: String,
-    m: Tensor,
-    v: Tensor,
+    rule: Box<dyn Rule>,
 }
 
-impl AdamW {
-    /// Moments of zero for every trained tensor.
+impl Optimizer {
+    /// An empty state for every trained tensor.
     pub fn new(params: &Params, train: &Train) -> Result<Self> {
-        let moments = params.sorted().into_iter().map(|(id, param)| {
-            Ok(Moments {
-                id,
-                name: param.name.clone(),
-                m: param.value.zeros_like()?,
-                v: param.value.zeros_like()?,
-            })
+        let settings = optimizer::Settings::from(train);
+        let slots = params.sorted().into_iter().map(|(id, param)| {
+            Ok(Slot { id, name: param.name.clone(), rule: optimizer::rule(&settings, &param.value)? })
         });
         Ok(Self {
-            beta1: train.adam_beta1,
-            beta2: train.adam_beta2,
-            eps: train.adam_epsilon,
             weight_decay: train.weight_decay,
             max_grad_norm: train.max_grad_norm,
+            seed: train.seed,
             steps: 0,
-            moments: moments.collect::<Result<_>>()?,
+            slots: slots.collect::<Result<_>>()?,
         })
     }
 
@@ -56,68 +50,83 @@ impl AdamW {
     /// It is not finite (7): the first tensor in name order whose gradient is not.
     pub fn norm(&self, grads: &Grads) -> Result<f64, crate::error::Error> {
         let mut sum = 0.0;
-        for moments in &self.moments {
-            let Some(grad) = grads.get(moments.id) else { continue };
-            let squares = optimizer::sum_of_squares(grad)?;
-            if !squares.is_finite() {
-                return Err(Error::Gradient(moments.name.clone()).into());
+        for slot in &self.slots {
+            if let Some(grad) = grads.get(slot.id) {
+                sum += finite_squares(&slot.name, grad)?;
             }
-            sum += squares;
         }
         Ok(sum.sqrt())
     }
 
     /// One update at the rate `lr`, with gradients scaled down to `max_grad_norm` where `norm` is above it.
     pub fn apply(&mut self, params: &Params, grads: &Grads, norm: f64, lr: f64) -> Result<()> {
-        self.steps += 1;
+        self.begin();
         // torch's clip_grad_norm_ divides by the norm plus 1e-6.
         let clip = if self.max_grad_norm > 0.0 { (self.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        let t = i32::try_from(self.steps).unwrap_or(i32::MAX);
-        for (moments, (id, param)) in self.moments.iter().zip(params.sorted()) {
-            let Some(grad) = grads.get(id) else { continue };
-            let decay = if param.decay { self.weight_decay } else { 0.0 };
-            #[allow(clippy::cast_possible_truncation)] // The update runs in f32.
-            let how = optimizer::AdamW {
-                lr: (lr * param.lr_ratio) as f32,
-                beta1: self.beta1,
-                beta2: self.beta2,
-                eps: self.eps as f32,
-                weight_decay: decay as f32,
-                correction1: (1.0 - self.beta1.powi(t)) as f32,
-                correction2_sqrt: (1.0 - self.beta2.powi(t)).sqrt() as f32,
-                grad_scale: clip as f32,
-            };
-            optimizer::adamw(&param.value, &moments.m, &moments.v, grad, &how)?;
+        for i in 0..self.slots.len() {
+            let id = self.slots[i].id;
+            if let Some(grad) = grads.get(id) {
+                self.update(i, params.get(id), grad, clip, lr)?;
+            }
         }
         Ok(())
     }
 
-    /// Bytes of the moments.
-    pub fn bytes(&self) -> u64 {
-        self.moments.iter().map(|m| 8 * m.m.elem_count() as u64).sum()
+    /// Begins an update whose tensors come one by one, each as soon as its gradient is whole.
+    pub fn begin(&mut self) {
+        self.steps += 1;
     }
 
-    /// Writes the moments as safetensors, `m.NAME` and `v.NAME` in name order.
+    /// Updates one tensor at the rate `lr` with its unscaled gradient; Σ g².
+    ///
+    /// # Errors
+    /// The gradient is not finite (7): this tensor keeps its value, and those before it have theirs.
+    pub fn update_one(&mut self, params: &Params, id: ParamId, grad: &Tensor, lr: f64) -> Result<f64> {
+        let Some(i) = self.slots.iter().position(|slot| slot.id == id) else { return Ok(0.0) };
+        let squares = finite_squares(&self.slots[i].name, grad)?;
+        self.update(i, params.get(id), grad, 1.0, lr)?;
+        Ok(squares)
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // The update runs in f32.
+    fn update(&mut self, i: usize, param: &Param, grad: &Tensor, clip: f64, lr: f64) -> Result<()> {
+        let slot = &mut self.slots[i];
+        let step = Step {
+            count: i32::try_from(self.steps).unwrap_or(i32::MAX),
+            lr: (lr * param.lr_ratio) as f32,
+            weight_decay: if param.decay { self.weight_decay as f32 } else { 0.0 },
+            grad_scale: clip as f32,
+            rounding: Rng::new(self.seed, &slot.name, self.steps, 0).at(0),
+        };
+        slot.rule.update(&param.value, grad, &step)
+    }
+
+    /// Bytes of the state.
+    pub fn bytes(&self) -> u64 {
+        let bytes = |t: &Tensor| (t.elem_count() * t.dtype().size_in_bytes()) as u64;
+        self.slots.iter().flat_map(|slot| slot.rule.state()).map(|(_, t)| bytes(t)).sum()
+    }
+
+    /// Writes the state as safetensors, `KIND.NAME` in name order.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        let names: Vec<(String, &Tensor)> = [("m", false), ("v", true)]
-            .into_iter()
-            .flat_map(|(kind, second)| {
-                let moments = self.moments.iter();
-                moments.map(move |p| (format!("{kind}.{}", p.name), if second { &p.v } else { &p.m }))
-            })
-            .collect();
-        write_safetensors(names.iter().map(|(name, t)| (name.as_str(), *t)), out)
+        let all = self
+            .slots
+            .iter()
+            .flat_map(|slot| slot.rule.state().into_iter().map(move |(kind, t)| (kind, slot, t)));
+        let named: Vec<(String, &Tensor)> =
+            all.map(|(kind, slot, t)| (format!("{kind}.{}", slot.name), t)).collect();
+        tensors::write(named.iter().map(|(name, t)| (name.as_str(), *t)), out)
     }
 
     /// Takes over the state that [`Self::write`] wrote after `steps` updates.
     ///
     /// # Errors
-    /// A tensor is missing or of another shape (4).
+    /// A tensor is missing or of another shape or type (4).
     pub fn restore(&mut self, bytes: &[u8], steps: u64) -> Result<()> {
         let file = safetensors::SafeTensors::deserialize(bytes).map_err(|e| Error::State(e.to_string()))?;
-        for moments in &self.moments {
-            for (kind, to) in [("m", &moments.m), ("v", &moments.v)] {
-                fill(to, &file, &format!("{kind}.{}", moments.name))?;
+        for slot in &self.slots {
+            for (kind, to) in slot.rule.state() {
+                read_into(to, &file, &format!("{kind}.{}", slot.name)).map_err(Error::State)?;
             }
         }
         self.steps = steps;
@@ -125,20 +134,8 @@ impl AdamW {
     }
 }
 
-/// Copies the f32 tensor `name` of a file into `to`.
-///
-/// # Errors
-/// It is missing, or of another shape or type (4).
-fn fill(to: &Tensor, file: &safetensors::SafeTensors<'_>, name: &str) -> Result<()> {
-    let view = file.tensor(name).map_err(|_| Error::State(format!("`{name}` is missing")))?;
-    if view.shape() != to.dims() || view.dtype() != safetensors::Dtype::F32 {
-        let found =
-            format!("`{name}` is {:?} {:?}, expected F32 {:?}", view.dtype(), view.shape(), to.dims());
-        return Err(Error::State(found).into());
-    }
-    host::edit(to, |to| {
-        for (x, bytes) in to.iter_mut().zip(view.data().chunks_exact(4)) {
-            *x = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        }
-    })
+/// Σ g².
+fn finite_squares(name: &str, grad: &Tensor) -> Result<f64> {
+    let squares = optimizer::sum_of_squares(grad)?;
+    if squares.is_finite() { Ok(squares) } else { Err(Error::Gradient(name.to_owned()).into()) }
 }

@@ -376,6 +376,9 @@ impl Draft {
             notes,
         };
         plan.notes.extend(plan.inexact());
+        if plan.config().train.optimizer_in_backward {
+            plan.notes.push(IN_BACKWARD.into());
+        }
         Ok(plan)
     }
 }
@@ -446,6 +449,10 @@ pub(super) fn settings_hash(resolved: &Resolved) -> String {
     let lines = settings.map(|(key, value)| format!("{key} = {value}\n"));
     fs::sha256_bytes(lines.collect::<Vec<_>>().concat().as_bytes())
 }
+
+/// What a run gives up for the memory of its gradients.
+const IN_BACKWARD: &str = "optimizer_in_backward: a tensor is updated as soon as its gradient is whole; one that is not \
+                           finite stops the run when others of its step were updated already, and none of them is saved";
 
 /// Settings that place, watch or keep a run and do not decide what comes out.
 const BESIDE_THE_RESULT: [&str; 12] = [

@@ -6,6 +6,7 @@ use super::metrics::{EvalRecord, StepRecord};
 use super::plan::Plan;
 use super::progress::{Progress, Projection};
 use super::session::Session;
+use super::step::Descent;
 use super::stop::{Signal, Stop};
 use super::{Error, artifacts, step};
 use crate::data::packing::Step;
@@ -143,20 +144,28 @@ impl<'a> Course<'a> {
     }
 
     fn update(&mut self, k: u64, step: &Step, lr: f64) -> Result<(f64, f64)> {
-        let session = &mut *self.session;
-        let seed = self.plan.config().train.seed;
+        let train = &self.plan.config().train;
+        let (seed, in_backward) = (train.seed, train.optimizer_in_backward);
         let recompute = self.plan.prediction.recompute;
-        let outcome =
-            step::accumulate(&session.decoder, &session.params, step, k, seed, recompute).and_then(|done| {
-                let _span = profile::update();
-                session.optimizer.norm(&done.grads).map(|norm| (done, norm))
-            });
-        let (done, norm) = outcome.map_err(|error| match error.kind {
+        let session = &mut *self.session;
+        let (decoder, params, optimizer) = (&session.decoder, &session.params, &mut session.optimizer);
+        let outcome = if in_backward {
+            step::descend(decoder, params, optimizer, step, Descent { k, seed, recompute, lr })
+        } else {
+            step::accumulate(decoder, params, step, k, seed, recompute)
+                .and_then(|done| done.apply(params, optimizer, lr))
+        };
+        let done = outcome.map_err(|error| match error.kind {
             Kind::Diverged => Error::Diverged {
                 step: k + 1,
                 what: error.problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; "),
                 lr,
                 samples: step.samples.iter().copied().take(8).collect(),
+                after: if in_backward {
+                    "nothing of this step is saved"
+                } else {
+                    "no weight was changed by it"
+                },
                 last: session.last_checkpoint.clone(),
             }
             .into(),
@@ -164,10 +173,8 @@ impl<'a> Course<'a> {
         })?;
         session.held.activations.resize(done.memory.activations);
         session.held.logits.resize(done.memory.logits);
-        session.held.gradients.resize(done.grads.bytes());
-        let _span = profile::update();
-        session.optimizer.apply(&session.params, &done.grads, norm, lr)?;
-        Ok((done.loss, norm))
+        session.held.gradients.resize(done.gradients);
+        Ok((done.loss, done.norm))
     }
 
     /// Evaluates after `step` steps; `true` when it is the best so far.

@@ -7,7 +7,7 @@ use super::checkpoint::{Checkpoints, Manifest, SCHEMA};
 use super::entered::Entered;
 use super::folder::{self, Holds};
 use super::metrics::{self, EvalRecord, StepRecord};
-use super::optimizer::AdamW;
+use super::optimizer::Optimizer;
 use super::plan::{Options, Plan};
 use super::schedule::Schedule;
 use crate::arch::source::Source;
@@ -36,7 +36,7 @@ pub struct Session {
     /// Its trained tensors.
     pub params: Params,
     /// Their optimizer.
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
     /// Learning rates.
     pub schedule: Schedule,
     /// Of the ledger; a resumed run keeps its first.
@@ -94,7 +94,7 @@ impl Session {
         let Parts { lock, checkpoints, metrics, evals, estimate, decoder, params, optimizer } = parts;
         let held = Held {
             _base: Tagged::new(Part::BaseWeights, decoder.frozen_bytes()),
-            _trained: Tagged::new(Part::Adapter, 4 * params.count()),
+            _trained: Tagged::new(Part::Adapter, params.bytes()),
             _moments: Tagged::new(Part::Moments, optimizer.bytes()),
             _data: Tagged::new(Part::Data, plan.data_bytes()),
             _runtime: Tagged::new(Part::Runtime, plan.start_bytes.unwrap_or(0)),
@@ -153,7 +153,7 @@ impl Session {
     /// The first trained tensor in name order that holds a value that is not finite.
     pub fn not_finite(&self) -> Result<Option<String>> {
         for (_, param) in self.params.sorted() {
-            if host::read(&param.value)?.iter().any(|value| !value.is_finite()) {
+            if !host::is_finite(&param.value)? {
                 return Ok(Some(param.name.clone()));
             }
         }
@@ -253,7 +253,7 @@ struct Parts {
     estimate: Estimate,
     decoder: Decoder,
     params: Params,
-    optimizer: AdamW,
+    optimizer: Optimizer,
 }
 
 impl Parts {
@@ -275,7 +275,7 @@ impl Parts {
         let estimate = Estimate::keep(plan, resuming)?;
         entered.prepared(plan, &estimate, meter);
         let (decoder, params) = load(plan, &mut entered.warnings)?;
-        let optimizer = AdamW::new(&params, &plan.config().train)?;
+        let optimizer = Optimizer::new(&params, &plan.config().train)?;
         let kept = plan.resume.as_ref().map(|(_, manifest)| manifest.step);
         Ok(Self {
             metrics: records::<StepRecord>(&plan.out.join("metrics.jsonl"), kept)?,
@@ -295,16 +295,19 @@ pub fn build_name() -> String {
     format!("{} {}", env!("CARGO_PKG_VERSION"), fttrain_kernels::cpu::path().name())
 }
 
-/// How this base is kept on a machine that prefers bf16, or does not. Beside four bits, what is not quantised stays in
-/// 16 unless f32 is asked for; a GGUF file is quantised already.
+/// How this base is kept on a machine that prefers bf16, or does not; in full fine-tuning, how it is trained. Beside
+/// four bits, what is not quantised stays in 16 unless f32 is asked for; a GGUF file is quantised already.
 pub fn frozen(config: &Config, source: &Source, prefers_bf16: bool) -> Frozen {
     let narrow = |bf16| if bf16 { DType::BF16 } else { DType::F32 };
+    let precision = |bf16| if bf16 { Precision::Bf16 } else { Precision::F32 };
     match config.method {
-        Method::Full => Frozen::Dense(DType::F32),
+        Method::Full => Frozen::Trained {
+            dtype: narrow(config.train.bf16_weights),
+            precision: precision(config.base.bf16.unwrap_or(prefers_bf16)),
+        },
         Method::Lora(_) => Frozen::Dense(narrow(config.base.bf16.unwrap_or(prefers_bf16))),
         Method::Qlora { .. } if source.is_gguf() => {
-            let bf16 = config.base.bf16.unwrap_or(prefers_bf16);
-            Frozen::AsStored { precision: if bf16 { Precision::Bf16 } else { Precision::F32 } }
+            Frozen::AsStored { precision: precision(config.base.bf16.unwrap_or(prefers_bf16)) }
         }
         Method::Qlora { double_quant, .. } => {
             Frozen::Nf4 { double_quant, others: narrow(config.base.bf16.unwrap_or(true)) }

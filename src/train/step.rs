@@ -1,12 +1,14 @@
 //! One optimizer step's gradients: `Σ token losses / Σ counted tokens` over all its micro-batches, whatever they are.
 
 use super::Error;
+use super::optimizer::Optimizer;
+use crate::data::Batch;
 use crate::data::packing::Step;
 use crate::error::Result;
 use crate::model::decoder::{Memory, Training};
 use crate::model::{Decoder, Params};
-use crate::ops::Grads;
 use crate::ops::dropout::Noise;
+use crate::ops::{Grads, profile};
 
 /// What the passes of one step left.
 pub struct Accumulated {
@@ -16,6 +18,88 @@ pub struct Accumulated {
     pub loss: f64,
     /// Tensors that stood at the passes' peak.
     pub memory: Memory,
+}
+
+/// What a step left when its update was done.
+pub struct Descended {
+    /// Σ token losses / Σ counted tokens; 0 where nothing is counted.
+    pub loss: f64,
+    /// The norm of all gradients together.
+    pub norm: f64,
+    /// Tensors that stood at the pass's peak.
+    pub memory: Memory,
+    /// Bytes of the gradients that stood at once.
+    pub gradients: u64,
+}
+
+impl Accumulated {
+    /// Judges the gradients, then updates every tensor at the rate `lr`.
+    ///
+    /// # Errors
+    /// A gradient is not finite (7), and no tensor was updated.
+    pub fn apply(self, params: &Params, optimizer: &mut Optimizer, lr: f64) -> Result<Descended> {
+        let _span = profile::update();
+        let norm = optimizer.norm(&self.grads)?;
+        optimizer.apply(params, &self.grads, norm, lr)?;
+        Ok(Descended { loss: self.loss, norm, memory: self.memory, gradients: self.grads.bytes() })
+    }
+}
+
+/// How a step's tensors are updated while its backward pass runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Descent {
+    /// The step, from 0.
+    pub k: u64,
+    /// Of dropout.
+    pub seed: u64,
+    /// Blocks keep their input alone.
+    pub recompute: bool,
+    /// Learning rate.
+    pub lr: f64,
+}
+
+/// Runs the one micro-batch of a step forward and backward, and updates each tensor as soon as its gradient is whole.
+///
+/// # Errors
+/// The loss is not finite (7), and no tensor was updated; or a gradient is not (7), and those before it were.
+pub fn descend(
+    decoder: &Decoder,
+    params: &Params,
+    optimizer: &mut Optimizer,
+    step: &Step,
+    how: Descent,
+) -> Result<Descended> {
+    let counted: usize = step.batches.iter().map(|b| b.targets.len()).sum();
+    let mut grads = params.no_grads();
+    let (mut sum, mut squares, mut most) = (0.0, 0.0, 0);
+    let mut memory = Memory::default();
+    optimizer.begin();
+    for batch in &step.batches {
+        let passes = training(batch, counted, how.k, how.seed, how.recompute);
+        let pass = decoder.loss_and_descent(batch, passes, &mut grads, &mut |loss, grads, open| {
+            if !loss.is_finite() {
+                return Err(Error::Loss(loss / counted.max(1) as f64).into());
+            }
+            let _span = profile::update();
+            most = most.max(grads.bytes());
+            for (id, grad) in grads.take_but(open) {
+                squares += optimizer.update_one(params, id, &grad, how.lr)?;
+            }
+            Ok(())
+        })?;
+        sum += pass.sum;
+        memory = memory.max(pass.memory);
+    }
+    Ok(Descended { loss: sum / counted.max(1) as f64, norm: squares.sqrt(), memory, gradients: most })
+}
+
+fn training(batch: &Batch, counted: usize, k: u64, seed: u64, recompute: bool) -> Training {
+    Training {
+        #[allow(clippy::cast_possible_truncation)] // The scale is applied in f32.
+        scale: (1.0 / counted.max(1) as f64) as f32,
+        recompute,
+        noise: Noise { seed, step: k, first_token: batch.first_token },
+    }
 }
 
 /// Runs the micro-batches of step `k` forward and backward.
@@ -35,12 +119,7 @@ pub fn accumulate(
     let mut memory = Memory::default();
     let mut sum = 0.0;
     for batch in &step.batches {
-        #[allow(clippy::cast_possible_truncation)] // The scale is applied in f32.
-        let how = Training {
-            scale: (1.0 / counted.max(1) as f64) as f32,
-            recompute,
-            noise: Noise { seed, step: k, first_token: batch.first_token },
-        };
+        let how = training(batch, counted, k, seed, recompute);
         let pass = decoder.loss_and_backward(batch, how, &mut grads)?;
         sum += pass.sum;
         memory = memory.max(pass.memory);

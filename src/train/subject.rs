@@ -71,9 +71,10 @@ impl Subject {
         Loader::open(&self.source.weights()?, &self.arch, self.seed, self.source.name())
     }
 
-    /// How a run keeps the base; f32 without one.
+    /// As a run on this machine keeps the base: in bf16 where the CPU multiplies in it, unless the run's config says
+    /// otherwise; without a run, in f32.
     pub fn frozen(&self) -> Frozen {
-        let of = |run| session::frozen(run, &self.source, false);
+        let of = |run| session::frozen(run, &self.source, fttrain_kernels::cpu::path().has_bf16());
         self.run.as_ref().map_or(Frozen::Dense(DType::F32), of)
     }
 

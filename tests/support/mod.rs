@@ -13,7 +13,7 @@ use fttrain::model::build::{self, Trained};
 use fttrain::model::weights::Loader;
 use fttrain::model::{Decoder, Params};
 use fttrain::ops::{device, host};
-use fttrain::train::optimizer::AdamW;
+use fttrain::train::optimizer::Optimizer;
 use fttrain::train::schedule::Schedule;
 use fttrain::train::session;
 use fttrain::train::step::accumulate;
@@ -169,7 +169,7 @@ impl Made {
     /// Trains on `rows` for at most `steps` steps of the config.
     pub(crate) fn train(&self, rows: &[Sample], steps: u64, recompute: bool) -> Trace {
         let mut epochs = Epochs::new(rows.to_vec(), Order::from(&self.config));
-        let mut optimizer = AdamW::new(&self.params, &self.config.train).unwrap();
+        let mut optimizer = Optimizer::new(&self.params, &self.config.train).unwrap();
         let schedule = Schedule::new(&self.config.train, epochs.total_steps());
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
         for k in 0..steps.min(epochs.total_steps()) {

@@ -4,14 +4,15 @@
 
 use std::sync::OnceLock;
 
-mod adamw;
 mod add;
 pub mod attention;
+pub mod codebook;
 mod cross_entropy;
 pub mod eigen;
 mod gate;
 mod math;
 mod norm;
+pub mod optimizer;
 mod product;
 mod quantised;
 mod rope;
@@ -21,17 +22,16 @@ mod widen;
 
 pub mod peak;
 
-pub use adamw::{AdamW, adamw, sum_of_squares};
 pub use add::add;
+pub use codebook::dynamic_map;
 pub use cross_entropy::cross_entropy_rows;
 pub use gate::{gate_backward, gate_backward_bf16, gate_forward, gate_forward_bf16};
 pub use norm::{norm_backward, norm_forward};
+pub use optimizer::sum_of_squares;
 pub use product::{
     NoMemory, Operand, Out, Packed, Precision, Product, Source, Start, Term, product_new, products,
 };
-pub use quantised::{
-    DynamicCode, Ggml, GgmlKind, NF4_VALUES, Nf4, Nf4Parts, Nf4Scales, Quantised, dynamic_map,
-};
+pub use quantised::{DynamicCode, Ggml, GgmlKind, NF4_VALUES, Nf4, Nf4Parts, Nf4Scales, Quantised};
 pub use rope::rope;
 pub use widen::{narrowed, widened};
 

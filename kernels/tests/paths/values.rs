@@ -1,9 +1,9 @@
 //! Kernels over single values: gate, optimizer, sums, conversions.
 
 use super::{close, on_the_path, random, wide};
+use fttrain_kernels::cpu::optimizer::{AdamW, Values, adamw};
 use fttrain_kernels::cpu::{
-    AdamW, adamw, gate_backward, gate_backward_bf16, gate_forward, gate_forward_bf16, narrowed,
-    sum_of_squares, widened,
+    gate_backward, gate_backward_bf16, gate_forward, gate_forward_bf16, narrowed, sum_of_squares, widened,
 };
 use half::bf16;
 
@@ -62,7 +62,7 @@ fn updates_equal_plain_loops() {
             grad_scale: 0.5,
         };
         let (mut p, mut m, mut v) = (start.clone(), m0.clone(), v0.clone());
-        adamw(&mut p, &mut m, &mut v, &grad, &how);
+        adamw(Values::F32(&mut p), &mut m, &mut v, &grad, &how);
         let (lr, c1, c2) = (f64::from(how.lr), f64::from(how.correction1), f64::from(how.correction2_sqrt));
         let mut exact = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..n {

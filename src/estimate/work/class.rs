@@ -1,5 +1,6 @@
 //! Kinds of ops: by the rate that they run at, by what they are done for, by how the weights that they read are kept.
 
+use crate::config::Optimizer;
 use serde::{Deserialize, Serialize};
 
 /// Ops that run at one kind of rate.
@@ -14,8 +15,16 @@ pub enum Class {
     Head,
     /// Norms, rope, gate, residuals: bound by memory.
     Elementwise,
-    /// Clipping and the update: bound by memory.
+    /// Clipping and the update of `AdamW` in f32: bound by memory.
     Optimizer,
+    /// The same with moments in 8 bits.
+    Adamw8bit,
+    /// Of Adafactor.
+    Adafactor,
+    /// Of Lion.
+    Lion,
+    /// Of gradient descent.
+    Sgd,
 }
 
 /// What an op is done for.
@@ -50,7 +59,7 @@ impl Class {
             Self::Attention => "attention",
             Self::Head => "head",
             Self::Elementwise => "elementwise",
-            Self::Optimizer => "optimizer",
+            Self::Optimizer | Self::Adamw8bit | Self::Adafactor | Self::Lion | Self::Sgd => "optimizer",
         }
     }
 }
@@ -63,8 +72,31 @@ impl Class {
             Self::Attention => "attention",
             Self::Head => "head and loss",
             Self::Elementwise => "element-wise work",
-            Self::Optimizer => "the optimizer",
+            Self::Optimizer | Self::Adamw8bit | Self::Adafactor | Self::Lion | Self::Sgd => "the optimizer",
         }
+    }
+
+    /// An optimizer's updates.
+    pub fn of(optimizer: Optimizer) -> Self {
+        match optimizer {
+            Optimizer::Adamw => Self::Optimizer,
+            Optimizer::Adamw8bit => Self::Adamw8bit,
+            Optimizer::Adafactor => Self::Adafactor,
+            Optimizer::Lion => Self::Lion,
+            Optimizer::Sgd => Self::Sgd,
+        }
+    }
+
+    /// Whose updates these are; `None` of what is no update.
+    pub fn optimizer(self) -> Option<Optimizer> {
+        Some(match self {
+            Self::Optimizer => Optimizer::Adamw,
+            Self::Adamw8bit => Optimizer::Adamw8bit,
+            Self::Adafactor => Optimizer::Adafactor,
+            Self::Lion => Optimizer::Lion,
+            Self::Sgd => Optimizer::Sgd,
+            Self::Linear | Self::Attention | Self::Head | Self::Elementwise => return None,
+        })
     }
 }
 

@@ -13,6 +13,7 @@ pub use op::Op;
 pub use site::{Pass, Site};
 
 use super::parameters::{self, Parameters};
+use super::trained::Update;
 use crate::arch::{Arch, Linear, Proj};
 use crate::config::Method;
 
@@ -38,8 +39,10 @@ pub struct Model<'a> {
     pub method: &'a Method,
     /// Linears with an adapter.
     pub adapted: &'a [Linear],
-    /// How the frozen base is kept.
+    /// How the frozen base is kept; in full fine-tuning, what products are rounded to.
     pub stored: Stored,
+    /// How what is trained is updated.
+    pub update: Update,
 }
 
 fn f(n: usize) -> f64 {
@@ -139,7 +142,10 @@ impl Model<'_> {
             (true, false) => Way::Backward,
             (true, true) => Way::Trained,
         };
-        Op::head(way, (m, f(self.arch.vocab_size), f(self.arch.hidden_size)), v.targets, v.calls)
+        // Trained beside an adapter, it is kept in f32 whatever the base is.
+        let stored = (way == Way::Trained && *self.method != Method::Full).then_some(Stored::F32);
+        let shape = (m, f(self.arch.vocab_size), f(self.arch.hidden_size));
+        Op { stored, ..Op::head(way, shape, v.targets, v.calls) }
     }
 
     /// Values of a mean trained tensor.
@@ -166,7 +172,7 @@ impl Model<'_> {
     pub fn training(&self, v: &Volume, steps: f64, counted: &Parameters, recompute: bool) -> Vec<Op> {
         let mut ops = self.blocks_training(v, recompute);
         ops.push(self.head(v, true));
-        ops.push(Op::optimizer(counted.trainable as f64, self.mean_trained(counted), steps));
+        ops.push(Op::optimizer(self.update, counted.trainable as f64, self.mean_trained(counted), steps));
         ops
     }
 
@@ -197,7 +203,7 @@ mod tests {
     fn training(method: &Method, adapted: &[Linear], v: &Volume, recompute: bool) -> Vec<Op> {
         let arch = smollm2();
         let counted = Parameters::count(&arch, method, adapted);
-        let model = Model { arch: &arch, method, adapted, stored: Stored::F32 };
+        let model = Model { arch: &arch, method, adapted, stored: Stored::F32, update: Update::ADAMW };
         model.training(v, 1.0, &counted, recompute)
     }
 

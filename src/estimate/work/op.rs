@@ -1,6 +1,7 @@
 //! One op: its shape, and the FLOPs and bytes of all its calls.
 
-use super::{Class, Pass, Site, Way, f};
+use super::super::trained::Update;
+use super::{Class, Pass, Site, Stored, Way, f};
 use crate::arch::Arch;
 
 /// All calls of one op over a phase, with the shape of one call.
@@ -30,6 +31,8 @@ pub struct Op {
     pub bytes: f64,
     /// Calls.
     pub calls: f64,
+    /// How the values that it reads are kept, where not as the frozen base.
+    pub stored: Option<Stored>,
 }
 
 const F32: f64 = 4.0;
@@ -38,8 +41,6 @@ const F32: f64 = 4.0;
 const ATTENTION_BACKWARD: f64 = 2.5;
 /// Element-wise traffic backward against forward: each op reads its saved input beside the gradient.
 const ELEMENTWISE_BACKWARD: f64 = 2.0;
-/// Passes over a trainable tensor at a step: norm 1, update reads p, g, m, v and writes p, m, v, gradient zeroed 1.
-const OPTIMIZER_PASSES: f64 = 9.0;
 
 impl Op {
     /// An op that does nothing yet.
@@ -50,7 +51,9 @@ impl Op {
             // The head makes its gradient on the way forward.
             Class::Head => (Site::Head, Pass::Forward),
             Class::Elementwise => (Site::Norm, Pass::Backward),
-            Class::Optimizer => (Site::Update, Pass::Update),
+            Class::Optimizer | Class::Adamw8bit | Class::Adafactor | Class::Lion | Class::Sgd => {
+                (Site::Update, Pass::Update)
+            }
         };
         Self {
             class,
@@ -65,6 +68,7 @@ impl Op {
             adapter_flops: 0.0,
             bytes: 0.0,
             calls: 0.0,
+            stored: None,
         }
     }
 
@@ -108,10 +112,11 @@ impl Op {
     }
 
     /// `updates` updates of `values` trained values that lie in tensors of `each`.
-    pub fn optimizer(values: f64, each: f64, updates: f64) -> Self {
-        let bytes = OPTIMIZER_PASSES * F32 * values * updates;
+    pub fn optimizer(update: Update, values: f64, each: f64, updates: f64) -> Self {
+        let bytes = update.bytes_per_value() * values * updates;
         let calls = values / each.max(1.0) * updates;
-        Self { n: each, bytes, calls, ..Self::nothing(Class::Optimizer, Way::Backward) }
+        let stored = Some(if update.is_narrow { Stored::Bf16 } else { Stored::F32 });
+        Self { n: each, bytes, calls, stored, ..Self::nothing(Class::of(update.optimizer), Way::Backward) }
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Adapter, Error};
 use crate::arch::safetensors::Shard;
 use crate::config;
 use crate::error::Result;
-use crate::model::{Param, Params};
+use crate::model::{Param, Params, tensors};
 use crate::ops::host;
 use candle_core::Tensor;
 use safetensors::{Dtype, SafeTensors};
@@ -316,7 +316,7 @@ pub fn write_tensors(params: &Params, out: &mut dyn Write) -> io::Result<()> {
         .map(|(_, p)| Ok((p.name.clone(), stored(p)?)))
         .collect::<Result<Vec<_>>>()
         .map_err(|e| io::Error::other(e.to_string()))?;
-    write_safetensors(stored.iter().map(|(name, value)| (name.as_str(), value)), out)
+    tensors::write(stored.iter().map(|(name, value)| (name.as_str(), value)), out)
 }
 
 /// A trained tensor as its file holds it: behind what `PiSSA` made of A and B stands what it began with, B negative,
@@ -369,50 +369,20 @@ fn missing(param: &Param) -> String {
 
 fn fill(param: &Param, kind: &str, shape: &[usize], data: &[u8]) -> Result<(), String> {
     let name = &param.name;
+    if param.lent.is_none() {
+        return tensors::put(&param.value, name, kind, shape, data);
+    }
     let expected = stored(param).map_err(|e| e.to_string())?;
     if shape != expected.dims() || kind != "F32" {
         return Err(format!("`{name}` is {kind} {shape:?}, expected F32 {:?}", expected.dims()));
     }
     let values = floats(Dtype::F32, data).unwrap_or_default();
     let width = expected.dims().last().copied().unwrap_or(1).max(1);
-    let own = if param.lent.is_some() && is_b(param) { width / 2 } else { width };
+    let own = if is_b(param) { width / 2 } else { width };
     let filled = host::edit(&param.value, |to| {
         for (to, from) in to.chunks_exact_mut(own).zip(values.chunks_exact(width)) {
             to.copy_from_slice(&from[..own]);
         }
     });
     filled.map_err(|e| e.to_string())
-}
-
-/// Writes f32 tensors as safetensors, in the order given.
-pub fn write_safetensors<'a>(
-    tensors: impl Iterator<Item = (&'a str, &'a Tensor)>,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let tensors: Vec<_> = tensors.collect();
-    let mut header = serde_json::Map::new();
-    header.insert("__metadata__".into(), json!({"format": "pt"}));
-    let mut at = 0usize;
-    for (name, value) in &tensors {
-        let end = at + value.elem_count() * 4;
-        header.insert(
-            (*name).into(),
-            json!({"dtype": "F32", "shape": value.dims(), "data_offsets": [at, end]}),
-        );
-        at = end;
-    }
-    let mut text = serde_json::to_vec(&header)?;
-    text.resize(text.len().next_multiple_of(8), b' ');
-    out.write_all(&(text.len() as u64).to_le_bytes())?;
-    out.write_all(&text)?;
-    let mut buffer = Vec::with_capacity(1 << 16);
-    for (_, value) in &tensors {
-        let values = host::read(value).map_err(|e| io::Error::other(e.to_string()))?;
-        for part in values.chunks(1 << 14) {
-            buffer.clear();
-            buffer.extend(part.iter().flat_map(|x| x.to_le_bytes()));
-            out.write_all(&buffer)?;
-        }
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::device::Gpu;
 use candle_core::{DType, Tensor};
-use fttrain_kernels::cpu::AdamW;
+use fttrain_kernels::cpu::optimizer::AdamW;
 use fttrain_kernels::cuda::adamw as kernel;
 
 /// Σ g²; waits for the GPU.

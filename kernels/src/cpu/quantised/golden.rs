@@ -1,7 +1,8 @@
 //! The formats against their makers: `tests/golden/quantised.py` wrote the numbers, by bitsandbytes and `gguf`.
 
+use super::super::codebook::dynamic_map;
 use super::nf4::{Scales, mean};
-use super::{Ggml, GgmlKind, Nf4, Quantised, dynamic_map};
+use super::{Ggml, GgmlKind, Nf4, Quantised};
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};

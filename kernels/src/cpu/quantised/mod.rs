@@ -6,7 +6,7 @@ mod ggml;
 mod golden;
 mod nf4;
 
-pub use dynamic::{DynamicCode, dynamic_map};
+pub use dynamic::DynamicCode;
 pub use ggml::{Ggml, GgmlKind};
 pub use nf4::{Nf4, PartScales as Nf4Scales, Parts as Nf4Parts, VALUES as NF4_VALUES};
 

@@ -1,10 +1,9 @@
-//! AdamW (Loshchilov & Hutter, 2019) as torch computes it, and the sum that clipping needs.
+//! AdamW (Loshchilov & Hutter, 2019) as torch computes it.
 
-use super::dispatch;
-use super::math::fma;
+use super::super::dispatch;
+use super::super::math::fma;
+use super::{CHUNK, Values};
 use rayon::prelude::*;
-
-const CHUNK: usize = 16_384;
 
 /// The step's constants for one tensor.
 #[derive(Debug, Clone, Copy)]
@@ -27,14 +26,14 @@ pub struct AdamW {
     pub grad_scale: f32,
 }
 
-/// One update: `p ← p·(1 − lr·wd) − lr/c₁ · m/(√v/√c₂ + ε)`, all slices of one length.
-pub fn adamw(param: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32], how: &AdamW) {
-    param
-        .par_chunks_mut(CHUNK)
+/// One update: `p ← p·(1 − lr·wd) − lr/c₁ · m/(√v/√c₂ + ε)`, all of one length.
+pub fn adamw(param: Values<'_>, m: &mut [f32], v: &mut [f32], grad: &[f32], how: &AdamW) {
+    let parts = param.parts(CHUNK).into_par_iter();
+    parts
         .zip(m.par_chunks_mut(CHUNK))
         .zip(v.par_chunks_mut(CHUNK))
         .zip(grad.par_chunks(CHUNK))
-        .for_each(|(((param, m), v), grad)| update_part(param, m, v, grad, how));
+        .for_each(|(((param, m), v), grad)| param.update(|param| update_part(param, m, v, grad, how)));
 }
 
 dispatch! {
@@ -50,24 +49,5 @@ dispatch! {
             let denominator = v.sqrt() / how.correction2_sqrt + how.eps;
             *p = *p * keep - step * (*m / denominator);
         }
-    }
-}
-
-/// Σ x² in f64, by chunks of a fixed size: NaN and infinities come through.
-pub fn sum_of_squares(x: &[f32]) -> f64 {
-    let parts: Vec<f64> = x.par_chunks(CHUNK).map(squares_part).collect();
-    parts.into_iter().sum()
-}
-
-dispatch! {
-    fn squares_part(x: &[f32]) -> f64 {
-        let mut sums = [0f64; 16];
-        for chunk in x.chunks(16) {
-            for (sum, x) in sums.iter_mut().zip(chunk) {
-                let x = f64::from(*x);
-                *sum += x * x;
-            }
-        }
-        sums.into_iter().sum()
     }
 }
