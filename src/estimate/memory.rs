@@ -330,8 +330,19 @@ mod tests {
             let parameters = Parameters::count(&arch, method, &adapted);
             let (base, on_device) = (BaseType::Bf16, false);
             let (arch, adapted) = (&arch, adapted.as_slice());
-            let (narrow, logits_rows, runtime_bytes) = (true, 256, 10);
-            Layout { arch, method, adapted, parameters, base, narrow, on_device, logits_rows, runtime_bytes }
+            let trained = Trained::count(arch, method, adapted, Update::ADAMW);
+            Layout {
+                arch,
+                method,
+                adapted,
+                parameters,
+                trained,
+                base,
+                narrow: true,
+                on_device,
+                logits_rows: 256,
+                runtime_bytes: 10,
+            }
         };
         let values = 134_515_008 + 4_884_480 + 2 * 49_152 * 576;
         assert_eq!(layout(&method).merging(), Some(values * 4 + 49_152 * 714 + 10));

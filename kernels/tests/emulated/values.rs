@@ -1,7 +1,8 @@
 //! Kernels over single values: gate, sums, conversions, dropout, optimizer, NF4.
 
 use super::{Array, both_orders, close, random};
-use fttrain_kernels::cpu::{Nf4, Quantised, optimizer};
+use fttrain_kernels::cpu::optimizer::{AdamW, Values};
+use fttrain_kernels::cpu::{self, Nf4, Quantised};
 use fttrain_kernels::cuda::{adamw, dropout, gate, nf4, values};
 use half::bf16;
 
@@ -130,12 +131,12 @@ fn one_launch_updates_all_tensors_as_the_cpu_does() {
     let count = pieces.len();
     super::run(&adamw::norm_parts(table.address(), on_device.address(), count, parts.address()), false);
     let squares: f64 = parts.f64().iter().sum();
-    let exact: f64 = grads.iter().map(|g| optimizer::sum_of_squares(g)).sum();
+    let exact: f64 = grads.iter().map(|g| cpu::sum_of_squares(g)).sum();
     assert!((squares - exact).abs() <= 1e-12 * exact, "{squares}, on the CPU {exact}");
     super::run(&adamw::update(table.address(), on_device.address(), count, &step), true);
     for (i, ours) in arrays.iter().enumerate() {
         let (mut param, mut m, mut v) = (params[i].clone(), ms[i].clone(), vs[i].clone());
-        let how = optimizer::AdamW {
+        let how = AdamW {
             lr: 0.01,
             beta1: step.beta1,
             beta2: step.beta2,
@@ -145,7 +146,7 @@ fn one_launch_updates_all_tensors_as_the_cpu_does() {
             correction2_sqrt: step.correction2_sqrt,
             grad_scale: step.grad_scale,
         };
-        optimizer::adamw(optimizer::Values::F32(&mut param), &mut m, &mut v, &grads[i], &how);
+        cpu::optimizer::adamw(Values::F32(&mut param), &mut m, &mut v, &grads[i], &how);
         close("parameter", &ours[0].f32(), &param);
         close("first moment", &ours[1].f32(), &m);
         close("second moment", &ours[2].f32(), &v);
