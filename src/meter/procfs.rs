@@ -72,6 +72,11 @@ pub(super) fn peak_rss(pid: u32) -> Option<u64> {
     Kept::open(&file(pid, "status"))?.read(|text| kib_field(text, "VmHWM:"))
 }
 
+/// How a process was called, its arguments included: until it has become its program, as its parent was.
+pub(super) fn call(pid: u32) -> Option<Vec<u8>> {
+    std::fs::read(file(pid, "cmdline")).ok()
+}
+
 /// Proportional bytes: a page shared by n processes counts 1/n. Walks the whole page table.
 pub(super) fn pss(pid: u32) -> Option<u64> {
     Kept::open(&file(pid, "smaps_rollup"))?.read(|text| kib_field(text, "Pss:"))

@@ -26,6 +26,8 @@ pub struct TreeProbe {
     /// The process that the system started last, and which it was at the last search.
     newest: Newest,
     newest_searched: Option<u32>,
+    /// How this process was called.
+    own_call: Option<Vec<u8>>,
     dear: Pace,
     rss_at_dear: u64,
     most: u64,
@@ -80,6 +82,7 @@ impl TreeProbe {
             search: Pace::new(SEARCHING),
             newest: Newest::open(),
             newest_searched: None,
+            own_call: procfs::call(std::process::id()),
             dear: Pace::new(DEAR),
             rss_at_dear: 0,
             most: 0,
@@ -107,7 +110,11 @@ impl TreeProbe {
         };
         let mut open = here.unwrap_or_else(|| of(std::process::id(), None));
         while let Some(pid) = open.pop() {
-            if !self.known.contains_key(&pid)
+            if !self.known.contains_key(&pid) && self.own_call.is_some() && procfs::call(pid) == self.own_call
+            {
+                // It has not become its program yet, and its memory is still this process's: look again soon.
+                self.newest_searched = None;
+            } else if !self.known.contains_key(&pid)
                 && let Some(stat) = procfs::stat_file(pid)
             {
                 let threads = stat.read(Stat::parse).map_or(0, |stat| stat.threads);

@@ -6,7 +6,7 @@ use super::folder::{self, Holds};
 use super::{Error, beside, history, session};
 use crate::arch::source::Source;
 use crate::arch::{Arch, Linear};
-use crate::config::{Config, Device, Method, Resolved};
+use crate::config::{Config, Device, Method, Optimizer, Resolved};
 use crate::data::packing::{self, Epochs, Length, Order};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Batch, Summary};
@@ -221,6 +221,9 @@ impl Ground {
             (Method::Full, _) => Some("full fine-tuning"),
             (Method::Qlora { .. }, _) => Some("QLoRA"),
             (_, Some(adapter)) if adapter.spec.dora => Some("DoRA"),
+            _ if self.resolved.config.train.optimizer != Optimizer::Adamw => {
+                Some("an optimizer other than adamw")
+            }
             _ if self.arch.head_dim > gpu::attention::LARGEST_HEAD => {
                 Some("attention with heads of more than 128 values")
             }
