@@ -10,7 +10,7 @@ use crate::estimate::Machine;
 use crate::estimate::machine::Evidence;
 use crate::fs;
 use crate::meter::machine::cpu_model;
-use crate::meter::process::resident;
+use crate::meter::process::bare;
 use crate::model::adapter::Adapter;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -38,6 +38,7 @@ pub fn machine(
     let known = profiles.find(&cpu_model(), &provenance).cloned();
     let is_new = known.is_none();
     let mut machine = known.unwrap_or_else(|| blank(&provenance));
+    weigh(&mut machine);
     let missing = shapes::lacking(&machine, &wanted);
     if missing.is_empty() {
         return Ok((machine, warning));
@@ -107,15 +108,19 @@ pub fn calibrate(
 /// A machine of which only the process's own weight is known.
 fn blank(provenance: &Provenance) -> Machine {
     let mut machine = Machine::assumed(cpu_model(), provenance.threads);
-    // Before anything is allocated: what the process weighs by itself.
-    if let Some(bytes) = resident().0 {
-        machine.baseline_bytes = bytes;
-    }
+    weigh(&mut machine);
     machine.evidence = Evidence::Measured;
     machine.build.clone_from(&provenance.build);
     machine.kernel.clone_from(&provenance.kernel);
     machine.bf16_base = fttrain_kernels::cpu::path().has_bf16();
     machine
+}
+
+/// What the process weighs by itself: this one, for another build's may weigh less.
+fn weigh(machine: &mut Machine) {
+    if let Some(bytes) = bare() {
+        machine.baseline_bytes = bytes;
+    }
 }
 
 /// Measures probes until the deadline, the first of them always; gives the middle of their scatter.

@@ -12,6 +12,7 @@ use super::tag;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Bytes of a block in the kernel's counts of disk traffic, whatever the disk's own are.
@@ -144,6 +145,12 @@ pub fn resident() -> (Option<u64>, Option<u64>) {
     Kept::open(Path::new(STATUS))
         .and_then(|status| status.read(|text| Some(memory(text))))
         .unwrap_or_default()
+}
+
+/// Resident bytes of this process when it was asked first, before it held anything: code, allocator, stacks.
+pub fn bare() -> Option<u64> {
+    static BARE: OnceLock<Option<u64>> = OnceLock::new();
+    *BARE.get_or_init(|| resident().0)
 }
 
 const STATUS: &str = "/proc/self/status";

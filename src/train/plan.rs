@@ -15,7 +15,7 @@ use crate::estimate::amount::Kind;
 use crate::estimate::carbon::Intensity;
 use crate::estimate::history::Learned;
 use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
-use crate::meter::process::resident;
+use crate::meter::process::{bare, resident};
 use crate::meter::{Meter, Phase};
 use crate::model::adapter::Adapter;
 use crate::ops::{device, gpu, head};
@@ -101,8 +101,6 @@ pub struct Plan {
     pub out: PathBuf,
     /// What stands in it.
     pub holds: Holds,
-    /// Resident bytes before anything was loaded, where the system says so.
-    pub start_bytes: Option<u64>,
     /// The base's tokenizer.
     pub tokenizer: Tokenizer,
     /// By how much the process grew when it was opened.
@@ -330,7 +328,6 @@ impl Draft {
     /// # Errors
     /// Whatever can be refused before training.
     pub fn plan(self, options: &Options, meter: &Meter) -> Result<Plan> {
-        let start_bytes = resident().0;
         let Self { resolved, terms, gpu, run_id, out, holds, resume, mut notes, .. } = self;
         let mut ground = Ground::on(resolved, terms)?;
         let device = ground.open(gpu, &mut notes)?;
@@ -341,6 +338,8 @@ impl Draft {
         meter.enter(Phase::Calibrate);
         let counts = counts(&ground.resolved.config, &epochs, &eval);
         let (machine, warning) = ground.machine(&counts)?;
+        // Probes have other sizes than a step: what they leave would stand beside it.
+        fttrain_kernels::sys::give_back_pages();
         ground.price = powered(&ground.price, &machine);
 
         meter.enter(Phase::Load);
@@ -365,7 +364,6 @@ impl Draft {
             run_id,
             out,
             holds,
-            start_bytes,
             tokenizer,
             tokenizer_bytes,
             epochs,
@@ -492,8 +490,11 @@ impl Material {
     fn gather(ground: &Ground) -> Result<Self> {
         let config = &ground.resolved.config;
         let template = config.data.chat_template.as_deref();
+        fttrain_kernels::sys::give_back_pages();
         let before = resident().0.unwrap_or(0);
         let tokenizer = Tokenizer::open(&ground.source.tokenizer()?, &ground.arch, template)?;
+        // Not what only reading its file took.
+        fttrain_kernels::sys::give_back_pages();
         let tokenizer_bytes = resident().0.map_or(0, |now| now.saturating_sub(before));
         let prepared = data::prepare(config, &tokenizer, Some(&fs::home()?.join("tokenised")))?;
         Ok(Self {
@@ -558,6 +559,8 @@ pub fn start_threads(wanted: Option<usize>) -> Result<usize> {
     if let Ok(name) = std::env::var("FTTRAIN_KERNEL") {
         fttrain_kernels::cpu::force(&name).map_err(Error::Kernel)?;
     }
+    // Asked here for the first time, with the workers' stacks and before there is a model or a text.
+    bare();
     Ok(threads)
 }
 

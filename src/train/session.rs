@@ -17,6 +17,7 @@ use crate::estimate::Prediction;
 use crate::estimate::parts::Part;
 use crate::fs::{self, Appender, RunLock};
 use crate::ledger::{self, Book, Record};
+use crate::meter::process::bare;
 use crate::meter::tag::Tagged;
 use crate::meter::{Meter, Reading};
 use crate::model::adapter::peft;
@@ -97,7 +98,7 @@ impl Session {
             _trained: Tagged::new(Part::Adapter, params.bytes()),
             _moments: Tagged::new(Part::Moments, optimizer.bytes()),
             _data: Tagged::new(Part::Data, plan.data_bytes()),
-            _runtime: Tagged::new(Part::Runtime, plan.start_bytes.unwrap_or(0)),
+            _runtime: Tagged::new(Part::Runtime, bare().unwrap_or(0)),
             gradients: Tagged::new(Part::Gradients, 0),
             activations: Tagged::new(Part::Activations, 0),
             logits: Tagged::new(Part::Logits, 0),
@@ -276,6 +277,8 @@ impl Parts {
         entered.prepared(plan, &estimate, meter);
         let (decoder, params) = load(plan, &mut entered.warnings)?;
         let optimizer = Optimizer::new(&params, &plan.config().train)?;
+        // Files were hashed and tensors converted in buffers that no step asks for again.
+        fttrain_kernels::sys::give_back_pages();
         let kept = plan.resume.as_ref().map(|(_, manifest)| manifest.step);
         Ok(Self {
             metrics: records::<StepRecord>(&plan.out.join("metrics.jsonl"), kept)?,
