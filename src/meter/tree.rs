@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_two_processes_is_their_sum() {
-        let one = hold(20, "0.6");
+        let one = hold(20, "2");
         let both = meter(&format!("sh -c '{one}' & sh -c '{one}'; wait", one = one.replace('\'', "'\\''")));
         assert!(both.processes >= 3, "{}", both.processes);
         let sum = both.peak_tree_bytes.unwrap();
