@@ -137,8 +137,9 @@ mod tests {
             let largest = book.encode(&book.map, &mut codes);
             let mut again = [0.0; 256];
             book.decode(&codes, largest, &mut again);
-            // bitsandbytes' table is too coarse for the smallest values.
-            assert!(book.map.iter().zip(again).all(|(a, b)| (a - b).abs() < 2e-5), "{again:?}");
+            // A value moves by half a step of the table, and to a neighbour no farther away: together one step, which is
+            // more than lies between the smallest values.
+            assert!(book.map.iter().zip(again).all(|(a, b)| (a - b).abs() <= 2.0 / STEPS), "{again:?}");
         }
     }
 }
