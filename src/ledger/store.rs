@@ -18,7 +18,7 @@ const MOST_SAMPLES: i64 = 900;
 /// Between two counts of them, s.
 const COUNTED_EVERY_S: f64 = 64.0;
 /// Samples that are left of a run that ended.
-const KEPT_SAMPLES: i64 = 300;
+const KEPT_SAMPLES: i64 = 250;
 
 /// The open ledger.
 #[derive(Debug)]
