@@ -159,6 +159,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::RunRow;
     use crate::ledger::tests::run;
     use crate::meter::fake::Fake;
     use crate::meter::{Meter, Phase, Reading};
@@ -179,13 +180,19 @@ mod tests {
         let price = PriceUsed { usd_per_hour: Some(3600.0), ..PriceUsed::unknown() };
         std::thread::sleep(Duration::from_millis(20));
         let mut pulse = Pulse::start(book.clone(), "abcd", meter.watch(), &price, &before);
-        std::thread::sleep(Duration::from_millis(100));
         let row = || book.lock().ledger().unwrap().find("abcd").unwrap();
-        let first = row();
+        let heard = |of: &dyn Fn(&RunRow) -> bool| {
+            let late = std::time::Instant::now() + 20 * INTERVAL;
+            while !of(&row()) && std::time::Instant::now() < late {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            row()
+        };
+        let first = heard(&|row| row.wall_s.is_some());
         assert!(first.wall_s.unwrap() > 50.0 && first.cost_usd.unwrap() > 50.0, "{first:?}");
         assert_eq!((first.step, first.loss), (0, None));
         pulse.step(9, 1.5);
-        std::thread::sleep(INTERVAL);
+        heard(&|row| row.step == 9);
         pulse.stop();
         let last = row();
         assert_eq!((last.step, last.loss), (9, Some(1.5)));
