@@ -168,7 +168,7 @@ fn killed_at_fifty_moments_the_ledger_misses_no_more_than_a_heartbeat() {
     for nth in 0..50 {
         let name = format!("run{nth}");
         // Other data each time, or the tokenised ones of the run before would be at hand.
-        let times = if cfg!(debug_assertions) { 2000 } else { 16_000 } + nth;
+        let times = if cfg!(debug_assertions) { 2000 } else { 8000 } + nth;
         fs::write(&rows, fs::read_to_string(golden("llama/rows.jsonl")).unwrap().repeat(times)).unwrap();
         let config = Config::lora()
             .rows(rows.to_str().unwrap(), "tokenized")
