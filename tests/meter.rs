@@ -200,7 +200,7 @@ fn no_secret_of_the_command_line_is_kept() {
 fn an_equivalent_config_puts_its_estimate_beside() {
     let place = Place::new();
     let config = golden("llama/lora/run.toml");
-    let report = meter(&place, &["--config", &config, "--usd-per-hour", "1"], &["sleep", "0.1"]);
+    let report = meter(&place, &["--config", &config, "--usd-per-hour", "1"], &["sleep", "0.3"]);
     for key in ["wall_s", "peak_memory_bytes", "cost_usd"] {
         assert!(report["predicted"][key].is_number() && report["error_pct"][key].is_number(), "{key}");
     }

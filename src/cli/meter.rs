@@ -84,7 +84,7 @@ pub(super) fn run(args: &MeterArgs) -> Result<u8> {
         // The warning of a ledger that breaks comes once more at the end.
         let _ = book.heartbeat(&job.run.run_id, &sample);
     };
-    let ended = command::run(&args.command, args.json, HEARTBEAT, &mut beat);
+    let ended = command::run(&args.command, args.json, HEARTBEAT, &|| meter.look(), &mut beat);
     let measured = meter.finish();
 
     let settled = settle(&measured, &[], &job.price, job.grid.as_ref(), &machine::cpu_model());

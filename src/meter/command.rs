@@ -74,7 +74,7 @@ const PASSED_ON: [i32; 5] = [SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGCONT];
 /// A closed terminal must not end the meter before its report is written.
 const IGNORED: [i32; 2] = [SIGPIPE, SIGWINCH];
 
-/// Runs a command to its end; `tick` is called about every `interval`. With `quiet_stdout` its output goes to stderr.
+/// Runs a command to its end; `started` is called when it runs, `tick` about every `interval` from then. With `quiet_stdout` its output goes to stderr.
 ///
 /// # Errors
 /// The command cannot be started (2), or the system fails (5).
@@ -82,6 +82,7 @@ pub fn run(
     command: &[OsString],
     quiet_stdout: bool,
     interval: Duration,
+    started: &dyn Fn(),
     tick: &mut dyn FnMut(),
 ) -> Result<End, Error> {
     adopt_orphans();
@@ -97,7 +98,10 @@ pub fn run(
         }
     });
     let child = listener.map_err(Error::Signals).and_then(|_| start(command, quiet_stdout));
-    let end = child.and_then(|child| follow(&child, &hear, interval, tick));
+    let end = child.and_then(|child| {
+        started();
+        follow(&child, &hear, interval, tick)
+    });
     handle.close();
     end
 }

@@ -23,7 +23,8 @@ const LONGEST_WAIT_S: f64 = 10.0;
 #[derive(Debug)]
 pub struct Meter {
     shared: Arc<Shared>,
-    stop: Option<mpsc::Sender<()>>,
+    /// A look is wanted now; closed, the last one is.
+    wake: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<Record>>,
     suspended_before: Option<f64>,
 }
@@ -44,7 +45,7 @@ impl Meter {
         // A probe that panics does so again in its thread, and costs no more than its figures.
         let first = catch_unwind(AssertUnwindSafe(|| probe.sample())).unwrap_or_default();
         let shared = Arc::new(Shared { timeline: Timeline::start(phase), latest: Latest::default() });
-        let (stop, stopped) = mpsc::channel::<()>();
+        let (wake, woken) = mpsc::channel::<()>();
         let theirs = Arc::clone(&shared);
         let run = move || {
             let mut record = Record::new(longest_gap_s(interval));
@@ -54,9 +55,9 @@ impl Meter {
                 record.take(&theirs.timeline, &reading);
                 let wait = wait(interval, seconds(theirs.timeline.elapsed_ns()), thread_cpu_s());
                 late += u64::from(wait > interval);
-                match stopped.recv_timeout(wait) {
-                    Err(RecvTimeoutError::Timeout) => reading = probe.sample(),
-                    Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
+                match woken.recv_timeout(wait) {
+                    Ok(()) | Err(RecvTimeoutError::Timeout) => reading = probe.sample(),
+                    Err(RecvTimeoutError::Disconnected) => break,
                 }
             }
             record.take(&theirs.timeline, &probe.sample());
@@ -66,7 +67,7 @@ impl Meter {
             record
         };
         let thread = std::thread::Builder::new().name("meter".into()).spawn(run);
-        Self { shared, stop: Some(stop), thread: thread.ok(), suspended_before: asleep_s() }
+        Self { shared, wake: Some(wake), thread: thread.ok(), suspended_before: asleep_s() }
     }
 
     /// Enters a phase; a clock reading and two atomic operations.
@@ -95,6 +96,12 @@ impl Meter {
         Phase::ALL.into_iter().zip(totals.map(seconds)).filter(|(_, s)| *s > 0.0).collect()
     }
 
+    /// Has a look taken now, not at the end of the interval: something began that may be over by then.
+    pub fn look(&self) {
+        // Where the thread is gone, so are its figures.
+        let _ = self.wake.as_ref().map(|wake| wake.send(()));
+    }
+
     /// A second pair of eyes, for a thread that only looks.
     pub fn watch(&self) -> Watch {
         Watch(Arc::clone(&self.shared))
@@ -113,7 +120,7 @@ impl Meter {
     }
 
     fn join(&mut self) -> Record {
-        drop(self.stop.take());
+        drop(self.wake.take());
         let record = self.thread.take().and_then(|thread| thread.join().ok());
         record.unwrap_or_else(|| {
             let mut nothing = Record::new(0.0);
@@ -210,6 +217,13 @@ mod tests {
         let meter = start(Fake::new(vec![reading]));
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(meter.latest(), reading);
+    }
+
+    #[test]
+    fn a_look_is_taken_when_it_is_asked_for() {
+        let meter = Meter::start(Box::new(Fake::new(vec![])), Duration::from_secs(60), Phase::Idle);
+        meter.look();
+        assert_eq!(meter.finish().looks, 3, "the first, this one, the last");
     }
 
     #[test]

@@ -76,12 +76,14 @@ impl TreeProbe {
     /// Of processes that are yet to be started; asked every `interval`.
     pub fn new(interval: Duration) -> Self {
         let system = |what, otherwise: i64| sysconf(what).ok().flatten().unwrap_or(otherwise);
+        let newest = Newest::open();
         Self {
             surroundings: Surroundings::open(interval),
             known: HashMap::new(),
-            search: Pace::new(SEARCHING),
-            newest: Newest::open(),
-            newest_searched: None,
+            // Nothing is there to be found yet, and a search that finds nothing would delay the one that does.
+            search: Pace { last: Some(Instant::now()), ..Pace::new(SEARCHING) },
+            newest_searched: newest.read(),
+            newest,
             own_call: procfs::call(std::process::id()),
             dear: Pace::new(DEAR),
             rss_at_dear: 0,
