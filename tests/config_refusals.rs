@@ -133,6 +133,20 @@ fn numbers_that_cannot_be_meant() {
     ] {
         contains(&behind(&format!("[{table}]\n{line}")), &["a.toml:6:", &format!("`{table}.")]);
     }
+    // Every price has a ceiling, so that no bill is infinite.
+    for (key, least, most) in [
+        ("usd_per_hour", "0", "1,000,000"),
+        ("hardware_usd", "0", "1,000,000,000"),
+        ("hardware_life_hours", "1", "1,000,000"),
+        ("usd_per_kwh", "0", "1,000"),
+        ("grid_g_per_kwh", "0", "10,000"),
+    ] {
+        for value in ["1e308", "1e20", "inf", "nan", "-1"] {
+            let said = behind(&format!("[cost]\n{key} = {value}"));
+            let range = format!("`cost.{key}` must be from {least} to {most}, got {value}");
+            contains(&said, &[&format!("a.toml:6:{}: {range}", key.len() + 4)]);
+        }
+    }
 }
 
 #[test]

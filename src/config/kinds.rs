@@ -3,6 +3,7 @@
 use super::judge::{Judge, Verdict};
 use super::keys::Key;
 use super::raw::{Node, Value};
+use crate::units::group_thousands;
 
 /// A type with its range.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,8 +59,11 @@ pub(super) enum Bounds {
     NotNegative,
     /// [0, 1)
     BelowOne,
-    /// [0, 1]
-    Share,
+    /// [min, max]
+    Within {
+        min: u32,
+        max: u32,
+    },
 }
 
 impl Bounds {
@@ -69,16 +73,16 @@ impl Bounds {
             Self::Positive => x > 0.0,
             Self::NotNegative => x >= 0.0,
             Self::BelowOne => (0.0..1.0).contains(&x),
-            Self::Share => (0.0..=1.0).contains(&x),
+            Self::Within { min, max } => (f64::from(min)..=f64::from(max)).contains(&x),
         }
     }
 
-    pub(super) fn say(self) -> &'static str {
+    pub(super) fn say(self) -> String {
         match self {
-            Self::Positive => "finite and above 0",
-            Self::NotNegative => "finite and at least 0",
-            Self::BelowOne => "from 0 to below 1",
-            Self::Share => "from 0 to 1",
+            Self::Positive => "finite and above 0".into(),
+            Self::NotNegative => "finite and at least 0".into(),
+            Self::BelowOne => "from 0 to below 1".into(),
+            Self::Within { min, max } => format!("from {min} to {}", group_thousands(max.into())),
         }
     }
 }

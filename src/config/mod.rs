@@ -424,6 +424,9 @@ impl Tracker {
     }
 }
 
+/// More than an hour of any machine costs, USD; below it no bill is infinite.
+pub const MOST_USD_PER_HOUR: u32 = 1_000_000;
+
 /// `[cost]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Cost {

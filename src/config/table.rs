@@ -1,8 +1,9 @@
 //! Every key: its type, range, default, unit, meaning and other names, in the order of the resolved config.
 
+use super::MOST_USD_PER_HOUR;
 use super::keys::{Key, Means, Preset, Table};
 use super::kinds::{Bounds, Kind};
-use Bounds::{BelowOne, NotNegative, Positive, Share};
+use Bounds::{BelowOne, NotNegative, Positive, Within};
 use Kind::{
     AutoCount, AutoFlag, Count, Epochs, Flag, HeldOut, Model, Names, OutputDir, Path, Pattern, Prompts, Real,
     Revision, Sources, Start, Targets, Template, Text,
@@ -11,6 +12,14 @@ use Preset::{ByMethod, Is, Required, Unset};
 
 /// Most of anything that is counted: products of two still fit in 64 bits.
 pub(super) const MANY: u64 = u32::MAX as u64;
+
+/// From nothing to all.
+const SHARE: Bounds = Within { min: 0, max: 1 };
+
+/// From nothing to more than anybody pays, so that no bill is infinite.
+const fn up_to(max: u32) -> Kind {
+    Real(Within { min: 0, max })
+}
 
 /// Some of it, up to what nobody has.
 const SOME: Kind = Count { min: 1, max: MANY };
@@ -140,9 +149,9 @@ pub(super) static KEYS: &[Key] = &[
         .aka(&[("lr_scheduler_type", Means::Same)]),
     top("warmup_steps", Count { min: 0, max: MANY }, Unset("0"), "Steps of linear warm-up; the first has rate 0")
         .unit("steps"),
-    top("warmup_ratio", Real(Share), Unset("see `warmup_steps`"), "Warm-up as a share of all steps, rounded up")
+    top("warmup_ratio", Real(SHARE), Unset("see `warmup_steps`"), "Warm-up as a share of all steps, rounded up")
         .unit("share").tip("0.03 … 0.1 is usual; a number of steps is `warmup_steps`"),
-    top("cosine_min_lr_ratio", Real(Share), Is("0"), "Floor of the cosine, as a share of the peak").unit("share"),
+    top("cosine_min_lr_ratio", Real(SHARE), Is("0"), "Floor of the cosine, as a share of the peak").unit("share"),
     top("optimizer", Kind::Choice {
             values: &["adamw", "adamw_8bit", "adafactor", "lion", "sgd"],
             synonyms: &[
@@ -221,15 +230,15 @@ pub(super) static KEYS: &[Key] = &[
     cost("price_file", Path, Unset("the shipped table alone"),
         "A price table of one's own, a CSV file with the shipped one's columns; its rows win")
         .tip("its first line is provider,instance,usd_per_hour_on_demand,source,as_of and what else you have"),
-    cost("usd_per_hour", Real(NotNegative), Unset("see `machine`"), "A price of one's own").unit("USD / h")
+    cost("usd_per_hour", up_to(MOST_USD_PER_HOUR), Unset("see `machine`"), "A price of one's own").unit("USD / h")
         .tip("give the price of the whole machine for an hour, in US dollars"),
-    cost("hardware_usd", Real(NotNegative), Unset("see `machine`"),
+    cost("hardware_usd", up_to(1_000_000_000), Unset("see `machine`"),
         "What a machine of one's own cost; an hour is this over `hardware_life_hours`").unit("USD")
         .tip("give what the whole machine cost, in US dollars"),
-    cost("hardware_life_hours", Real(Positive), Unset("needed with `hardware_usd`"),
+    cost("hardware_life_hours", Real(Within { min: 1, max: 1_000_000 }), Unset("needed with `hardware_usd`"),
         "Hours of work in the life of a machine of one's own").unit("h")
         .tip("three years at half load are 13,000"),
-    cost("usd_per_kwh", Real(NotNegative), Unset("electricity is part of the price"),
+    cost("usd_per_kwh", up_to(1000), Unset("electricity is part of the price"),
         "Price of electricity on a machine of one's own, paid beside the hour").unit("USD / kWh")
         .tip("0.1 … 0.4 is usual"),
     cost("billing_granularity_s", SOME, Unset("the price row's, or 1"), "Bills are rounded up to this").unit("s"),
@@ -241,7 +250,7 @@ pub(super) static KEYS: &[Key] = &[
         "Stated: how long the machine is kept, and paid for, behind the run").unit("s"),
     cost("region", Text, Unset("no carbon is computed"),
         "Region of the grid, for carbon: a row of the shipped table, such as europe-west3 or Frankfurt"),
-    cost("grid_g_per_kwh", Real(NotNegative), Unset("see `region`"),
+    cost("grid_g_per_kwh", up_to(10_000), Unset("see `region`"),
         "Carbon of a kilowatt-hour, for a grid that the table does not have").unit("g CO2e / kWh")
         .tip("20 … 700 is usual"),
 

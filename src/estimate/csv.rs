@@ -74,7 +74,8 @@ impl Row<'_> {
         }
     }
 
-    fn fault(&self, fact: String) -> Error {
+    /// An error of this row.
+    pub(crate) fn fault(&self, fact: String) -> Error {
         Error::Table { table: self.table, line: self.line, fact }
     }
 }

@@ -1,7 +1,8 @@
 //! What the estimate refuses: prices that are not there, runs that do not fit, budgets that would break.
 
+use crate::config::MOST_USD_PER_HOUR;
 use crate::error::{Fault, Kind};
-use crate::units::Bytes;
+use crate::units::{Bytes, group_thousands};
 
 /// A refusal of the estimate.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -29,7 +30,7 @@ pub enum Error {
         name: String,
     },
     /// A price that cannot be one.
-    #[error("`{key}` must be finite and at least 0, got {value}")]
+    #[error("`{key}` must be from 0 to {}, got {value:?}", group_thousands(MOST_USD_PER_HOUR.into()))]
     BadPrice {
         /// Config key or table column.
         key: String,

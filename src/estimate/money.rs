@@ -4,7 +4,7 @@
 use super::amount::{Amount, CostLine, Kind};
 use super::error::Error;
 use super::prices::{Row, Table};
-use crate::config::{Cost, Price};
+use crate::config::{Cost, MOST_USD_PER_HOUR, Price};
 use crate::error::Result;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
@@ -141,10 +141,12 @@ pub fn price_used(cost: &Cost, today: Date) -> Result<PriceUsed> {
 }
 
 fn sound(key: &str, usd: f64) -> Result<f64> {
-    if usd.is_finite() && usd >= 0.0 {
-        return Ok(usd);
-    }
-    Err(Error::BadPrice { key: key.into(), value: usd }.into())
+    if is_price(usd) { Ok(usd) } else { Err(Error::BadPrice { key: key.into(), value: usd }.into()) }
+}
+
+/// USD of an hour: finite, and no more than any hour costs.
+pub(super) fn is_price(usd: f64) -> bool {
+    (0.0..=f64::from(MOST_USD_PER_HOUR)).contains(&usd)
 }
 
 impl PriceUsed {
@@ -267,10 +269,15 @@ mod tests {
     fn an_own_price_wins_and_a_bad_one_is_refused() {
         let own = stated(Price::PerHour(1.5), Some(60)).unwrap();
         assert_eq!((own.usd_per_hour, own.granularity_s), (Some(1.5), 60));
-        for bad in [f64::NAN, f64::INFINITY, -0.1] {
+        for bad in [f64::NAN, f64::INFINITY, -0.1, 1e308, 1_000_000.1] {
             let error = stated(Price::PerHour(bad), None).unwrap_err();
             assert_eq!(error.kind, crate::error::Kind::Usage);
+            assert!(error.to_string().contains("from 0 to 1,000,000, got "), "{error}");
         }
+        // The dearest hour, billed for as long as there are seconds to count, is still a number.
+        let mut dearest = stated(Price::PerHour(1e6), None).unwrap();
+        dearest.minimum_s = u64::MAX;
+        assert!(dearest.bill(1.0).unwrap().cost_usd.is_finite());
     }
 
     #[test]

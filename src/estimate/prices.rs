@@ -3,8 +3,11 @@
 
 use super::csv;
 use super::error::Error;
+use super::money;
+use crate::config::MOST_USD_PER_HOUR;
 use crate::error::Result;
 use crate::fs;
+use crate::units::group_thousands;
 use jiff::civil::Date;
 use serde::Serialize;
 use std::path::Path;
@@ -215,13 +218,24 @@ fn row(fields: &csv::Row<'_>) -> Result<Row, Error> {
         accelerator: Some(fields.optional("accelerator")).filter(|a| !a.is_empty()).map(Into::into),
         count: fields.whole("count")?.unwrap_or(0),
         vram_gib: fields.number("vram_gib")?,
-        usd_per_hour: fields.needed("usd_per_hour_on_demand")?,
-        usd_per_hour_spot: fields.number("usd_per_hour_spot")?,
+        usd_per_hour: price(fields, "usd_per_hour_on_demand")?
+            .ok_or_else(|| fields.fault("`usd_per_hour_on_demand` is empty".into()))?,
+        usd_per_hour_spot: price(fields, "usd_per_hour_spot")?,
         source: fields.text("source")?.into(),
         as_of: fields.text("as_of")?.into(),
         billing_granularity_s: fields.whole("billing_granularity_s")?,
         minimum_s: fields.whole("minimum_s")?,
     })
+}
+
+fn price(fields: &csv::Row<'_>, column: &str) -> Result<Option<f64>, Error> {
+    let most = group_thousands(MOST_USD_PER_HOUR.into());
+    match fields.number(column)? {
+        Some(usd) if !money::is_price(usd) => {
+            Err(fields.fault(format!("`{column}` is {usd:?}, more than {most}")))
+        }
+        found => Ok(found),
+    }
 }
 
 #[cfg(test)]
@@ -321,7 +335,7 @@ mod tests {
     #[test]
     fn a_price_that_is_none_is_refused_with_its_line() {
         let header = "provider,instance,usd_per_hour_on_demand,source,as_of";
-        for bad in ["nan", "-1", "inf", "abc", ""] {
+        for bad in ["nan", "-1", "inf", "1e308", "1000001", "abc", ""] {
             let text = format!("{header}\na,b,1,s,d\na,c,{bad},s,d\n");
             let error = Table::parse(&text).unwrap_err();
             assert_eq!(error.kind, Kind::Usage);
