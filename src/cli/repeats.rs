@@ -23,7 +23,7 @@ pub(super) fn judge(plan: &Plan) -> Result<Option<String>> {
         return Ok(None);
     }
     // A ledger that cannot be read is said where the run enters itself.
-    let Ok(ledger) = fs::home().and_then(|home| Ledger::open(&home)) else { return Ok(None) };
+    let Ok(ledger) = fs::home().and_then(|home| Ledger::open_in_haste(&home)) else { return Ok(None) };
     let same = ledger.repeats_of(&plan.settings_hash(), &plan.summary.sha256, &plan.base_hash);
     let Some(run) = same.unwrap_or_default().into_iter().find(|run| run.status == Status::Done) else {
         let is_near = |parent: &Parent| (1..=MOST_KEYS).contains(&parent.differences.len());
@@ -40,7 +40,7 @@ pub(super) fn judge(plan: &Plan) -> Result<Option<String>> {
 
 /// The run that `run_id` continues, else the nearest one before it.
 pub(super) fn parent(plan: &Plan, run_id: &str) -> Option<Parent> {
-    let ledger = fs::home().and_then(|home| Ledger::open(&home)).ok()?;
+    let ledger = fs::home().and_then(|home| Ledger::open_in_haste(&home)).ok()?;
     origin(plan, &ledger).or_else(|| nearest(plan, &ledger, run_id))
 }
 

@@ -6,6 +6,10 @@ use super::record::{Entry, Record};
 use super::store::Ledger;
 use crate::error::{Error, Problem, Result};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A ledger that failed is asked again after this: another process holds it for a while, and not for ever.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// The records of one run.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub struct Book {
     start: Option<Entry>,
     /// The folder is there and locked: records may be kept in it.
     owns_folder: bool,
+    /// When the ledger was last asked in vain.
+    failed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -31,7 +37,7 @@ impl Book {
     /// what the user must be told where that fails; the records then go to `out`, which is there and locked.
     pub fn open(home: &Path, out: &Path) -> (Self, Option<Error>) {
         let mut book = Self { owns_folder: true, ..Self::closed(home, out) };
-        let warning = match book.opened() {
+        let warning = match book.opened(Ledger::open_in_haste) {
             Ok(ledger) => {
                 book.keeper = Keeper::Ledger(Box::new(ledger));
                 None
@@ -44,15 +50,19 @@ impl Book {
     /// Opens the ledger for a run whose folder is not its own yet: where that fails, nothing is kept before
     /// [`Self::own_folder`], which says why.
     pub fn early(home: &Path, out: &Path) -> Self {
-        let ledger = Ledger::open(home).map_or(Keeper::Nobody, |ledger| Keeper::Ledger(Box::new(ledger)));
-        Self { keeper: ledger, ..Self::closed(home, out) }
+        let mut book = Self::closed(home, out);
+        match Ledger::open_in_haste(home) {
+            Ok(ledger) => book.keeper = Keeper::Ledger(Box::new(ledger)),
+            Err(_) => book.failed = Some(Instant::now()),
+        }
+        book
     }
 
     /// From here on the run's folder is there and locked. Enters what an earlier process left in it, and what this one
     /// began with, where that could not be entered before. What the user must be told.
     pub fn own_folder(&mut self) -> Option<Error> {
         self.owns_folder = true;
-        match self.opened() {
+        match self.opened(Ledger::open_in_haste) {
             Ok(ledger) => {
                 self.keeper = Keeper::Ledger(Box::new(ledger));
                 self.start.clone().and_then(|start| self.record(start).err())
@@ -68,6 +78,7 @@ impl Book {
             keeper: Keeper::Nobody,
             start: None,
             owns_folder: false,
+            failed: None,
         }
     }
 
@@ -79,27 +90,45 @@ impl Book {
         }
     }
 
-    /// At the end of a run: enters what had to be left in the run's folder, where the ledger works again. An error
-    /// is a warning; the records stay where they are.
+    /// At the end of a run, when nothing waits any more: enters what had to be left in the run's folder, where the
+    /// ledger works again. An error is a warning; the records stay where they are.
     pub fn settle(&mut self) -> Result<()> {
         if matches!(self.keeper, Keeper::Ledger(_)) {
             return Ok(());
         }
-        self.keeper = Keeper::Ledger(Box::new(self.opened()?));
+        self.keeper = Keeper::Ledger(Box::new(self.opened(Ledger::open)?));
         Ok(())
     }
 
-    fn opened(&self) -> Result<Ledger> {
-        let mut ledger = Ledger::open(&self.home)?;
+    fn opened(&self, open: fn(&Path) -> Result<Ledger>) -> Result<Ledger> {
+        let mut ledger = open(&self.home)?;
         let pending = self.out.join(PENDING);
-        if pending.symlink_metadata().is_ok() {
+        if self.owns_folder && pending.symlink_metadata().is_ok() {
             ledger.absorb(&pending)?;
         }
         Ok(ledger)
     }
 
+    /// Asks a ledger that failed a while ago again. What failed was said: this says nothing.
+    fn ask_again(&mut self) {
+        let is_due = self.failed.is_some_and(|at| at.elapsed() >= AGAIN);
+        if !is_due || matches!(self.keeper, Keeper::Ledger(_)) {
+            return;
+        }
+        let found = self.opened(Ledger::open_in_haste).and_then(|mut ledger| {
+            // What a journal kept is entered; without one the ledger may never have heard of the run.
+            let unheard = self.start.clone().filter(|_| matches!(self.keeper, Keeper::Nobody));
+            unheard.map_or(Ok(()), |start| ledger.record(start)).map(|()| ledger)
+        });
+        match found {
+            Ok(ledger) => (self.keeper, self.failed) = (Keeper::Ledger(Box::new(ledger)), None),
+            Err(_) => self.failed = Some(Instant::now()),
+        }
+    }
+
     /// From here on records go to the run's folder; `cause` with that said.
     fn fall_back(&mut self, mut cause: Error) -> Error {
+        self.failed = Some(Instant::now());
         if !self.owns_folder {
             self.keeper = Keeper::Nobody;
             return cause;
@@ -112,7 +141,9 @@ impl Book {
         });
         let (keeper, message) = match opened {
             Ok(journal) => {
-                let kept = format!("the run goes on; its records are kept in {}", journal.path().display());
+                let path = journal.path().display();
+                let kept =
+                    format!("the run goes on; its records are kept in {path} until the ledger takes them");
                 (Keeper::Journal(journal), kept)
             }
             Err(error) => {
@@ -132,6 +163,8 @@ impl Record for Book {
         let is_start = matches!(entry, Entry::Start { .. } | Entry::Resume { .. });
         if is_start {
             self.start = Some(entry.clone());
+        } else if matches!(entry, Entry::Heartbeat { .. }) {
+            self.ask_again();
         }
         let failed = match &mut self.keeper {
             Keeper::Ledger(ledger) => ledger.record(entry.clone()),
@@ -154,5 +187,107 @@ impl Record for Book {
             self.keeper = Keeper::Nobody;
         }
         Err(warning)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::tests::run;
+    use crate::ledger::{Prepared, Sample, Status};
+
+    /// More than the two writes before the first step may wait together, on a busy machine too.
+    const MOMENT: Duration = Duration::from_secs(1);
+
+    fn beat(book: &mut Book, wall_s: f64) -> Result<()> {
+        book.heartbeat("abcd", &Sample { wall_s, ..Sample::default() })
+    }
+
+    #[test]
+    fn a_ledger_that_another_process_holds_costs_a_moment_and_has_everything_when_it_is_free() {
+        let (home, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let other = Ledger::open(home.path()).unwrap();
+        other.connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+        let begun = Instant::now();
+        let mut book = Book::early(home.path(), out.path());
+        let said = book.start_run(&run("abcd", out.path())).unwrap_err().to_string();
+        assert!(said.contains("another process holds"), "{said}");
+        beat(&mut book, 1.0).unwrap();
+        assert!(!out.path().join(PENDING).exists(), "the folder is not the run's own yet");
+        let said = book.own_folder().unwrap().to_string();
+        assert!(said.contains("another process holds") && said.contains(PENDING), "{said}");
+        book.prepared("abcd", &Prepared { base: "org/y".into(), ..Prepared::default() }).unwrap();
+        beat(&mut book, 2.0).unwrap();
+        assert!(begun.elapsed() < MOMENT, "{:?}", begun.elapsed());
+
+        // It is asked again after a while: in vain, and then with success, which nobody needs to be told.
+        let a_while_ago = Instant::now().checked_sub(AGAIN);
+        book.failed = a_while_ago;
+        beat(&mut book, 3.0).unwrap();
+        assert!(book.ledger().is_none() && book.failed > a_while_ago);
+        other.connection.execute_batch("ROLLBACK").unwrap();
+        beat(&mut book, 4.0).unwrap();
+        assert!(book.ledger().is_none(), "not at every beat");
+        book.failed = a_while_ago;
+        beat(&mut book, 5.0).unwrap();
+        let ledger = book.ledger().unwrap();
+        let row = ledger.find("abcd").unwrap();
+        assert_eq!((row.base.as_str(), row.wall_s), ("org/y", Some(5.0)));
+        let heard: Vec<f64> = ledger.samples("abcd", 0.0).unwrap().iter().map(|s| s.wall_s).collect();
+        assert_eq!(heard, [2.0, 3.0, 4.0, 5.0]);
+        assert!(!out.path().join(PENDING).exists());
+    }
+
+    #[test]
+    fn a_ledger_that_is_free_again_before_the_run_has_its_folder_hears_of_it_then() {
+        let (home, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let other = Ledger::open(home.path()).unwrap();
+        other.connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut book = Book::early(home.path(), out.path());
+        assert!(book.start_run(&run("abcd", out.path())).is_err());
+        other.connection.execute_batch("ROLLBACK").unwrap();
+        book.failed = Instant::now().checked_sub(AGAIN);
+        beat(&mut book, 7.0).unwrap();
+        let row = book.ledger().unwrap().find("abcd").unwrap();
+        assert_eq!((row.status, row.wall_s), (Status::Running, Some(7.0)));
+        assert!(book.own_folder().is_none());
+        assert_eq!(book.ledger().unwrap().runs().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_ledger_that_becomes_unwritable_or_is_damaged_in_the_middle_stops_nothing_and_loses_nothing() {
+        type Spoil = fn(&Path, &Book);
+        let cases: [(&str, bool, Spoil); 2] = [
+            ("readonly", false, |_, book| {
+                book.ledger().unwrap().connection.pragma_update(None, "query_only", true).unwrap();
+            }),
+            // Its first page is whole, so that it opens; the tables behind it are not.
+            ("malformed", true, |db, book| {
+                let ledger = book.ledger().unwrap();
+                ledger.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+                let mut bytes = std::fs::read(db).unwrap();
+                bytes[4096..].fill(7);
+                std::fs::write(db, bytes).unwrap();
+                ledger.connection.execute_batch("PRAGMA shrink_memory").unwrap();
+            }),
+        ];
+        for (said, is_damaged, spoil) in cases {
+            let (home, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let db = home.path().join("ledger.db");
+            let (mut book, _) = Book::open(home.path(), out.path());
+            book.start_run(&run("abcd", out.path())).unwrap();
+            spoil(&db, &book);
+            let warning = beat(&mut book, 1.0).unwrap_err().to_string();
+            assert!(warning.contains(said) && warning.contains(PENDING), "{said}: {warning}");
+            beat(&mut book, 2.0).unwrap();
+            if is_damaged {
+                assert!(book.settle().is_err());
+                // Its owner begins a new one.
+                std::fs::remove_file(&db).unwrap();
+            }
+            book.settle().unwrap();
+            assert_eq!(book.ledger().unwrap().find("abcd").unwrap().wall_s, Some(2.0), "{said}");
+        }
     }
 }

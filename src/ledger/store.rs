@@ -10,8 +10,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long a write waits for another process's.
+/// How long a person waits for another process's write.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
+/// How long a run does: what the ledger cannot take it keeps in its own folder for a while.
+const HASTE: Duration = Duration::from_millis(150);
 
 /// Samples of a run that goes on; beyond it they are thinned, when they are next counted.
 const MOST_SAMPLES: i64 = 900;
@@ -31,6 +33,15 @@ impl Ledger {
     /// Opens `home/ledger.db`, makes it where there is none, and brings it to this version's schema. An error says
     /// why the run has to do without; the file is left as it was.
     pub fn open(home: &Path) -> Result<Self> {
+        Self::open_within(home, PATIENCE)
+    }
+
+    /// As [`Self::open`], for a run that does not wait for a ledger that another process holds.
+    pub fn open_in_haste(home: &Path) -> Result<Self> {
+        Self::open_within(home, HASTE)
+    }
+
+    fn open_within(home: &Path, patience: Duration) -> Result<Self> {
         fs::create_folders(home)?;
         let path = home.join("ledger.db");
         let sqlite = |cause| Error::Sqlite { path: path.clone(), cause };
@@ -39,7 +50,7 @@ impl Ledger {
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&path, flags).map_err(sqlite)?;
-        connection.busy_timeout(PATIENCE).map_err(sqlite)?;
+        connection.busy_timeout(patience).map_err(sqlite)?;
         schema::migrate(&mut connection, &path, schema::MIGRATIONS)?;
         // Some disks cannot do WAL; SQLite then stays with its journal, and that works too.
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(sqlite)?;

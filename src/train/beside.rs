@@ -31,7 +31,8 @@ pub(super) fn beside(cost: &Cost, run: Option<&str>) -> (Vec<Beside>, Option<Str
 
 /// What earlier processes of the run were billed for beside it.
 fn earlier(run: Option<&str>) -> Vec<Phase> {
-    let phases = |run| -> Result<Vec<Phase>> { Ok(Ledger::open(&fs::home()?)?.details(run)?.phases) };
+    let phases =
+        |run| -> Result<Vec<Phase>> { Ok(Ledger::open_in_haste(&fs::home()?)?.details(run)?.phases) };
     // A ledger that cannot be read is said where the run enters itself.
     run.and_then(|run| phases(run).ok()).unwrap_or_default()
 }
@@ -58,7 +59,8 @@ fn before(since_boot_s: f64, idle_s: Option<f64>) -> Beside {
 /// Seconds since the last run on this boot of the machine ended; `None` = this is the first, or nobody knows.
 fn idle_s() -> Option<f64> {
     let boot_id = fs::Owner::here().boot_id?;
-    let ends = Ledger::open(&fs::home().ok()?).and_then(|ledger| ledger.ends_on_boot(&boot_id)).ok()?;
+    let ends =
+        Ledger::open_in_haste(&fs::home().ok()?).and_then(|ledger| ledger.ends_on_boot(&boot_id)).ok()?;
     let now = jiff::Timestamp::now();
     ends.into_iter().map(|end| now.duration_since(end).as_secs_f64()).reduce(f64::min)
 }

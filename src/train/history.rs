@@ -17,7 +17,7 @@ const LOOKED_AT: u32 = 200;
 
 /// Past runs, oldest first; none where the ledger cannot be read, which the run's own start will say.
 pub(super) fn of(arch: &Arch, machine: &Machine) -> Vec<Past> {
-    let Ok(outcomes) = fs::home().and_then(|home| Ledger::open(&home)?.history(LOOKED_AT)) else {
+    let Ok(outcomes) = fs::home().and_then(|home| Ledger::open_in_haste(&home)?.history(LOOKED_AT)) else {
         return Vec::new();
     };
     let past = |outcome: &crate::ledger::Outcome| {
