@@ -246,6 +246,31 @@ fn energy_that_nobody_can_measure_is_modelled_and_the_grids_carbon_follows() {
 }
 
 #[test]
+fn looks_come_as_often_as_they_are_asked_for_and_each_belongs_to_a_phase() {
+    let place = Place::new();
+    let often = train(&place, "often", "[meter]\ninterval_ms = 10");
+    let seldom = train(&place, "seldom", "[meter]\ninterval_ms = 60000");
+    let looks = |report: &Value| report["meter"]["looks"].as_u64().unwrap();
+    assert_eq!(looks(&seldom), 2, "the first and the last");
+    // Of the fifty or more that fit, most: a busy machine wakes a thread late.
+    let wall_s = often["measured"]["wall_s"].as_f64().unwrap();
+    assert!(looks(&often) as f64 > 20.0 * wall_s, "{} in {wall_s} s", looks(&often));
+    // No step looks for itself: its record has what the meter saw last.
+    let steps = run::lines(&place.path("seldom").join("metrics.jsonl"));
+    assert!(steps.len() == 2 && steps[0]["rss_bytes"].is_u64());
+    assert_eq!(steps[0]["rss_bytes"], steps[1]["rss_bytes"]);
+    for report in [&often, &seldom] {
+        let phases: Vec<&Value> = report["phases"].as_array().unwrap().iter().map(|p| &p["name"]).collect();
+        let moments = report["timeline"].as_array().unwrap();
+        assert!(!moments.is_empty() && moments.iter().all(|m| phases.contains(&&m["phase"])), "{report}");
+        assert!(
+            report["meter"]["meter_cpu_s"].as_f64().unwrap() > 0.0,
+            "what it took itself is in every report"
+        );
+    }
+}
+
+#[test]
 fn the_machine_is_paid_for_from_its_start_or_from_the_last_run_on_it() {
     let place = Place::new();
     let tables = "[cost]\nusd_per_hour = 36\nbill_from = \"boot\"\nrelease_after_s = 60";

@@ -5,7 +5,7 @@ use super::book::Book;
 use super::record::{Record, Sample};
 use crate::estimate::PriceUsed;
 use crate::meter::Watch;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -45,6 +45,8 @@ struct Shared {
     loss: AtomicU64,
     price: Mutex<PriceUsed>,
     warnings: Mutex<Vec<String>>,
+    /// There are some: whoever asks after every step takes no lock before that.
+    is_warned: AtomicBool,
 }
 
 /// What the beats are made of.
@@ -65,6 +67,7 @@ impl Pulse {
             loss: AtomicU64::new(before.loss.unwrap_or(f64::NAN).to_bits()),
             price: Mutex::new(price.clone()),
             warnings: Mutex::default(),
+            is_warned: AtomicBool::new(false),
         });
         let mut heart = Heart {
             book,
@@ -80,6 +83,7 @@ impl Pulse {
             loop {
                 if let Err(error) = heart.beat(&theirs) {
                     lock(&theirs.warnings).push(error.to_string());
+                    theirs.is_warned.store(true, Ordering::Release);
                 }
                 match stopped.recv_timeout(INTERVAL) {
                     Err(RecvTimeoutError::Timeout) => {}
@@ -107,8 +111,11 @@ impl Pulse {
         lock(&self.shared.price).bill(wall_s).map(|bill| bill.cost_usd)
     }
 
-    /// What the user must be told, once.
+    /// What the user must be told, once; where there is nothing, an atomic operation.
     pub fn warnings(&self) -> Vec<String> {
+        if !self.shared.is_warned.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
         std::mem::take(&mut lock(&self.shared.warnings))
     }
 

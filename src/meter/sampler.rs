@@ -45,13 +45,13 @@ impl Meter {
         // A probe that panics does so again in its thread, and costs no more than its figures.
         let first = catch_unwind(AssertUnwindSafe(|| probe.sample())).unwrap_or_default();
         let shared = Arc::new(Shared { timeline: Timeline::start(phase), latest: Latest::default() });
+        shared.latest.store(&first);
         let (wake, woken) = mpsc::channel::<()>();
         let theirs = Arc::clone(&shared);
         let run = move || {
             let mut record = Record::new(longest_gap_s(interval));
             let (mut reading, mut late) = (first, 0);
             loop {
-                theirs.latest.store(&reading);
                 record.take(&theirs.timeline, &reading);
                 let wait = wait(interval, seconds(theirs.timeline.elapsed_ns()), thread_cpu_s());
                 late += u64::from(wait > interval);
@@ -59,6 +59,7 @@ impl Meter {
                     Ok(()) | Err(RecvTimeoutError::Timeout) => reading = probe.sample(),
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
+                theirs.latest.store(&reading);
             }
             record.take(&theirs.timeline, &probe.sample());
             record.closing = probe.close();

@@ -73,9 +73,9 @@ pub struct StepRecord {
     /// Wall clock of the step, s.
     #[serde(with = "finite")]
     pub step_s: f64,
-    /// Resident memory of the process after the step; `None` = not measured.
+    /// Resident memory of the process at the meter's last look; `None` = not measured.
     pub rss_bytes: Option<u64>,
-    /// Device memory in use after the step; `None` = not measured.
+    /// Device memory in use at the meter's last look; `None` = not measured.
     pub device_bytes: Option<u64>,
 }
 

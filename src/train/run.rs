@@ -135,7 +135,7 @@ impl<'a> Course<'a> {
             padded_tokens: 0, // Rows lie end to end: there is no padding to count.
             loss_tokens: tokens(|b| b.targets.len()),
             step_s,
-            rss_bytes: crate::meter::process::resident().0,
+            rss_bytes: reading.rss_bytes,
             device_bytes: reading.device_bytes,
         };
         self.session.record_step(&record)?;
