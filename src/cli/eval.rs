@@ -1,16 +1,21 @@
 //! `fttrain eval RUN`: loss on rows, and the share of answers that are right, with what it cost to find out.
 
+use super::evaluation::Evaluation;
 use super::generate::at_least_one;
+use super::job::Ended;
+use super::train::facts;
 use crate::config::{self, Config, Data, Format, Source, ValSet};
 use crate::data::prepare::{Prepared, prepare_data};
 use crate::data::questions::{self, questions};
 use crate::error::{Error, Kind, Result};
-use crate::meter::{Measured, Meter, Phase, ProcessProbe};
+use crate::meter::{Meter, Phase, ProcessProbe};
+use crate::report::{DataSummary, Report};
 use crate::train::examine::{self, Asking, Exact, Loss};
 use crate::train::subject::{Named, Subject};
+use crate::units::{Seconds, Usd};
 use clap::Args;
 use regex::Regex;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,37 +27,37 @@ const INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Args)]
 pub(super) struct EvalArgs {
     /// A run's id or folder, or a base model: a folder, a GGUF file or a hub name.
-    model: String,
+    pub(super) model: String,
     /// Rows to judge by; by default the run's own: its test rows, or those that `val_set_size` held out.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Part of the file: train[:100].
     #[arg(long, requires = "data")]
-    split: Option<String>,
+    pub(super) split: Option<String>,
     /// Says what a row is, and how text becomes tokens; by default the run's own.
     #[arg(long, value_name = "CONFIG")]
     config: Option<PathBuf>,
     /// A PEFT adapter for the base model.
     #[arg(long, value_name = "FOLDER")]
-    adapter: Option<PathBuf>,
+    pub(super) adapter: Option<PathBuf>,
     /// The base model of an adapter, where its folder does not say it.
     #[arg(long, value_name = "MODEL")]
-    base: Option<String>,
+    pub(super) base: Option<String>,
     /// The base without the run's adapter.
     #[arg(long)]
-    no_adapter: bool,
+    pub(super) no_adapter: bool,
     /// Let the model answer, and compare what this finds in its answer and in the row's: the first group, or all of it.
     #[arg(long = "match", value_name = "REGEX")]
-    pattern: Option<String>,
+    pub(super) pattern: Option<String>,
     /// Solved examples before each question, from the start of the training rows.
     #[arg(long, default_value_t = 0, requires = "pattern")]
-    shots: usize,
+    pub(super) shots: usize,
     /// Questions at most.
     #[arg(long, value_parser = at_least_one, requires = "pattern")]
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
     /// Tokens of an answer at most.
     #[arg(long, default_value_t = 256, value_parser = at_least_one)]
-    max_tokens: usize,
+    pub(super) max_tokens: usize,
     /// Questions that are answered at once.
     #[arg(long, default_value_t = 32, value_parser = at_least_one)]
     at_once: usize,
@@ -78,33 +83,52 @@ pub(super) fn run(args: &EvalArgs) -> Result<u8> {
     };
     let config = config.as_ref().or(subject.run.as_ref());
     let rows = Rows::of(args, config)?;
-    meter.enter(Phase::Tokenise);
+    let files: Vec<PathBuf> = rows.data.datasets.iter().map(|source| source.path.clone()).collect();
+    let mut evaluation = Evaluation::begin(args, &subject, config, &files, &meter)?;
     let seed = config.map_or(42, |config| config.train.seed);
+    let judged = judge(args, &subject, (&rows, seed), pattern.as_ref(), &meter, &mut evaluation);
+    let measured = meter.finish();
+    let ended = Ended {
+        reason: judged.as_ref().err().map(facts),
+        loss: judged.as_ref().ok().map(|(loss, _)| loss.loss),
+        data: DataSummary {
+            eval_samples: judged.as_ref().ok().map(|(loss, _)| loss.rows as u64),
+            ..DataSummary::default()
+        },
+        warnings: Vec::new(),
+    };
+    let report = evaluation.end(&measured, ended);
+    let (loss, exact) = judged?;
+    let found = told((args, &files), &loss, exact.as_ref(), &report, evaluation.run_id());
+    evaluation.keep(&found);
+    super::print(&if args.json {
+        format!("{found:#}\n")
+    } else {
+        shown(&loss, exact.as_ref(), &report, evaluation.run_id())
+    });
+    Ok(0)
+}
+
+/// The loss of the rows, and where answers are asked for, how many are right.
+fn judge(
+    args: &EvalArgs,
+    subject: &Subject,
+    (rows, seed): (&Rows, u64),
+    pattern: Option<&Regex>,
+    meter: &Meter,
+    evaluation: &mut Evaluation,
+) -> Result<(Loss, Option<Exact>)> {
+    meter.enter(Phase::Tokenise);
     let prepared = prepare_data(&rows.data, seed, &subject.tokenizer, None)?;
+    evaluation.knows_data(&prepared.summary.sha256);
     let samples = if rows.held_out { &prepared.eval } else { &prepared.train };
     meter.enter(Phase::Load);
     let longest = subject.arch.max_position.max(rows.data.sequence_len);
     let decoder = subject.decoder(!args.no_adapter, subject.frozen(), longest)?;
     meter.enter(Phase::Evaluate);
     let loss = examine::loss(&decoder, samples, rows.data.sequence_len)?;
-    let exact = match &pattern {
-        Some(pattern) => Some(ask(args, &subject, &decoder, (&rows, &prepared), pattern)?),
-        None => None,
-    };
-    let measured = meter.finish();
-    let cost = match config {
-        Some(config) => {
-            crate::estimate::price_used(&config.cost, jiff::Zoned::now().date())?.bill(measured.wall_s)
-        }
-        None => None,
-    };
-    let cost = cost.map(|bill| bill.cost_usd);
-    super::print(&if args.json {
-        told(args, &rows, &loss, exact.as_ref(), &measured, cost)
-    } else {
-        shown(&loss, exact.as_ref(), &measured, cost)
-    });
-    Ok(0)
+    let ask = |pattern| ask(args, subject, &decoder, (rows, &prepared), pattern);
+    Ok((loss, pattern.map(ask).transpose()?))
 }
 
 fn regex(pattern: &str) -> Result<Regex> {
@@ -227,30 +251,33 @@ fn ask(
 }
 
 fn told(
-    args: &EvalArgs,
-    rows: &Rows,
+    (args, files): (&EvalArgs, &[PathBuf]),
     loss: &Loss,
     exact: Option<&Exact>,
-    measured: &Measured,
-    cost_usd: Option<f64>,
-) -> String {
-    let files: Vec<_> = rows.data.datasets.iter().map(|source| &source.path).collect();
-    let told = json!({
+    report: &Report,
+    run_id: Option<&str>,
+) -> Value {
+    json!({
+        "run_id": run_id,
         "model": args.model,
         "adapted": !args.no_adapter,
         "data": files,
         "shots": args.shots,
         "loss": loss,
         "exact_match": exact,
-        "wall_s": measured.wall_s,
-        "peak_memory_bytes": measured.peak_rss_bytes,
-        "energy_j": measured.energy_j,
-        "cost_usd": cost_usd,
-    });
-    format!("{told:#}\n")
+        "wall_s": report.measured.wall_s,
+        "peak_memory_bytes": report.measured.peak_memory_bytes,
+        "energy_j": report.measured.energy_j,
+        "cost_usd": cost(report),
+    })
 }
 
-fn shown(loss: &Loss, exact: Option<&Exact>, measured: &Measured, cost_usd: Option<f64>) -> String {
+/// The bill, measured or, where its electricity is, modelled.
+fn cost(report: &Report) -> Option<f64> {
+    report.measured.cost_usd.or(report.modelled.cost_usd)
+}
+
+fn shown(loss: &Loss, exact: Option<&Exact>, report: &Report, run_id: Option<&str>) -> String {
     let mut text = format!(
         "loss            {:.4} (95 %: {:.4} to {:.4}) over {} tokens of {} rows\nperplexity      {:.3}\n\
          token accuracy  {:.1} %\n",
@@ -275,6 +302,8 @@ fn shown(loss: &Loss, exact: Option<&Exact>, measured: &Measured, cost_usd: Opti
             exact.tokens,
         );
     }
-    let cost = cost_usd.map_or_else(|| "cost unknown".to_owned(), |usd| crate::units::Usd(usd).to_string());
-    text + &format!("took            {}, {cost}\n", crate::units::Seconds(measured.wall_s))
+    let cost = cost(report).map_or_else(|| "cost unknown".to_owned(), |usd| Usd(usd).to_string());
+    let took = Seconds(report.measured.wall_s.unwrap_or(0.0));
+    let entered = run_id.map_or_else(String::new, |id| format!(" (run {id} of the ledger)"));
+    text + &format!("took            {took}, {cost}{entered}\n")
 }

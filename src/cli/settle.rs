@@ -1,12 +1,13 @@
 //! From what the meter read to what a run took: energy by measurement or model, the bill with its lines, carbon. Shared
 //! by the runs of this program and those of others.
 
+use crate::error::Result;
 use crate::estimate::amount::Kind;
 use crate::estimate::carbon::{Carbon, Intensity};
 use crate::estimate::energy::{self, EnergyLine};
 use crate::estimate::money::PhaseCost;
 use crate::estimate::{CostLine, PriceUsed, Quantities};
-use crate::ledger;
+use crate::ledger::{self, Book, Final, Record, Status};
 use crate::meter::Measured;
 use crate::report::PhaseInput;
 
@@ -121,7 +122,7 @@ fn warnings(measured: &Measured) -> Vec<String> {
 }
 
 /// The phases as the ledger has them.
-pub(super) fn entries(measured: &Measured, settled: &Settled) -> Vec<ledger::Phase> {
+fn entries(measured: &Measured, settled: &Settled) -> Vec<ledger::Phase> {
     let seen = |name: &str| measured.phases.iter().find(|p| p.name == name);
     let entry = |phase: &PhaseInput| ledger::Phase {
         name: phase.name.clone(),
@@ -131,6 +132,22 @@ pub(super) fn entries(measured: &Measured, settled: &Settled) -> Vec<ledger::Pha
         cost_usd: phase.cost_usd,
     };
     settled.phases.iter().map(entry).collect()
+}
+
+/// Closes a run in the ledger with what it took; gives what failed there, which changes nothing of the run.
+pub(super) fn close(
+    book: &mut Book,
+    run_id: &str,
+    (measured, settled): (&Measured, &Settled),
+    status: Status,
+    end: &Final,
+) -> Vec<String> {
+    let phases = entries(measured, settled);
+    let mut outcomes: Vec<Result<()>> = phases.iter().map(|phase| book.phase(run_id, phase)).collect();
+    outcomes.extend(settled.costs.iter().map(|line| book.cost_line(run_id, line)));
+    outcomes.push(book.finish_run(run_id, status, end));
+    outcomes.push(book.settle());
+    outcomes.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect()
 }
 
 #[cfg(test)]

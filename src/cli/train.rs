@@ -7,7 +7,7 @@ use crate::data::Summary;
 use crate::error::{Error, Kind, Result};
 use crate::estimate::time::ClassTime;
 use crate::estimate::{self, Prediction, PriceUsed, verdict};
-use crate::ledger::{self, Final, Record, Status as LedgerStatus};
+use crate::ledger::{self, Final, Status as LedgerStatus};
 use crate::meter::process::resident;
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
 use crate::ops::device;
@@ -420,13 +420,7 @@ fn enter(
         // The other two are never said by the run itself.
         Status::Failed | Status::Killed | Status::Running => LedgerStatus::Failed,
     };
-    let mut book = session.close();
-    let mut outcomes: Vec<Result<()>> =
-        settle::entries(measured, settled).iter().map(|phase| book.phase(&run_id, phase)).collect();
-    outcomes.extend(settled.costs.iter().map(|line| book.cost_line(&run_id, line)));
-    outcomes.push(book.finish_run(&run_id, status, &end));
-    outcomes.push(book.settle());
-    for error in outcomes.into_iter().filter_map(Result::err) {
-        say(&format!("warning: {error}"));
+    for warning in settle::close(&mut session.close(), &run_id, (measured, settled), status, &end) {
+        say(&format!("warning: {warning}"));
     }
 }
