@@ -73,8 +73,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(folder: &Path) -> Self {
-        let port = free_port();
+    fn start(folder: &Path, port: u16) -> Self {
         let log = fs::File::create(folder.join("mlflow.log")).unwrap();
         let child = Command::new(python())
             .args([
@@ -175,10 +174,13 @@ fn recorded(out: &Path, file: &str) -> Vec<(u64, f64)> {
 fn mlflow_has_every_step_the_params_the_cost_and_the_report() {
     let place = Place::new();
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(folder.path());
-    let address = format!("http://{}", server.address);
-    let config = tracked("[\"mlflow\"]").with("mlflow_tracking_uri", &format!("{address:?}"));
-    let (path, out) = config.write(&place, "run");
+    let port = free_port();
+    let address = format!("http://127.0.0.1:{port}");
+    let config = || tracked("[\"mlflow\"]").with("mlflow_tracking_uri", &format!("{address:?}"));
+    let (path, early) = config().write(&place, "early");
+    place.run(&["--lora", &path]).expect(0).says(&["warning: mlflow: the server does not answer"]);
+    let _server = Server::start(folder.path(), port);
+    let (path, out) = config().write(&place, "run");
     let ended = place.run_within(Duration::from_secs(240), &["--lora", &path]).expect(0);
     assert!(!ended.stderr.contains("warning: mlflow"), "{}", ended.stderr);
     let id = fs::read_to_string(out.join("run_id")).unwrap().trim().to_owned();
@@ -205,6 +207,15 @@ fn mlflow_has_every_step_the_params_the_cost_and_the_report() {
     let found = ask(ASK_MLFLOW, &[&address, &id]);
     assert_eq!(history(&found, "loss"), recorded(&out, "metrics.jsonl"));
     assert_eq!(history(&found, "loss").len(), 140);
+    // A run that was over before there was a server is sent whole.
+    place
+        .run_within(Duration::from_secs(240), &["report", early.to_str().unwrap(), "--to", "mlflow"])
+        .expect(0);
+    let id = fs::read_to_string(early.join("run_id")).unwrap().trim().to_owned();
+    let found = ask(ASK_MLFLOW, &[&address, &id]);
+    assert_eq!(history(&found, "loss"), recorded(&early, "metrics.jsonl"));
+    assert_eq!(history(&found, "eval_loss"), recorded(&early, "eval.jsonl"));
+    assert_eq!((&found["status"], &found["report"]), (&"FINISHED".into(), &json(&early.join("report.json"))));
 }
 
 const ASK_TENSORBOARD: &str = r#"

@@ -110,6 +110,36 @@ fn a_run_is_found_with_what_it_took_and_its_pinned_keys() {
 }
 
 #[test]
+fn a_cost_of_any_category_kind_and_period_is_kept_as_it_is() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    ledger.start_run(&run("abcd", p.out.path())).unwrap();
+    let line = |category: &str, amount, period: &str| CostLine {
+        category: category.into(),
+        amount,
+        period: period.into(),
+    };
+    let usd = crate::units::Usd;
+    let lines = [
+        line("compute", Amount::Measured(usd(0.25)), "run"),
+        line("electricity", Amount::Modelled(usd(0.01)), "run"),
+        line("hosting", Amount::Predicted(usd(38.5)), "month"),
+        line("hosting", Amount::Stated(usd(400.0)), "year"),
+        line("labelling", Amount::Stated(usd(1_200.0)), "run"),
+        line("people", Amount::Unknown, "month"),
+    ];
+    for line in &lines {
+        ledger.cost_line("abcd", line).unwrap();
+    }
+    assert_eq!(ledger.details("abcd").unwrap().costs, lines);
+    // Known better, it is the same line.
+    let better = line("compute", Amount::Measured(usd(0.5)), "run");
+    ledger.cost_line("abcd", &better).unwrap();
+    let costs = ledger.details("abcd").unwrap().costs;
+    assert_eq!((costs.len(), &costs[0]), (lines.len(), &better));
+}
+
+#[test]
 fn runs_are_found_by_id_by_its_beginning_and_by_folder() {
     let p = place();
     let mut ledger = Ledger::open(p.home.path()).unwrap();

@@ -221,3 +221,59 @@ fn facts<T: AsRef<str>>(
     }
     format!("<section>\n<h2>{title}</h2>\n<dl class=\"facts\">\n{out}</dl>\n</section>\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::STYLE;
+    use std::collections::BTreeMap;
+
+    /// Of text on what lies behind it (WCAG 2.2, 1.4.3), and of lines and areas that say something (1.4.11).
+    const TEXT: f64 = 4.5;
+    const DRAWN: f64 = 3.0;
+
+    /// The colours of light, dark and paper.
+    fn palettes() -> Vec<BTreeMap<&'static str, &'static str>> {
+        let blocks = STYLE.split(":root {").skip(1).filter_map(|rest| rest.split('}').next());
+        let colour = |part: &'static str| {
+            let (name, value) = part.trim().strip_prefix("--")?.split_once(": ")?;
+            Some((name, value))
+        };
+        blocks.map(|block| block.split(';').filter_map(colour).collect()).collect()
+    }
+
+    /// WCAG's relative luminance of `#rgb` or `#rrggbb`.
+    fn luminance(colour: &str) -> f64 {
+        let digits = colour.strip_prefix('#').unwrap();
+        let wide = digits.len() / 3;
+        let channel = |nth: usize| {
+            let part = digits[nth * wide..][..wide].repeat(3 - wide);
+            let share = f64::from(u8::from_str_radix(&part, 16).unwrap()) / 255.0;
+            if share <= 0.04045 { share / 12.92 } else { ((share + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * channel(0) + 0.7152 * channel(1) + 0.0722 * channel(2)
+    }
+
+    fn contrast(a: &str, b: &str) -> f64 {
+        let (a, b) = (luminance(a) + 0.05, luminance(b) + 0.05);
+        a.max(b) / a.min(b)
+    }
+
+    #[test]
+    fn text_and_curves_stand_out_in_light_in_dark_and_on_paper() {
+        assert!((contrast("#fff", "#000000") - 21.0).abs() < 1e-9);
+        let palettes = palettes();
+        assert_eq!(palettes.len(), 3);
+        for (palette, scheme) in palettes.iter().zip(["light", "dark", "print"]) {
+            for behind in ["paper", "well"] {
+                for name in ["ink", "soft", "good", "fair", "bad"] {
+                    let found = contrast(palette[name], palette[behind]);
+                    assert!(found >= TEXT, "{scheme}: {name} on {behind}: {found:.2}");
+                }
+            }
+            for name in ["measured", "second", "tick", "load", "tokenise"] {
+                let found = contrast(palette[name], palette["paper"]);
+                assert!(found >= DRAWN, "{scheme}: {name}: {found:.2}");
+            }
+        }
+    }
+}

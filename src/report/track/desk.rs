@@ -85,10 +85,14 @@ impl Desk {
 
     /// Ends it after a last look, and says what could not be sent.
     pub fn close(self) -> Vec<Unsent> {
+        self.close_within(PATIENCE)
+    }
+
+    fn close_within(self, patience: Duration) -> Vec<Unsent> {
         // It may have ended by itself.
         let _ = self.close.send(());
         let late = |tracker| Unsent { tracker, cause: format!("{tracker}: no answer in time") };
-        self.unsent.recv_timeout(PATIENCE).unwrap_or_else(|_| self.names.into_iter().map(late).collect())
+        self.unsent.recv_timeout(patience).unwrap_or_else(|_| self.names.into_iter().map(late).collect())
     }
 }
 
@@ -136,10 +140,47 @@ mod tests {
         }
     }
 
-    fn closed(fails: u32) -> (Vec<Unsent>, u32) {
+    /// A server that takes the connection and never answers.
+    struct Silent(mpsc::Receiver<()>);
+
+    impl Tracker for Silent {
+        fn name(&self) -> &'static str {
+            "silent"
+        }
+        fn take(&mut self, _: &mut Run, _: bool) -> Result<()> {
+            let _ = self.0.recv_timeout(10 * PATIENCE);
+            Ok(())
+        }
+    }
+
+    /// The folder of a run with nothing in it yet.
+    fn run_folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("run_id"), "abcd\n").unwrap();
         std::fs::write(folder.path().join("config.resolved.toml"), "seed = 1\n").unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_tracker_that_never_answers_holds_up_no_step_and_the_end_for_its_patience_at_most() {
+        let folder = run_folder();
+        let (_answer, waits) = mpsc::channel();
+        let begun = Instant::now();
+        let desk = Desk::follow(
+            vec![Box::new(Silent(waits))],
+            folder.path().to_owned(),
+            folder.path().join("home"),
+            Duration::from_millis(1),
+        );
+        assert!(begun.elapsed() < PATIENCE / 4, "following a run waits for nothing");
+        std::thread::sleep(Duration::from_millis(50));
+        let unsent = desk.close_within(Duration::from_millis(200));
+        assert_eq!(unsent, [Unsent { tracker: "silent", cause: "silent: no answer in time".into() }]);
+        assert!(begun.elapsed() < PATIENCE);
+    }
+
+    fn closed(fails: u32) -> (Vec<Unsent>, u32) {
+        let folder = run_folder();
         let asked = Arc::new(AtomicU32::new(0));
         let tracker = Box::new(Flaky { asked: Arc::clone(&asked), fails });
         let home = folder.path().join("home");
