@@ -39,25 +39,27 @@ fn a_run_that_only_repeats_another_is_a_warning_or_refused() {
 #[test]
 fn a_broken_ledger_is_a_warning() {
     type Spoil = fn(&Path);
-    let cases: [(&str, Spoil); 3] = [
-        ("not a database", |db| {
+    let cases: [(&str, i32, Spoil); 3] = [
+        ("not a database", 5, |db| {
             fs::write(db, b"this is not a database, and it is long enough to be one").unwrap();
         }),
-        ("has schema 99", |db| {
+        ("has schema 99", 2, |db| {
             rusqlite::Connection::open(db)
                 .unwrap()
                 .execute_batch("PRAGMA application_id = 1718908012; PRAGMA user_version = 99")
                 .unwrap();
         }),
-        ("unable to open", |db| fs::create_dir(db).unwrap()),
+        ("unable to open", 5, |db| fs::create_dir(db).unwrap()),
     ];
-    for (said, spoil) in cases {
+    for (said, code, spoil) in cases {
         let place = Place::new();
         let db = place.home().join("ledger.db");
         spoil(&db);
         let (path, out) = Config::lora().write(&place, "run");
         place.run(&["--lora", &path]).expect(0).says(&["warning", "ledger.db", said, "ledger-pending.jsonl"]);
         assert!(out.join("ledger-pending.jsonl").exists());
+        // Whoever asks the ledger itself is told what to do.
+        place.run(&["runs"]).expect(code).says(&["ledger.db", said, "hint"]);
         fs::rename(&db, place.path("aside")).unwrap();
         // The next process in that folder hands the records over.
         place.run(&["resume", out.to_str().unwrap(), "--set", "max_steps=9"]).expect(0);

@@ -1,5 +1,5 @@
 //! Where a run writes its records: into the ledger while it works, else into the run's own folder. Nothing here ever
-//! stops a run.
+//! stops a run, or keeps one waiting for more than a moment.
 
 use super::journal::{Journal, PENDING};
 use super::record::{Entry, Record};
