@@ -2,12 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use fttrain_kernels::sys::memory::{self, Allocator};
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
-    fttrain_kernels::sys::keep_pages();
+    memory::keep_pages();
     fttrain::cli::main(std::env::args_os())
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// The program's own, kept as it keeps it: an op's time is also the time of its buffers.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: fttrain_kernels::sys::memory::Allocator = fttrain_kernels::sys::memory::Allocator;
 
 /// Sizes of a model that a bench takes its shapes from.
 #[derive(Clone, Copy)]
@@ -87,7 +87,7 @@ pub enum Work {
 
 /// The settings that all benches share, short because there are many cases; `FTTRAIN_KERNEL` chooses the kernels.
 pub fn criterion() -> Criterion {
-    fttrain_kernels::sys::keep_pages();
+    fttrain_kernels::sys::memory::keep_pages();
     if let Ok(path) = std::env::var("FTTRAIN_KERNEL") {
         fttrain_kernels::cpu::force(&path).unwrap();
     }

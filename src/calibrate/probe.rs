@@ -219,7 +219,7 @@ impl Probe {
             if self.way == Way::Forward {
                 return Ok(());
             }
-            gate::backward(&gated, &up, &act)?;
+            gate::backward(&gated, &up, act)?;
             for _ in 0..2 {
                 norm.backward(&saved, &x, None, &mut Grads::new(1))?;
             }

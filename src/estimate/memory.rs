@@ -1,14 +1,13 @@
-//! Peak memory as a sum of named parts, each of which the meter can hold a measured figure against.
-//!
-//! Parts are added although the logits chunk and the blocks' workspace are not alive together: an allocator that
-//! keeps freed pages makes them stay resident.
+//! Peak memory as a sum of named parts at the moment of a run when most stands, each of which the meter can hold a
+//! measured figure against. What stands at which moment follows from the ops (`model/decoder.rs`, `model/block.rs`), and
+//! the allocator keeps no more large blocks than once stood together.
 
-use super::parameters::{Parameters, rank};
+use super::parameters::{Parameters, rank, trains_head};
 use super::trained::Trained;
 use super::work::Stored;
 use super::{Counts, product, sum, wide};
 use crate::arch::{Arch, Linear};
-use crate::config::Method;
+use crate::config::{Lora, Method};
 
 /// How the frozen base is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +49,8 @@ pub struct Layout<'a> {
     pub narrow: bool,
     /// The memory is an accelerator's: activations are bf16, the data stay with the host.
     pub on_device: bool,
+    /// A step has several micro-batches.
+    pub accumulates: bool,
     /// Rows of logits alive at once.
     pub logits_rows: u64,
     /// Resident bytes before anything is loaded.
@@ -68,20 +69,15 @@ pub struct Load {
 const F32: u64 = 4;
 /// Rows of logits that are compared before and after the result is reopened.
 const COMPARED_ROWS: u64 = 64;
-/// mimalloc gives pages out in chunks of 32 MiB, each for one range of sizes: freed pages of another range are not
-/// found again until a chunk is whole free.
-const CHUNK_BYTES: u64 = 32 << 20;
-/// Of what a pass allocates, one part in ten more is resident: sizes rounded up, the ends of chunks, huge pages of
-/// which a part is used. Measured on steps of SmolLM2-135M of 0.25 to 2 Ki tokens: 8 to 13 %.
-const ROUNDED: u64 = 10;
-/// What the process grows by beside what it allocates: code that only training runs, the ledger's cache.
-const CODE_BYTES: u64 = 10 << 20;
+/// What the process grows by beside what it allocates in large blocks: code that only training runs, the ledger's cache,
+/// threads, pages of small blocks. 34 MiB with the quickstart's model, 25 to 30 MiB with SmolLM2-135M.
+const CODE_BYTES: u64 = 30 << 20;
 /// Id and label of a token, 4 bytes each.
 const SAMPLE_BYTES_PER_TOKEN: u64 = 8;
 /// Two vectors' headers and their allocations' slack.
 const SAMPLE_BYTES_PER_ROW: u64 = 80;
-/// The tokenizer's tables (both directions of the vocabulary, merges), by entry: 34,260 KiB for the 49,152 of SmolLM2.
-const TOKENIZER_BYTES_PER_ENTRY: u64 = 714;
+/// The tokenizer's tables (both directions of the vocabulary, merges), by entry: 14 MiB for the 49,152 of SmolLM2.
+const TOKENIZER_BYTES_PER_ENTRY: u64 = 300;
 
 impl BaseType {
     /// How products read it.
@@ -140,12 +136,16 @@ impl Layout<'_> {
         sum(&[product(&[2, products, self.product_value()]), product(&[others, self.value()])])
     }
 
+    fn lora(&self) -> Option<&Lora> {
+        match self.method {
+            Method::Full => None,
+            Method::Lora(lora) | Method::Qlora { lora, .. } => Some(lora),
+        }
+    }
+
     /// Σ r over the adapted linears of the layer with most.
     fn adapter_floats(&self) -> u64 {
-        let lora = match self.method {
-            Method::Full => return 0,
-            Method::Lora(lora) | Method::Qlora { lora, .. } => lora,
-        };
+        let Some(lora) = self.lora() else { return 0 };
         let mut by_layer = vec![0u64; self.arch.layers.len()];
         for linear in self.adapted {
             if let Some(sum) = by_layer.get_mut(linear.layer) {
@@ -155,53 +155,68 @@ impl Layout<'_> {
         by_layer.into_iter().max().unwrap_or(0)
     }
 
-    /// Bytes saved between forward and backward.
-    fn activations(&self, load: Load, recompute: bool) -> u64 {
+    /// Bytes that the blocks save between forward and backward, when the last of them is done and when the first is left.
+    fn activations(&self, load: Load, recompute: bool) -> [u64; 2] {
         let layers = wide(self.arch.layers.len());
         let row = product(&[wide(self.arch.hidden_size), self.value()]);
-        let blocks = if recompute {
-            sum(&[product(&[layers, row]), self.saved_bytes()])
+        let one = self.saved_bytes();
+        let [all, last] = if recompute {
+            [sum(&[product(&[layers, row]), one]), sum(&[row, one])]
         } else {
-            product(&[layers, self.saved_bytes()])
+            [product(&[layers, one]), one]
         };
-        // Behind the last block: its output and the normed output.
-        product(&[load.tokens, sum(&[blocks, product(&[2, row])])])
-    }
-
-    /// The largest transients alive at once: a block's backward with four buffers of the MLP's width and four of the hidden size, and
-    /// the sides that products pack: both gradients of the MLP's width, and the chunk of logits on its way back.
-    fn workspace(&self, load: Load) -> u64 {
-        let a = self.arch;
-        let (d, f) = (wide(a.hidden_size), wide(a.intermediate_size));
-        let rows = product(&[load.tokens, product(&[4, sum(&[d, f])]), self.value()]);
-        let packed = if self.on_device {
-            0
-        } else {
-            let values = sum(&[product(&[load.tokens, 2, f]), self.logits(load) / F32]);
-            product(&[values, self.product_value()])
-        };
-        let dw = match self.method {
-            Method::Full => product(&[self.parameters.largest_trainable, F32]),
-            _ => 0,
-        };
-        // Products on a device read bf16: a working copy of weights that are kept in f32.
-        let narrow = if self.on_device { product(&[self.parameters.trainable, 2]) } else { 0 };
-        sum(&[rows, packed, dw, narrow])
-    }
-
-    /// Pages that the allocator keeps beside those in use, where a pass allocates `passing` bytes and frees them.
-    fn holes(&self, passing: u64) -> u64 {
-        if self.on_device { 0 } else { sum(&[passing.min(CHUNK_BYTES), passing / ROUNDED]) }
-    }
-
-    /// The process by itself.
-    fn runtime(&self) -> u64 {
-        sum(&[self.runtime_bytes, if self.on_device { 0 } else { CODE_BYTES }])
+        [product(&[load.tokens, all]), product(&[load.tokens, last])]
     }
 
     fn logits(&self, load: Load) -> u64 {
         let rows = load.targets.min(self.logits_rows);
         product(&[rows, wide(self.arch.vocab_size), F32])
+    }
+
+    /// Beside a chunk of logits: the last block's output, counted rows of it, these normed, and their gradients; the
+    /// chunk as products read it on its way back, in f32 where the head's own gradient is made of it.
+    fn beside_logits(&self, load: Load) -> u64 {
+        let row = product(&[wide(self.arch.hidden_size), F32]);
+        let packed = if trains_head(self.method) { F32 } else { self.product_value() };
+        let slopes = product(&[self.logits(load) / F32, packed]);
+        sum(&[product(&[load.tokens, row]), product(&[load.targets, 3, row]), slopes])
+    }
+
+    /// Beside what a block saved, on its way back, at the gradients of gate and up: both, their inputs' gradient, the normed
+    /// input, dy, and both as products read them, while gate and up themselves are gone. With dropout the way back through
+    /// `down` holds more: the gradient on its way through the adapter, before and after its mask, beside the sum.
+    fn beside_block(&self, load: Load) -> u64 {
+        let (d, f) = (wide(self.arch.hidden_size), wide(self.arch.intermediate_size));
+        let mlp = sum(&[product(&[12, d]), product(&[8, f])]);
+        let p = self.product_value();
+        let masked = sum(&[product(&[sum(&[12, p]), f]), product(&[sum(&[4, p]), d])]);
+        let drops = self.lora().is_some_and(|lora| lora.dropout > 0.0);
+        product(&[load.tokens, if drops { mlp.max(masked) } else { mlp }])
+    }
+
+    /// Beside the base while a block runs forward and nothing is kept: what it would save, its input and output, and gate
+    /// and up in f32 or the activation and its packed copy.
+    fn passing(&self, load: Load) -> u64 {
+        let (d, f) = (wide(self.arch.hidden_size), wide(self.arch.intermediate_size));
+        let act = product(&[if self.narrow { 6 } else { 8 }, f]);
+        product(&[load.tokens, sum(&[self.saved_bytes(), product(&[12, d]), act])])
+    }
+
+    /// An accelerator's transients: a block's backward with four buffers of the MLP's width and four of the hidden size, the
+    /// gradient of a weight, and a bf16 copy of weights that are kept in f32.
+    fn on_device(&self, load: Load) -> u64 {
+        let (d, f) = (wide(self.arch.hidden_size), wide(self.arch.intermediate_size));
+        let rows = product(&[load.tokens, product(&[4, sum(&[d, f])]), self.value()]);
+        let dw = match self.method {
+            Method::Full => product(&[self.parameters.largest_trainable, F32]),
+            _ => 0,
+        };
+        sum(&[rows, dw, product(&[self.parameters.trainable, 2])])
+    }
+
+    /// The process by itself.
+    fn runtime(&self) -> u64 {
+        sum(&[self.runtime_bytes, if self.on_device { 0 } else { CODE_BYTES }])
     }
 
     fn tokenizer(&self) -> u64 {
@@ -228,42 +243,43 @@ impl Layout<'_> {
         (!is_full).then(|| sum(&[product(&[values, F32]), self.tokenizer(), self.runtime()]))
     }
 
-    /// The parts while training on `load`.
-    pub fn training(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
-        let (activations, workspace, logits) =
-            (self.activations(load, recompute), self.workspace(load), self.logits(load));
-        [
-            self.base_bytes(),
-            self.trained.values,
-            self.trained.gradients,
-            self.trained.state,
-            activations,
-            sum(&[workspace, self.holes(sum(&[activations, workspace, logits]))]),
-            logits,
-            self.data(counts),
-            self.runtime(),
-        ]
+    /// Activations, gradients, workspace and logits at each moment of a step that may hold most: at the head, on the way
+    /// back through the last block and through the first. Gradients of a step's earlier micro-batches stand throughout.
+    fn moments(&self, load: Load, recompute: bool) -> Vec<[u64; 4]> {
+        let [all, last] = self.activations(load, recompute);
+        let logits = self.logits(load);
+        let whole = self.trained.gradients;
+        if self.on_device {
+            return vec![[all, whole, self.on_device(load), logits]];
+        }
+        let head = if self.accumulates { whole } else { self.trained.head_gradients.min(whole) };
+        let first = sum(&[head, self.trained.block_gradients]).min(whole);
+        let block = self.beside_block(load);
+        vec![[all, head, self.beside_logits(load), logits], [all, first, block, 0], [last, whole, block, 0]]
     }
 
     /// The parts of the phase with the highest sum: load, train, evaluate or save.
     ///
-    /// Loading holds one tensor twice (as read, as kept). Gradients are freed with their step, but an allocator keeps the
-    /// pages of those that are smaller than 32 MiB: an evaluation stands beside them with one block's transients, saving
-    /// with one tensor of the file, as read and as widened, and the logits that are compared.
+    /// Loading holds one tensor twice (as read, as kept). Gradients are gone where no step is under way; saving holds one
+    /// tensor of the file, as read and as widened, and the logits that are compared.
     pub fn peak(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
-        let training = self.training(counts, load, recompute);
-        let [base, adapter, gradients, moments, _, _, _, data, runtime] = training;
-        let copy = product(&[self.parameters.largest, F32]);
-        let loading = [base, adapter, 0, 0, 0, product(&[2, copy]), 0, data, runtime];
+        let (base, trained) = (self.base_bytes(), self.trained);
+        let (data, runtime) = (self.data(counts), self.runtime());
+        let parts = |[activations, gradients, workspace, logits]: [u64; 4]| {
+            let [adapter, moments] = [trained.values, trained.state];
+            [base, adapter, gradients, moments, activations, workspace, logits, data, runtime]
+        };
+        let largest = product(&[2, self.parameters.largest, F32]);
+        let loading = [base, trained.values, 0, 0, 0, largest, 0, data, runtime];
         let eval = Load { tokens: counts.eval.max_batch_tokens, targets: counts.eval.max_batch_tokens };
-        let hidden = product(&[eval.tokens, product(&[2, wide(self.arch.hidden_size)]), F32]);
-        let (workspace, logits) = (self.workspace(eval), self.logits(eval));
-        let workspace = sum(&[workspace, self.holes(sum(&[hidden, workspace, logits]))]);
-        let evaluating = [base, adapter, gradients, moments, hidden, workspace, logits, data, runtime];
         let read_back = product(&[2, self.parameters.largest_trainable, F32]);
         let compared = product(&[2, COMPARED_ROWS, wide(self.arch.vocab_size), F32]);
-        let saving = [base, adapter, gradients, moments, 0, read_back, compared, data, runtime];
-        [training, loading, evaluating, saving].into_iter().max_by_key(|parts| sum(parts)).unwrap_or(training)
+        let mut phases: Vec<[u64; 9]> = self.moments(load, recompute).into_iter().map(parts).collect();
+        phases.push(loading);
+        phases.push(parts([0, 0, self.passing(eval), 0]));
+        phases.push(parts([0, 0, self.beside_logits(eval), self.logits(eval)]));
+        phases.push(parts([0, 0, read_back, compared]));
+        phases.into_iter().max_by_key(|parts| sum(parts)).unwrap_or(loading)
     }
 
     /// Bytes of one checkpoint: trainable tensors and the optimizer's state, and a tokenizer beside them.
@@ -296,6 +312,7 @@ mod tests {
             base,
             narrow,
             on_device: false,
+            accumulates: false,
             logits_rows: 256,
             runtime_bytes: 10,
         };
@@ -310,11 +327,10 @@ mod tests {
         assert_eq!(adapter, 4_884_480 * 4);
         assert_eq!((gradients, moments), (adapter, 2 * adapter));
         // 2·576 + 2 + 2·576 + 2·192 + 9 + 2·1536 + 7·16 = 5883 floats a token and layer.
-        assert_eq!(activations, 1024 * (30 * 5883 + 2 * 576) * 4);
+        assert_eq!(activations, 1024 * 30 * 5883 * 4);
         assert_eq!(logits, 256 * 49_152 * 4);
-        let transient = 1024 * 4 * (576 + 1536) * 4 + (1024 * 2 * 1536 + 256 * 49_152) * 4;
-        assert_eq!(workspace, transient + (32 << 20) + (activations + transient + logits) / 10);
-        assert_eq!((data, runtime), (49_152 * 714, 10 + (10 << 20)));
+        assert_eq!(workspace, (1024 + 3 * 700) * 576 * 4 + logits, "the head's");
+        assert_eq!((data, runtime), (49_152 * 300, 10 + (30 << 20)));
     }
 
     /// Inputs of norms, x·Aᵀ and what is per head stay in f32.
@@ -323,9 +339,8 @@ mod tests {
         let lora = Method::Lora(lora(16));
         let [_, _, _, _, activations, workspace, logits, ..] = parts(&lora, BaseType::Bf16, LOAD, false);
         let bytes = 2 * (2 * 576 + 2 * 192 + 2 * 1536) + 4 * (2 * 576 + 2 + 9 + 7 * 16);
-        assert_eq!(activations, 1024 * (30 * bytes + 2 * 576 * 4));
-        let transient = 1024 * 4 * (576 + 1536) * 4 + (1024 * 2 * 1536 + 256 * 49_152) * 2;
-        assert_eq!(workspace, transient + (32 << 20) + (activations + transient + logits) / 10);
+        assert_eq!(activations, 1024 * 30 * bytes);
+        assert_eq!(workspace, (1024 + 3 * 700) * 576 * 4 + logits / 2);
     }
 
     #[test]
@@ -354,19 +369,20 @@ mod tests {
                 base,
                 narrow: true,
                 on_device,
+                accumulates: false,
                 logits_rows: 256,
                 runtime_bytes: 10,
             }
         };
         let values = 134_515_008 + 4_884_480 + 2 * 49_152 * 576;
-        assert_eq!(layout(&method).merging(), Some(values * 4 + 49_152 * 714 + 10 + (10 << 20)));
+        assert_eq!(layout(&method).merging(), Some(values * 4 + 49_152 * 300 + 10 + (30 << 20)));
         assert_eq!(layout(&Method::Full).merging(), None);
     }
 
     #[test]
     fn recompute_keeps_only_block_inputs_and_one_layer() {
         let kept = parts(&Method::Lora(lora(16)), BaseType::F32, LOAD, true);
-        assert_eq!(kept[4], 1024 * (30 * 576 + 5883 + 2 * 576) * 4);
+        assert_eq!(kept[4], 1024 * (30 * 576 + 5883) * 4);
     }
 
     #[test]

@@ -240,6 +240,7 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
         base,
         narrow,
         on_device: is_accelerator,
+        accumulates: inputs.config.train.gradient_accumulation_steps > 1,
         logits_rows: inputs.logits_rows,
         runtime_bytes: inputs.machine.baseline_bytes,
     }

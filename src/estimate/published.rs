@@ -205,6 +205,7 @@ impl Published {
             base,
             narrow: true,
             on_device: machine.kind == Kind::Accelerator,
+            accumulates: false,
             logits_rows: ALL_ROWS,
             runtime_bytes: machine.baseline_bytes,
         };

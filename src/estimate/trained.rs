@@ -4,6 +4,7 @@ use super::parameters::{rank, saved_whole, trains_head};
 use super::{product, sum, wide};
 use crate::arch::{Arch, Linear, Proj};
 use crate::config::{Lora, Method, Optimizer, Train};
+use fttrain_kernels::sys::memory::LARGE;
 
 const F32: u64 = 4;
 const BF16: u64 = 2;
@@ -79,8 +80,13 @@ impl Update {
 pub struct Trained {
     /// The tensors.
     pub values: u64,
-    /// Gradients that stand at once.
+    /// Gradients that stand at once at most.
     pub gradients: u64,
+    /// Of them, those that stand before the way back through the blocks begins: the head's, and an adapter's small ones,
+    /// whose pages stay from step to step.
+    pub head_gradients: u64,
+    /// Of them, a block's.
+    pub block_gradients: u64,
     /// What the optimizer remembers.
     pub state: u64,
 }
@@ -91,9 +97,17 @@ impl Trained {
         let shapes = shapes(arch, method, adapted);
         let all = shapes.iter().map(|shape| product(shape)).fold(0, u64::saturating_add);
         let at_once = if update.in_backward { standing(arch, method, all) } else { all };
+        let table = product(&[wide(arch.vocab_size), wide(arch.hidden_size)]);
+        let small = shapes.iter().map(|shape| product(shape)).filter(|n| product(&[*n, F32]) < wide(LARGE));
+        let small = if *method == Method::Full { 0 } else { small.fold(0, u64::saturating_add) };
+        let head = sum(&[small, if trains_head(method) { table } else { 0 }]);
+        let input = if *method == Method::Full && !arch.tie_word_embeddings { table } else { 0 };
+        let blocks = all.saturating_sub(sum(&[head, input]));
         Self {
             values: product(&[all, update.value_bytes()]),
             gradients: product(&[at_once, F32]),
+            head_gradients: product(&[head, F32]),
+            block_gradients: product(&[blocks / wide(arch.layers.len()).max(1), F32]),
             state: shapes.iter().map(|shape| update.state_bytes(shape)).fold(0, u64::saturating_add),
         }
     }

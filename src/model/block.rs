@@ -68,7 +68,12 @@ pub struct Saved {
     attention: Option<attention::Saved>,
     attended: Tensor,
     o: linear::Saved,
-    mlp_norm: norm::Saved,
+    mlp: SavedMlp,
+}
+
+/// The MLP's part of it.
+struct SavedMlp {
+    norm: norm::Saved,
     gated: [linear::Saved; 2],
     gate_out: Tensor,
     up_out: Tensor,
@@ -123,35 +128,33 @@ impl Block {
             attention: saved_attention,
             attended,
             o: saved_o,
-            mlp_norm,
-            gated: [saved_gate, saved_up],
-            gate_out,
-            up_out,
-            down,
+            mlp: SavedMlp { norm: mlp_norm, gated: [saved_gate, saved_up], gate_out, up_out, down },
         };
         Ok((y, saved))
     }
 
-    /// dy `[N, D]`, which is used up, → the gradient of x, or `None` when nothing before this block is trained.
+    /// dy `[N, D]` → the gradient of x, or `None` when nothing before this block is trained. Both inputs are used up:
+    /// what was saved is freed as soon as it was read.
     pub fn backward(
         &self,
-        saved: &Saved,
+        saved: Saved,
         dy: Tensor,
         pass: Pass,
         wanted: bool,
         grads: &mut Grads,
     ) -> Result<Option<Tensor>> {
-        let d_middle = self.mlp_backward(saved, dy, pass, grads)?;
+        let d_middle = self.mlp_backward(saved.mlp, dy, pass, grads)?;
         let span = profile::op(Site::Output);
         let d_attended = self.o.backward(&saved.attended, &saved.o, &d_middle, true, pass.noise, grads)?;
-        drop(span);
-        let (Some(d_attended), Some(saved_attention)) = (d_attended, &saved.attention) else {
+        drop((span, saved.attended, saved.o));
+        let (Some(d_attended), Some(saved_attention)) = (d_attended, saved.attention) else {
             return Ok(None);
         };
         let d = match pass.placed {
-            Some(placed) => gpu::attention::backward(placed, &self.attention, saved_attention, &d_attended)?,
-            None => attention::backward(&self.attention, pass.spans, saved_attention, &d_attended)?,
+            Some(placed) => gpu::attention::backward(placed, &self.attention, &saved_attention, &d_attended)?,
+            None => attention::backward(&self.attention, pass.spans, &saved_attention, &d_attended)?,
         };
+        drop((d_attended, saved_attention));
         self.rope.turn_both((&d.q, &d.k), pass.positions, pass.placed, true)?;
         let dq = unnorm_heads(self.q_norm.as_ref(), saved.head_norms[0].as_ref(), d.q, grads)?;
         let dk = unnorm_heads(self.k_norm.as_ref(), saved.head_norms[1].as_ref(), d.k, grads)?;
@@ -167,22 +170,23 @@ impl Block {
         }
     }
 
-    fn mlp_backward(&self, saved: &Saved, dy: Tensor, pass: Pass, grads: &mut Grads) -> Result<Tensor> {
-        let act = gate::forward(&saved.gate_out, &saved.up_out)?;
+    fn mlp_backward(&self, saved: SavedMlp, dy: Tensor, pass: Pass, grads: &mut Grads) -> Result<Tensor> {
+        let SavedMlp { norm, gated, gate_out, up_out, down } = saved;
+        let act = gate::forward(&gate_out, &up_out)?;
         let span = profile::op(Site::Down);
-        let d_act = self.down.backward(&act, &saved.down, &dy, true, pass.noise, grads)?;
-        drop(span);
-        drop(act);
+        let d_act = self.down.backward(&act, &down, &dy, true, pass.noise, grads)?;
+        drop((span, act));
         let Some(d_act) = d_act else { return Ok(dy) };
-        let (d_gate, d_up) = gate::backward(&saved.gate_out, &saved.up_out, &d_act)?;
-        let g = self.mlp_norm.again(&saved.mlp_norm)?;
-        let [gate, up] = &saved.gated;
+        let (d_gate, d_up) = gate::backward(&gate_out, &up_out, d_act)?;
+        drop((gate_out, up_out));
+        let g = self.mlp_norm.again(&norm)?;
+        let [gate, up] = &gated;
         let span = profile::op(Site::GateUp);
         let shared = [(&self.gate, gate, &d_gate), (&self.up, up, &d_up)];
         let dg = linear::backward(&shared, &g, true, pass.noise, grads)?;
         drop(span);
         match dg {
-            Some(dg) => self.mlp_norm.backward(&saved.mlp_norm, &dg, Some(dy), grads),
+            Some(dg) => self.mlp_norm.backward(&norm, &dg, Some(dy), grads),
             None => Ok(dy),
         }
     }
@@ -210,14 +214,14 @@ impl Block {
 impl Saved {
     /// Bytes of all tensors in it, each once.
     pub fn bytes(&self) -> u64 {
-        let low_rank = self.projections.iter().chain(&self.gated).chain([&self.o, &self.down]);
+        let low_rank = self.projections.iter().chain(&self.mlp.gated).chain([&self.o, &self.mlp.down]);
         let head_norms = self.head_norms.iter().flatten().map(norm::Saved::bytes);
         low_rank.map(linear::Saved::bytes).chain(head_norms).sum::<u64>()
             + self.attn_norm.bytes()
-            + self.mlp_norm.bytes()
+            + self.mlp.norm.bytes()
             + self.attention.as_ref().map_or(0, attention::Saved::bytes)
-            + narrow::bytes(&self.gate_out)
-            + narrow::bytes(&self.up_out)
+            + narrow::bytes(&self.mlp.gate_out)
+            + narrow::bytes(&self.mlp.up_out)
     }
 }
 

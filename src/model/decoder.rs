@@ -37,20 +37,27 @@ pub struct Training {
     pub noise: Noise,
 }
 
-/// Bytes of tensors that stood at once in a pass, counted where they were made.
+/// Bytes of tensors that stood at one moment of a pass, counted where they were made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     /// What the blocks kept for the backward pass.
     pub activations: u64,
+    /// Gradients so far.
+    pub gradients: u64,
     /// One chunk of logits.
     pub logits: u64,
 }
 
 impl Memory {
-    /// The larger of each.
+    /// The moment at which more stood.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
-        Self { activations: self.activations.max(other.activations), logits: self.logits.max(other.logits) }
+        if other.bytes() > self.bytes() { other } else { self }
+    }
+
+    /// Of all of them.
+    pub fn bytes(self) -> u64 {
+        self.activations + self.gradients + self.logits
     }
 }
 
@@ -71,6 +78,15 @@ pub type Settle<'a> = dyn FnMut(f64, &mut Grads, Option<ParamId>) -> Result<()> 
 enum Kept {
     Input(Tensor),
     All(Box<Saved>),
+}
+
+impl Kept {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Input(x) => 4 * x.elem_count() as u64,
+            Self::All(saved) => saved.bytes(),
+        }
+    }
 }
 
 impl Decoder {
@@ -108,9 +124,10 @@ impl Decoder {
         }
         let vocabulary = self.head.value.shape()?.0;
         let rows = head::chunk_rows(vocabulary).min(batch.targets.len());
-        let mut memory =
-            Memory { activations: Self::kept_bytes(&kept), logits: 4 * rows as u64 * vocabulary as u64 };
+        let logits = 4 * rows as u64 * vocabulary as u64;
+        let mut standing: u64 = kept.iter().map(Kept::bytes).sum();
         let (sum, dx) = self.head_backward(&x, batch, how.scale, grads)?;
+        let mut memory = Memory { activations: standing, gradients: grads.bytes(), logits };
         drop((x, forward));
         let _backward = profile::pass(profile::Pass::Backward);
         // A head that shares the embedding's weight is whole when the embedding's own part is added, at the end.
@@ -121,20 +138,22 @@ impl Decoder {
         for (i, (block, kept)) in self.blocks.iter().zip(kept).enumerate().skip(lowest).rev() {
             let Some(dy) = dx.take() else { break };
             let _span = profile::block(profile::Pass::Backward, i);
+            let below = standing - kept.bytes();
             let saved = match kept {
                 Kept::All(saved) => *saved,
                 Kept::Input(x) => {
                     let _span = profile::block(profile::Pass::Recompute, i);
-                    let saved = block.forward(&x, pass, None)?.1;
-                    // Those below still stand, and this one whole on top of them.
-                    let standing = (i as u64 + 1) * 4 * x.elem_count() as u64;
-                    memory.activations = memory.activations.max(standing + saved.bytes());
-                    saved
+                    // Its input still stands, and this one whole on top of it.
+                    standing = below + 4 * x.elem_count() as u64;
+                    block.forward(&x, pass, None)?.1
                 }
             };
+            let activations = if how.recompute { standing + saved.bytes() } else { standing };
             let wanted =
                 i > lowest || self.embedding.param.is_some() || block.attn_norm.weight.param.is_some();
-            dx = block.backward(&saved, dy, pass, wanted, grads)?;
+            dx = block.backward(saved, dy, pass, wanted, grads)?;
+            memory = memory.max(Memory { activations, gradients: grads.bytes(), logits: 0 });
+            standing = below;
             settle(sum, grads, open)?;
         }
         if let Some(dx) = dx {
@@ -238,16 +257,6 @@ impl Decoder {
         let vectors = vectors.filter(|w| w.param.is_none()).map(|w| &w.value);
         matrices.map(|w| w.value.bytes()).sum::<u64>()
             + vectors.map(|v| (v.elem_count() * v.dtype().size_in_bytes()) as u64).sum::<u64>()
-    }
-
-    /// What stands when the forward pass is over.
-    fn kept_bytes(kept: &[Kept]) -> u64 {
-        kept.iter()
-            .map(|kept| match kept {
-                Kept::Input(x) => 4 * x.elem_count() as u64,
-                Kept::All(saved) => saved.bytes(),
-            })
-            .sum()
     }
 
     /// Below it nothing is trained, so no gradient goes there.

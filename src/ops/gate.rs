@@ -20,17 +20,19 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     host::tensor(gate_forward(&host::read(gate)?, &host::read(up)?), gate.shape())
 }
 
-/// `d_act` `[N, F]` → gradients of gate and up, in f32.
-pub fn backward(gate: &Tensor, up: &Tensor, d_act: &Tensor) -> Result<(Tensor, Tensor)> {
+/// `d_act` `[N, F]`, which is used up, → gradients of gate and up, in f32.
+pub fn backward(gate: &Tensor, up: &Tensor, d_act: Tensor) -> Result<(Tensor, Tensor)> {
     let _span = profile::op(Site::Gate);
     if let Some(gpu) = Gpu::of(gate) {
-        return gpu::values::gate_backward(&gpu, gate, up, d_act);
+        return gpu::values::gate_backward(&gpu, gate, up, &d_act);
     }
-    let d_act = host::read(d_act)?;
-    let (d_gate, d_up) = if gate.dtype() == DType::BF16 {
-        gate_backward_bf16(&host::read_as(gate)?, &host::read_as(up)?, &d_act)
+    let d_up = if gate.dtype() == DType::BF16 {
+        let (gate, up) = (host::read_as(gate)?, host::read_as(up)?);
+        host::edit(&d_act, |d| gate_backward_bf16(&gate, &up, d))?
     } else {
-        gate_backward(&host::read(gate)?, &host::read(up)?, &d_act)
+        let (gate, up) = (host::read(gate)?, host::read(up)?);
+        host::edit(&d_act, |d| gate_backward(&gate, &up, d))?
     };
-    Ok((host::tensor(d_gate, gate.shape())?, host::tensor(d_up, gate.shape())?))
+    let d_up = host::tensor(d_up, gate.shape())?;
+    Ok((d_act, d_up))
 }

@@ -339,7 +339,7 @@ impl Draft {
         let counts = counts(&ground.resolved.config, &epochs, &eval);
         let (machine, warning) = ground.machine(&counts)?;
         // Probes have other sizes than a step: what they leave would stand beside it.
-        fttrain_kernels::sys::give_back_pages();
+        fttrain_kernels::sys::memory::give_back_pages();
         ground.price = powered(&ground.price, &machine);
 
         meter.enter(Phase::Load);
@@ -490,11 +490,11 @@ impl Material {
     fn gather(ground: &Ground) -> Result<Self> {
         let config = &ground.resolved.config;
         let template = config.data.chat_template.as_deref();
-        fttrain_kernels::sys::give_back_pages();
+        fttrain_kernels::sys::memory::give_back_pages();
         let before = resident().0.unwrap_or(0);
         let tokenizer = Tokenizer::open(&ground.source.tokenizer()?, &ground.arch, template)?;
         // Not what only reading its file took.
-        fttrain_kernels::sys::give_back_pages();
+        fttrain_kernels::sys::memory::give_back_pages();
         let tokenizer_bytes = resident().0.map_or(0, |now| now.saturating_sub(before));
         let prepared = data::prepare(config, &tokenizer, Some(&fs::home()?.join("tokenised")))?;
         Ok(Self {

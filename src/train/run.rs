@@ -171,9 +171,7 @@ impl<'a> Course<'a> {
             .into(),
             _ => error,
         })?;
-        session.held.activations.resize(done.memory.activations);
-        session.held.logits.resize(done.memory.logits);
-        session.held.gradients.resize(done.gradients);
+        session.held.passed(done.memory);
         Ok((done.loss, done.norm))
     }
 

@@ -22,11 +22,13 @@ use crate::meter::tag::Tagged;
 use crate::meter::{Meter, Reading};
 use crate::model::adapter::peft;
 use crate::model::build::{self, Trained};
+use crate::model::decoder::Memory;
 use crate::model::weights::Loader;
 use crate::model::{Decoder, Frozen, Params};
 use crate::ops::matmul::Precision;
 use crate::ops::{device, host};
 use candle_core::DType;
+use fttrain_kernels::sys::memory::{give_back_pages, large};
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 
@@ -78,9 +80,26 @@ pub(super) struct Held {
     _moments: Tagged,
     _data: Tagged,
     _runtime: Tagged,
-    pub(super) gradients: Tagged,
-    pub(super) activations: Tagged,
-    pub(super) logits: Tagged,
+    gradients: Tagged,
+    activations: Tagged,
+    logits: Tagged,
+    workspace: Tagged,
+    /// Bytes of large blocks before the first step.
+    before: u64,
+    /// Of all passes.
+    most: Memory,
+}
+
+impl Held {
+    /// A step's passes held so much at their highest. What large blocks took beside that is the ops' workspace.
+    pub(super) fn passed(&mut self, memory: Memory) {
+        self.activations.resize(memory.activations);
+        self.gradients.resize(memory.gradients);
+        self.logits.resize(memory.logits);
+        self.most = self.most.max(memory);
+        let taken = (large().peak as u64).saturating_sub(self.before);
+        self.workspace.resize(taken.saturating_sub(self.most.bytes()));
+    }
 }
 
 impl Session {
@@ -102,6 +121,9 @@ impl Session {
             gradients: Tagged::new(Part::Gradients, 0),
             activations: Tagged::new(Part::Activations, 0),
             logits: Tagged::new(Part::Logits, 0),
+            workspace: Tagged::new(Part::Workspace, 0),
+            before: large().used as u64,
+            most: Memory::default(),
         };
         let kept_s = plan.resume.as_ref().map_or(0.0, |(_, manifest)| manifest.wall_s);
         let before = entered.before.clone();
@@ -278,7 +300,7 @@ impl Parts {
         let (decoder, params) = load(plan, &mut entered.warnings)?;
         let optimizer = Optimizer::new(&params, &plan.config().train)?;
         // Files were hashed and tensors converted in buffers that no step asks for again.
-        fttrain_kernels::sys::give_back_pages();
+        give_back_pages();
         let kept = plan.resume.as_ref().map(|(_, manifest)| manifest.step);
         Ok(Self {
             metrics: records::<StepRecord>(&plan.out.join("metrics.jsonl"), kept)?,

@@ -28,8 +28,6 @@ pub struct Descended {
     pub norm: f64,
     /// Tensors that stood at the pass's peak.
     pub memory: Memory,
-    /// Bytes of the gradients that stood at once.
-    pub gradients: u64,
 }
 
 impl Accumulated {
@@ -41,7 +39,7 @@ impl Accumulated {
         let _span = profile::update();
         let norm = optimizer.norm(&self.grads)?;
         optimizer.apply(params, &self.grads, norm, lr)?;
-        Ok(Descended { loss: self.loss, norm, memory: self.memory, gradients: self.grads.bytes() })
+        Ok(Descended { loss: self.loss, norm, memory: self.memory })
     }
 }
 
@@ -71,7 +69,7 @@ pub fn descend(
 ) -> Result<Descended> {
     let counted: usize = step.batches.iter().map(|b| b.targets.len()).sum();
     let mut grads = params.no_grads();
-    let (mut sum, mut squares, mut most) = (0.0, 0.0, 0);
+    let (mut sum, mut squares) = (0.0, 0.0);
     let mut memory = Memory::default();
     optimizer.begin();
     for batch in &step.batches {
@@ -81,7 +79,6 @@ pub fn descend(
                 return Err(Error::Loss(loss / counted.max(1) as f64).into());
             }
             let _span = profile::update();
-            most = most.max(grads.bytes());
             for (id, grad) in grads.take_but(open) {
                 squares += optimizer.update_one(params, id, &grad, how.lr)?;
             }
@@ -90,7 +87,7 @@ pub fn descend(
         sum += pass.sum;
         memory = memory.max(pass.memory);
     }
-    Ok(Descended { loss: sum / counted.max(1) as f64, norm: squares.sqrt(), memory, gradients: most })
+    Ok(Descended { loss: sum / counted.max(1) as f64, norm: squares.sqrt(), memory })
 }
 
 fn training(batch: &Batch, counted: usize, k: u64, seed: u64, recompute: bool) -> Training {

@@ -8,7 +8,7 @@ fn check(gate_in: Input, up: Input) {
     let (g, u) = (gate_in.tensor(), up.tensor());
     let y = gate::forward(&g, &u).unwrap();
     let dy = random("dy", gate_in.values.len(), 1.0);
-    let (dg, du) = gate::backward(&g, &u, &host::tensor(dy.clone(), shape.clone()).unwrap()).unwrap();
+    let (dg, du) = gate::backward(&g, &u, host::tensor(dy.clone(), shape.clone()).unwrap()).unwrap();
     agree(
         &format!("{shape:?}"),
         &[gate_in, up],
@@ -33,7 +33,8 @@ fn a_gate_far_from_zero_is_the_line_or_nothing() {
     let all = host::tensor(vec![-1e30, 1e30], (1, 2)).unwrap();
     let one = host::tensor(vec![1.0, 1.0], (1, 2)).unwrap();
     assert_eq!(values(&gate::forward(&all, &one).unwrap())[1].to_bits(), 1e30f32.to_bits());
-    let (dg, du) = gate::backward(&all, &one, &one).unwrap();
+    let slope = host::tensor(vec![1.0, 1.0], (1, 2)).unwrap();
+    let (dg, du) = gate::backward(&all, &one, slope).unwrap();
     for x in [values(&dg), values(&du), values(&gate::forward(&all, &one).unwrap())].concat() {
         assert!(x.is_finite(), "{x}");
     }

@@ -29,11 +29,12 @@ pub fn gate_forward_bf16(gate: &[bf16], up: &[bf16]) -> Vec<bf16> {
     forward(gate, up)
 }
 
-/// Gradients of gate and up from that of act: `dg = da·u·σ(g)·(1 + g·(1 − σ(g)))`, `du = da·silu(g)`.
+/// Gradients of gate and up from that of act: `dg = da·u·σ(g)·(1 + g·(1 − σ(g)))` takes its place, and
+/// `du = da·silu(g)` is given.
 ///
 /// # Panics
 /// When the inputs are not of one length.
-pub fn gate_backward(gate: &[f32], up: &[f32], d_act: &[f32]) -> (Vec<f32>, Vec<f32>) {
+pub fn gate_backward(gate: &[f32], up: &[f32], d_act: &mut [f32]) -> Vec<f32> {
     backward(gate, up, d_act)
 }
 
@@ -41,7 +42,7 @@ pub fn gate_backward(gate: &[f32], up: &[f32], d_act: &[f32]) -> (Vec<f32>, Vec<
 ///
 /// # Panics
 /// When the inputs are not of one length.
-pub fn gate_backward_bf16(gate: &[bf16], up: &[bf16], d_act: &[f32]) -> (Vec<f32>, Vec<f32>) {
+pub fn gate_backward_bf16(gate: &[bf16], up: &[bf16], d_act: &mut [f32]) -> Vec<f32> {
     backward(gate, up, d_act)
 }
 
@@ -59,24 +60,18 @@ fn forward<T: Value>(gate: &[T], up: &[T]) -> Vec<T> {
     act
 }
 
-fn backward<T: Value>(gate: &[T], up: &[T], d_act: &[f32]) -> (Vec<f32>, Vec<f32>) {
+fn backward<T: Value>(gate: &[T], up: &[T], d_act: &mut [f32]) -> Vec<f32> {
     let n = gate.len();
     assert!(up.len() == n && d_act.len() == n, "gate {n}, up {}, gradient {}", up.len(), d_act.len());
-    let (mut d_gate, mut d_up) = (Vec::with_capacity(n), Vec::with_capacity(n));
-    d_gate.spare_capacity_mut()[..n]
+    let mut d_up = Vec::with_capacity(n);
+    d_up.spare_capacity_mut()[..n]
         .par_chunks_mut(CHUNK)
-        .zip(d_up.spare_capacity_mut()[..n].par_chunks_mut(CHUNK))
+        .zip(d_act.par_chunks_mut(CHUNK))
         .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
-        .zip(d_act.par_chunks(CHUNK))
-        .for_each(|(((d_gate, d_up), (gate, up)), d_act)| {
-            backward_part(gate, up, d_act, d_gate, d_up);
-        });
+        .for_each(|((d_up, d_act), (gate, up))| backward_part(gate, up, d_act, d_up));
     // SAFETY: the parts are the whole, and each was written from inputs of the same length.
-    unsafe {
-        d_gate.set_len(n);
-        d_up.set_len(n);
-    }
-    (d_gate, d_up)
+    unsafe { d_up.set_len(n) }
+    d_up
 }
 
 dispatch! {
@@ -89,17 +84,11 @@ dispatch! {
 }
 
 dispatch! {
-    fn backward_part<T: Value>(
-        gate: &[T],
-        up: &[T],
-        d_act: &[f32],
-        d_gate: &mut [MaybeUninit<f32>],
-        d_up: &mut [MaybeUninit<f32>],
-    ) {
-        for ((((dg, du), g), u), da) in d_gate.iter_mut().zip(d_up).zip(gate).zip(up).zip(d_act) {
-            let (g, u) = (g.wide(), u.wide());
+    fn backward_part<T: Value>(gate: &[T], up: &[T], d: &mut [f32], d_up: &mut [MaybeUninit<f32>]) {
+        for (((d, du), g), u) in d.iter_mut().zip(d_up).zip(gate).zip(up) {
+            let (g, u, da) = (g.wide(), u.wide(), *d);
             let s = sigmoid::<FMA>(g);
-            dg.write(da * u * s * (1.0 + g * (1.0 - s)));
+            *d = da * u * s * (1.0 + g * (1.0 - s));
             du.write(da * g * s);
         }
     }

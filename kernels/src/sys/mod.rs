@@ -1,31 +1,7 @@
 //! Calls into C and questions to the CPU that the program itself may not make.
 
 pub mod cuda;
-
-use libmimalloc_sys::{mi_collect, mi_option_set, mi_option_t};
-
-/// `mi_option_purge_delay` of mimalloc 2 and 3.
-const PURGE_DELAY: mi_option_t = 15;
-
-/// Milliseconds that freed pages are kept: longer than a step by far. Without a bound mimalloc would not note which
-/// pages are free, and [`give_back_pages`] could not give them back.
-const KEPT_MS: std::ffi::c_long = 3_600_000;
-
-/// Tells mimalloc to keep freed pages instead of giving them back: a training step asks for the same large buffers
-/// again, and fresh pages would have to be cleared each time. Call it before the first large allocation.
-pub fn keep_pages() {
-    // SAFETY: sets an integer option of the allocator, which any thread may do at any time.
-    unsafe { mi_option_set(PURGE_DELAY, KEPT_MS) }
-}
-
-/// Gives pages that are free now back to the system, those that the workers keep too: what was done before is not
-/// what will be done next.
-pub fn give_back_pages() {
-    // SAFETY: a thread collects what it freed itself, which it may do at any time.
-    let collect = || unsafe { mi_collect(true) };
-    rayon::broadcast(|_| collect());
-    collect();
-}
+pub mod memory;
 
 /// Whether AMD made this CPU.
 #[cfg(target_arch = "x86_64")]

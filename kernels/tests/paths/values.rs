@@ -17,7 +17,8 @@ fn gates_and_their_gradients_equal_plain_loops() {
         for largest in [1.0, 100.0] {
             let (gate, up, d_act) = (random(1, n, largest), random(2, n, 1.0), random(3, n, 1.0));
             let act = gate_forward(&gate, &up);
-            let (d_gate, d_up) = gate_backward(&gate, &up, &d_act);
+            let mut d_gate = d_act.clone();
+            let d_up = gate_backward(&gate, &up, &mut d_gate);
             let each = |f: fn(f64, f64, f64) -> f64| -> Vec<f64> {
                 let inputs = wide(&gate).into_iter().zip(wide(&up)).zip(wide(&d_act));
                 inputs.map(|((g, u), d)| f(g, u, d)).collect()
@@ -39,9 +40,12 @@ fn narrow_gates_give_what_their_widened_copies_give() {
     on_the_path();
     for n in LENGTHS {
         let (gate, up) = (narrowed(&random(1, n, 9.0)), narrowed(&random(2, n, 1.0)));
-        let (wide_gate, wide_up, d_act) = (widened(&gate), widened(&up), random(3, n, 1.0));
+        let (wide_gate, wide_up, mut d) = (widened(&gate), widened(&up), random(3, n, 1.0));
+        let mut wide_d = d.clone();
         assert_eq!(gate_forward_bf16(&gate, &up), narrowed(&gate_forward(&wide_gate, &wide_up)));
-        assert_eq!(gate_backward_bf16(&gate, &up, &d_act), gate_backward(&wide_gate, &wide_up, &d_act));
+        let d_up = gate_backward_bf16(&gate, &up, &mut d);
+        assert_eq!(d_up, gate_backward(&wide_gate, &wide_up, &mut wide_d));
+        assert_eq!(d, wide_d);
     }
 }
 
