@@ -55,6 +55,8 @@ pub struct Layout<'a> {
     pub logits_rows: u64,
     /// Resident bytes before anything is loaded.
     pub runtime_bytes: u64,
+    /// Bytes of a value in the base's files.
+    pub read_value: u64,
 }
 
 /// The micro-batch that memory is planned for.
@@ -155,17 +157,19 @@ impl Layout<'_> {
         by_layer.into_iter().max().unwrap_or(0)
     }
 
-    /// Bytes that the blocks save between forward and backward, when the last of them is done and when the first is left.
-    fn activations(&self, load: Load, recompute: bool) -> [u64; 2] {
+    /// Bytes that the blocks keep between forward and backward: when the head runs, on the way back through the last block,
+    /// and through the first.
+    fn activations(&self, load: Load, recompute: bool) -> [u64; 3] {
         let layers = wide(self.arch.layers.len());
         let row = product(&[wide(self.arch.hidden_size), self.value()]);
         let one = self.saved_bytes();
-        let [all, last] = if recompute {
-            [sum(&[product(&[layers, row]), one]), sum(&[row, one])]
+        let [head, last, first] = if recompute {
+            let inputs = product(&[layers, row]);
+            [inputs, sum(&[inputs, one]), sum(&[row, one])]
         } else {
-            [product(&[layers, one]), one]
+            [product(&[layers, one]), product(&[layers, one]), one]
         };
-        [product(&[load.tokens, all]), product(&[load.tokens, last])]
+        [head, last, first].map(|bytes| product(&[load.tokens, bytes]))
     }
 
     fn logits(&self, load: Load) -> u64 {
@@ -246,21 +250,21 @@ impl Layout<'_> {
     /// Activations, gradients, workspace and logits at each moment of a step that may hold most: at the head, on the way
     /// back through the last block and through the first. Gradients of a step's earlier micro-batches stand throughout.
     fn moments(&self, load: Load, recompute: bool) -> Vec<[u64; 4]> {
-        let [all, last] = self.activations(load, recompute);
+        let [at_head, at_last, at_first] = self.activations(load, recompute);
         let logits = self.logits(load);
         let whole = self.trained.gradients;
         if self.on_device {
-            return vec![[all, whole, self.on_device(load), logits]];
+            return vec![[at_last, whole, self.on_device(load), logits]];
         }
         let head = if self.accumulates { whole } else { self.trained.head_gradients.min(whole) };
-        let first = sum(&[head, self.trained.block_gradients]).min(whole);
+        let one = sum(&[head, self.trained.block_gradients]).min(whole);
         let block = self.beside_block(load);
         vec![[all, head, self.beside_logits(load), logits], [all, first, block, 0], [last, whole, block, 0]]
     }
 
     /// The parts of the phase with the highest sum: load, train, evaluate or save.
     ///
-    /// Loading holds one tensor twice (as read, as kept). Gradients are gone where no step is under way; saving holds one
+    /// Loading holds one tensor twice, as read and as kept. Gradients are gone where no step is under way; saving holds one
     /// tensor of the file, as read and as widened, and the logits that are compared.
     pub fn peak(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
         let (base, trained) = (self.base_bytes(), self.trained);
@@ -269,8 +273,8 @@ impl Layout<'_> {
             let [adapter, moments] = [trained.values, trained.state];
             [base, adapter, gradients, moments, activations, workspace, logits, data, runtime]
         };
-        let largest = product(&[2, self.parameters.largest, F32]);
-        let loading = [base, trained.values, 0, 0, 0, largest, 0, data, runtime];
+        let read = product(&[self.parameters.largest, self.read_value]);
+        let loading = [base, trained.values, 0, 0, 0, read, 0, data, runtime];
         let eval = Load { tokens: counts.eval.max_batch_tokens, targets: counts.eval.max_batch_tokens };
         let read_back = product(&[2, self.parameters.largest_trainable, F32]);
         let compared = product(&[2, COMPARED_ROWS, wide(self.arch.vocab_size), F32]);
@@ -315,6 +319,7 @@ mod tests {
             accumulates: false,
             logits_rows: 256,
             runtime_bytes: 10,
+            read_value: 2,
         };
         layout.peak(&Counts::default(), load, recompute)
     }
@@ -372,6 +377,7 @@ mod tests {
                 accumulates: false,
                 logits_rows: 256,
                 runtime_bytes: 10,
+                read_value: 2,
             }
         };
         let values = 134_515_008 + 4_884_480 + 2 * 49_152 * 576;
@@ -382,7 +388,7 @@ mod tests {
     #[test]
     fn recompute_keeps_only_block_inputs_and_one_layer() {
         let kept = parts(&Method::Lora(lora(16)), BaseType::F32, LOAD, true);
-        assert_eq!(kept[4], 1024 * (30 * 576 + 5883) * 4);
+        assert_eq!(kept[4], 1024 * 30 * 576 * 4, "at the head");
     }
 
     #[test]

@@ -208,6 +208,7 @@ impl Published {
             accumulates: false,
             logits_rows: ALL_ROWS,
             runtime_bytes: machine.baseline_bytes,
+            read_value: 2,
         };
         let tokens = self.batch.saturating_mul(self.sequence);
         let load = Load { tokens, targets: tokens };
