@@ -259,7 +259,11 @@ impl Layout<'_> {
         let head = if self.accumulates { whole } else { self.trained.head_gradients.min(whole) };
         let one = sum(&[head, self.trained.block_gradients]).min(whole);
         let block = self.beside_block(load);
-        vec![[all, head, self.beside_logits(load), logits], [all, first, block, 0], [last, whole, block, 0]]
+        vec![
+            [at_head, head, self.beside_logits(load), logits],
+            [at_last, one, block, 0],
+            [at_first, whole, block, 0],
+        ]
     }
 
     /// The parts of the phase with the highest sum: load, train, evaluate or save.
