@@ -226,6 +226,30 @@ fn updates_in_the_backward_pass_need_one_micro_batch_and_no_clipping() {
 }
 
 #[test]
+fn what_is_not_to_be_forgotten_needs_rows_and_a_start() {
+    let error = message("retention_share = 0.1\newc = 5");
+    contains(
+        &error,
+        &[
+            "`retention_share` needs rows of what is not to be forgotten: [[retention_datasets]]",
+            "`ewc` needs rows",
+        ],
+    );
+    contains(&message("retention_share = 0.6"), &["`retention_share`", "from 0 to 0.5"]);
+    contains(&message("l2_sp = -1"), &["`l2_sp`", "finite and at least 0"]);
+    let error = message("l2_sp = 0.1\nreinit_weights = true");
+    contains(&error, &["`l2_sp` contradicts `reinit_weights` = true", "nothing to hold on to"]);
+    let rows = "[[retention_datasets]]\npath = \"old.jsonl\"";
+    for keys in ["retention_share = 0.5", "ewc = 5", "l2_sp = 0.1", "retention_share = 0"] {
+        let text = format!("{keys}\n{LEAST}\n{rows}\n");
+        let config = config::parse("a.toml", &text, Some(MethodFlag::Lora), &[])
+            .unwrap_or_else(|e| panic!("{e}"))
+            .config;
+        assert_eq!(config.data.retention_datasets.len(), 1, "{keys}");
+    }
+}
+
+#[test]
 fn contradictions_name_both_keys() {
     contains(
         &message("warmup_steps = 5\nwarmup_ratio = 0.1"),

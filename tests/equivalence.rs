@@ -44,7 +44,7 @@ fn noisy_runs() -> Vec<(PathBuf, PathBuf, Overrides<'static>)> {
 /// Σ of the losses of these batches, and their gradients.
 fn pass(made: &Made, batches: &[Batch], recompute: bool) -> (f64, Grads) {
     let counted: usize = batches.iter().map(|b| b.targets.len()).sum();
-    let noise = Noise { seed: 1, step: 2, first_token: 0 };
+    let noise = Some(Noise { seed: 1, step: 2, first_token: 0 });
     let how = Training { scale: 1.0 / counted as f32, recompute, noise };
     let mut grads = made.params.no_grads();
     let sum = batches.iter().map(|b| made.decoder.loss_and_backward(b, how, &mut grads).unwrap().sum).sum();
@@ -173,7 +173,7 @@ fn updates_in_the_backward_pass_are_the_same_updates() {
             let step = epochs.step(k).unwrap();
             let lr = schedule.lr_at(k);
             let how = Descent { k, seed: 0, recompute: true, lr };
-            let done = descend(&made.decoder, &made.params, &mut optimizer, &step, how).unwrap();
+            let done = descend(&made.decoder, &made.params, &mut optimizer, None, &step, how).unwrap();
             let all = made.params.count() * 4;
             assert!(done.gradients < all, "{}: {} of {all} bytes at once", run.display(), done.gradients);
             trace.losses.push(done.loss);

@@ -116,6 +116,20 @@ fn weights_in_bf16_resume_with_the_same_draws() {
     );
 }
 
+#[test]
+fn what_holds_on_to_the_start_holds_a_resumed_run_alike() {
+    let held = |config: Config| {
+        let old =
+            format!("[[retention_datasets]]\npath = {:?}\ntype = \"tokenized\"", golden("llama/rows.jsonl"));
+        config.with("l2_sp", "0.1").with("ewc", "10").with("retention_share", "0.25").table(&old)
+    };
+    resumes_in_the_middle("--full", held(full()), "full fine-tuning that is held");
+    resumes_in_the_middle("--lora", held(Config::lora()), "an adapter that is held");
+    let early = full().with("gradient_accumulation_steps", "1").with("max_grad_norm", "0");
+    let early = early.with("optimizer_in_backward", "true").with("master_weights", "\"bf16\"");
+    resumes_in_the_middle("--full", held(early), "bf16 weights that are held in the backward pass");
+}
+
 fn full() -> Config {
     Config::lora().without("lora_r").without("lora_dropout").with("weight_decay", "0.1")
 }

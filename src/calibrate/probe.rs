@@ -250,7 +250,7 @@ impl Probe {
             Ok(())
         })?;
         let values = (tensors * self.n) as f64;
-        let update = Update { optimizer, has_momentum: false, is_narrow, in_backward: false };
+        let update = Update { optimizer, is_narrow, ..Update::ADAMW };
         Ok((timed, Op::optimizer(update, values, self.n as f64, 1.0).bytes))
     }
 }

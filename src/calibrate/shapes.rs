@@ -74,8 +74,8 @@ pub fn wanted(ask: &Ask<'_>) -> Vec<Probe> {
     let (model, counts) = (ask.model(), ask.counts);
     let parameters = Parameters::count(ask.arch, &ask.config.method, ask.adapted);
     let mut ops = model.training(&counts.volume(), 1.0, &parameters, false);
-    if counts.eval.passes > 0 {
-        let eval = model.evaluation(&counts.eval.volume());
+    for judged in [&counts.eval, &counts.retention].into_iter().filter(|judged| judged.passes > 0) {
+        let eval = model.evaluation(&judged.volume());
         ops.extend(eval.into_iter().filter(|op| op.class == Class::Head));
     }
     ops.sort_by(|a, b| (b.flops + b.bytes).total_cmp(&(a.flops + a.bytes)));

@@ -78,7 +78,8 @@ pub fn glue(
     let (decoder, params) = build::decoder(&arch, trained, frozen, positions, &loader)?;
     let samples: Vec<Sample> = (0..segments).map(|i| sample(positions.min(tokens - i * positions))).collect();
     let batch = Batch::new(&samples, 0);
-    let how = Training { scale: 1.0, recompute: false, noise: Noise { seed: 0, step: 0, first_token: 0 } };
+    let noise = Noise { seed: 0, step: 0, first_token: 0 };
+    let how = Training { scale: 1.0, recompute: false, noise: Some(noise) };
     let timed =
         patience.time(&mut || decoder.loss_and_backward(&batch, how, &mut params.no_grads()).map(drop))?;
     let factor = (timed.typical_s / expected_s).clamp(1.0 / MOST, MOST);

@@ -160,6 +160,7 @@ impl Rows {
             None => data.test_datasets.clone(),
         };
         data.test_datasets = Vec::new();
+        data.retention_datasets = Vec::new();
         if !chosen.is_empty() {
             // Long rows are judged as far as the model reads.
             data.excess_length = config::ExcessLength::Truncate;
@@ -196,6 +197,8 @@ fn plain() -> Data {
     Data {
         datasets: Vec::new(),
         test_datasets: Vec::new(),
+        retention_datasets: Vec::new(),
+        retention_share: 0.0,
         val_set: ValSet::None,
         sequence_len: 2048,
         excess_length: config::ExcessLength::Truncate,

@@ -324,6 +324,7 @@ fn inputs(
         planned_steps: Some(plan.epochs.total_steps()),
         steps: crate::train::metrics::read(&plan.out.join("metrics.jsonl"))?,
         evals: crate::train::metrics::read(&plan.out.join("eval.jsonl"))?,
+        retention: crate::train::metrics::read(&plan.out.join(folder::RETENTION))?,
         flops_per_step: Some(plan.prediction.flops_per_step),
         peak_flops_per_s: peak(plan).flops_per_s,
         peak_source: Some("the fastest product that was measured on this machine".into()),

@@ -19,6 +19,7 @@ pub(super) struct Settled {
     pub(super) top: Section,
     pub(super) datasets: Vec<Section>,
     pub(super) test_datasets: Vec<Section>,
+    pub(super) retention_datasets: Vec<Section>,
     pub(super) cost: Section,
     pub(super) budget: Section,
     pub(super) meter: Section,
@@ -53,13 +54,22 @@ impl Settled {
                 .map(|(place, entries)| Section::settle(Table::Dataset, entries, &place, problems))
                 .collect()
         };
-        Self { datasets: rows("datasets"), test_datasets: rows("test_datasets"), top, cost, budget, meter }
+        Self {
+            datasets: rows("datasets"),
+            test_datasets: rows("test_datasets"),
+            retention_datasets: rows("retention_datasets"),
+            top,
+            cost,
+            budget,
+            meter,
+        }
     }
 
     /// Applies the rules between keys.
     pub(super) fn check(&mut self, flag: Option<MethodFlag>, problems: &mut Problems) -> Config {
         let method = method::settle(&mut self.top, flag, problems);
         self.check_evaluation(problems);
+        self.check_retention(problems);
         Config {
             base: base(&self.top),
             method: method::meant(&self.top, method, problems),
@@ -77,10 +87,13 @@ impl Settled {
         let mut rows =
             |rows: &mut Vec<Section>| rows.iter_mut().map(|row| sources::meant(row, problems)).collect();
         let (datasets, test_datasets) = (rows(&mut self.datasets), rows(&mut self.test_datasets));
+        let retention_datasets = rows(&mut self.retention_datasets);
         let top = &self.top;
         Data {
             datasets,
             test_datasets,
+            retention_datasets,
+            retention_share: top.real("retention_share").unwrap_or_default(),
             val_set: val_set(top),
             sequence_len: top.size("sequence_len").unwrap_or_default(),
             excess_length: match top.text("excess_length_strategy") {
@@ -140,6 +153,28 @@ impl Settled {
         if let Some(setting) = top.written("eval_steps") {
             let text = "`eval_steps` has no effect: there is neither `val_set_size` nor [[test_datasets]]";
             problems.warn(&setting.node.place, text.to_owned());
+        }
+    }
+
+    /// Replay and EWC need rows to keep; pulls towards the start need weights that started somewhere.
+    fn check_retention(&self, problems: &mut Problems) {
+        let top = &self.top;
+        let asked = |name: &str| top.any(name).filter(|_| top.real(name).is_some_and(|value| value > 0.0));
+        if self.retention_datasets.is_empty() {
+            for setting in asked("retention_share").into_iter().chain(asked("ewc")) {
+                let needs = "rows of what is not to be forgotten: [[retention_datasets]]";
+                problems.push(&setting.node.place, Error::Needs { key: setting.written.clone(), needs });
+            }
+        }
+        let fresh = top.any("reinit_weights").filter(|_| top.flag("reinit_weights") == Some(true));
+        for (setting, fresh) in asked("l2_sp").into_iter().chain(asked("ewc")).zip(fresh.iter().cycle()) {
+            let error = Error::Contradiction {
+                first: format!("`{}`", setting.written),
+                second: format!("`{}` = true", fresh.written),
+                why: "weights that start at random have nothing to hold on to",
+                way_out: "remove one of them",
+            };
+            problems.push(&setting.node.place, error);
         }
     }
 
@@ -253,6 +288,8 @@ fn train(top: &mut Section, problems: &mut Problems) -> Train {
         bf16_weights: top.text("master_weights") == Some("bf16"),
         optimizer_in_backward: top.flag("optimizer_in_backward").unwrap_or_default(),
         max_grad_norm: real("max_grad_norm"),
+        l2_sp: real("l2_sp"),
+        ewc: real("ewc"),
         loraplus_lr_ratio: top.real("loraplus_lr_ratio"),
         gradient_checkpointing: top.flag("gradient_checkpointing"),
         device: match top.text("device") {

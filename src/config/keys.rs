@@ -10,7 +10,7 @@ use super::{foreign, place};
 pub enum Table {
     /// Above all tables.
     Top,
-    /// In `[[datasets]]` and `[[test_datasets]]`.
+    /// In `[[datasets]]`, `[[test_datasets]]` and `[[retention_datasets]]`.
     Dataset,
     /// In `[cost]`.
     Cost,

@@ -64,6 +64,8 @@ pub(super) enum Bounds {
         min: u32,
         max: u32,
     },
+    /// [0, 0.5]
+    Half,
 }
 
 impl Bounds {
@@ -74,6 +76,7 @@ impl Bounds {
             Self::NotNegative => x >= 0.0,
             Self::BelowOne => (0.0..1.0).contains(&x),
             Self::Within { min, max } => (f64::from(min)..=f64::from(max)).contains(&x),
+            Self::Half => (0.0..=0.5).contains(&x),
         }
     }
 
@@ -83,6 +86,7 @@ impl Bounds {
             Self::NotNegative => "finite and at least 0".into(),
             Self::BelowOne => "from 0 to below 1".into(),
             Self::Within { min, max } => format!("from {min} to {}", group_thousands(max.into())),
+            Self::Half => "from 0 to 0.5".into(),
         }
     }
 }

@@ -147,6 +147,11 @@ pub struct Data {
     pub datasets: Vec<Source>,
     /// Evaluation sources of their own.
     pub test_datasets: Vec<Source>,
+    /// What the model is not to forget: half of its rows are evaluated before and after, the other half is there for
+    /// replay and for EWC.
+    pub retention_datasets: Vec<Source>,
+    /// Share of the training rows that are replayed of the retention set.
+    pub retention_share: f64,
     /// Rows held out of the training sources when there are no `test_datasets`.
     pub val_set: ValSet,
     /// Longest sequence, and the size of a pack, in tokens.
@@ -292,6 +297,10 @@ pub struct Train {
     pub bf16_weights: bool,
     /// Each tensor is updated as soon as its gradient is whole: all gradients never stand at once.
     pub optimizer_in_backward: bool,
+    /// λ of the pull of every weight towards its start, ½·λ·‖w − w₀‖²; 0 = none (L2-SP).
+    pub l2_sp: f64,
+    /// λ of the pull by how much the retention set depends on a weight, ½·λ·Σ F·(w − w₀)²; 0 = none (EWC).
+    pub ewc: f64,
     /// Gradients are scaled down to this norm; 0 = never.
     pub max_grad_norm: f64,
     /// LoRA+: the learning rate of B over that of A; `None` = 1.

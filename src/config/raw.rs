@@ -187,7 +187,7 @@ pub(super) fn set(root: &mut Vec<Entry>, key: &str, value: &str, nth: usize) -> 
             let found = slot(root, section, new).ok_or_else(unknown)?;
             put(entries_of(found, section)?, table, name, node);
         }
-        [list @ ("datasets" | "test_datasets"), index, name] => {
+        [list @ ("datasets" | "test_datasets" | "retention_datasets"), index, name] => {
             let new = empty(Value::List(Vec::new()), &place);
             let found = slot(root, list, new).ok_or_else(unknown)?;
             let row = row(found, list, index, &place)?;

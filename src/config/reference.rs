@@ -13,7 +13,7 @@ pub fn reference() -> String {
     for table in [Table::Top, Table::Dataset, Table::Cost, Table::Budget, Table::Meter] {
         let title = match table {
             Table::Top => "Top level".to_owned(),
-            Table::Dataset => "`[[datasets]]` and `[[test_datasets]]`".to_owned(),
+            Table::Dataset => "`[[datasets]]`, `[[test_datasets]]` and `[[retention_datasets]]`".to_owned(),
             _ => format!("`{}`", table.header()),
         };
         // Writing to a String cannot fail.

@@ -125,7 +125,12 @@ pub(super) fn write(settled: &Settled) -> (String, BTreeMap<String, String>) {
         settings: BTreeMap::new(),
     };
     out.section(Table::Top, &settled.top, "");
-    for (name, rows) in [("datasets", &settled.datasets), ("test_datasets", &settled.test_datasets)] {
+    let lists = [
+        ("datasets", &settled.datasets),
+        ("test_datasets", &settled.test_datasets),
+        ("retention_datasets", &settled.retention_datasets),
+    ];
+    for (name, rows) in lists {
         for (i, row) in rows.iter().enumerate() {
             out.line(&format!("\n[[{name}]]"));
             out.section(Table::Dataset, row, &format!("{name}.{i}."));

@@ -1,4 +1,4 @@
-//! `[[datasets]]` and `[[test_datasets]]`: one file of rows each, and which of its fields say something.
+//! `[[datasets]]`, `[[test_datasets]]` and `[[retention_datasets]]`: one file of rows each, and which of its fields say something.
 
 use super::error::Problems;
 use super::place::shown;

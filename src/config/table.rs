@@ -3,7 +3,7 @@
 use super::MOST_USD_PER_HOUR;
 use super::keys::{Key, Means, Preset, Table};
 use super::kinds::{Bounds, Kind};
-use Bounds::{BelowOne, NotNegative, Positive, Within};
+use Bounds::{BelowOne, Half, NotNegative, Positive, Within};
 use Kind::{
     AutoCount, AutoFlag, Count, Epochs, Flag, HeldOut, Model, Names, OutputDir, Path, Pattern, Prompts, Real,
     Revision, Sources, Start, Targets, Template, Text,
@@ -104,6 +104,13 @@ pub(super) static KEYS: &[Key] = &[
         .tip("write [[datasets]], then path = \"train.jsonl\" below it"),
     top("test_datasets", Sources { empty: true }, Unset("see `val_set_size`"),
         "Files to evaluate on, one table each"),
+    top("retention_datasets", Sources { empty: true }, Unset("nothing is said about what is lost"),
+        "What the model is not to forget: its loss on half of these rows, which are never learned from, is measured \
+         before and after; the other half is for replay and EWC"),
+    top("retention_share", Real(Half), Is("0"),
+        "Replay: share of an epoch's rows that are drawn from the kept half of the retention set, anew for each epoch, \
+         beside all of the run's own. Needs [[retention_datasets]]")
+        .unit("share").tip("0.01 … 0.1 is usual"),
     top("val_set_size", HeldOut, Is("0"),
         "Rows held out for evaluation: below 1 a share, from 1 a count; the last rows after the seeded shuffle")
         .unit("share or rows").tip("0 holds out nothing, 0.05 one row in twenty, 100 a hundred rows")
@@ -175,6 +182,15 @@ pub(super) static KEYS: &[Key] = &[
     top("optimizer_in_backward", Flag, Is("false"),
         "Update each tensor as soon as its gradient is whole, so that all gradients never stand at once; a gradient that \
          is not finite is then found tensor by tensor. Needs gradient_accumulation_steps = 1 and max_grad_norm = 0"),
+    top("l2_sp", Real(NotNegative), Is("0"),
+        "L2-SP: λ of ½·λ·‖w − w₀‖², added to the loss, which holds what is trained near its start: all weights, or an \
+         adapter's own tensors. Refused with reinit_weights; not on a GPU")
+        .tip("0.001 … 0.1 is usual"),
+    top("ewc", Real(NotNegative), Is("0"),
+        "EWC: λ of ½·λ·Σ F·(w − w₀)², added to the loss, F the diagonal of the Fisher information: the mean over the kept \
+         rows of the retention set of the squared gradient of a row's mean token loss. Of a new adapter it holds B alone: \
+         where B is 0, nothing depends on A yet. Needs [[retention_datasets]]; refused with reinit_weights; not on a GPU")
+        .tip("gradients are small, and their squares more so: 10 … 10,000 is usual"),
     top("max_grad_norm", Real(NotNegative), Is("1"), "Gradients are scaled down to this norm; 0 = never"),
     top("gradient_checkpointing", AutoFlag, Is("\"auto\""),
         "Recompute activations in the backward pass; \"auto\": when memory needs it").may_change()

@@ -217,6 +217,12 @@ pub enum Error {
         /// Rows there are.
         rows: usize,
     },
+    /// A retention set that has no two halves.
+    #[error("the retention set has {rows} rows: half of them are judged, the other half is kept")]
+    Retention {
+        /// Rows there are.
+        rows: usize,
+    },
     /// A tokenizer, template or vocabulary that cannot be used.
     #[error("{place}: {fact}")]
     Tokenizer {
@@ -280,6 +286,7 @@ impl Fault for Error {
                     .into()
             }
             Self::ValSet { .. } => "lower `val_set_size`, or name `[[test_datasets]]`".into(),
+            Self::Retention { .. } => "give at least two rows".into(),
             Self::Tokenizer { hint, .. } => (*hint).into(),
             Self::NoTemplate { .. } => {
                 "set `chat_template` to a .jinja file or to \"chatml\", or use `type = \"prompt_completion\"`".into()

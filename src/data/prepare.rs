@@ -25,8 +25,21 @@ pub struct Prepared {
     pub eval: Vec<Sample>,
     /// One a dataset: rows of its file, from 0, that `val_set_size` keeps from training.
     pub held_out: Vec<HashSet<u64>>,
+    /// Of the retention set.
+    pub retention: Retention,
     /// Counts and warnings.
     pub summary: Summary,
+}
+
+/// What a model is not to forget, in two halves that share no row.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Retention {
+    /// Evaluated before and after, and never learned from.
+    pub judged: Vec<Sample>,
+    /// For EWC, and drawn from for replay.
+    pub kept: Vec<Sample>,
+    /// Of `kept`, how many are replayed in each epoch.
+    pub replayed: usize,
 }
 
 /// Reads and tokenises what the config names; `cache_dir` keeps the ids for the next run.
@@ -60,15 +73,17 @@ pub fn prepare_data(
     };
     let train: Vec<Loaded> = data.datasets.iter().map(&mut load).collect::<Result<_>>()?;
     let tests: Vec<Loaded> = data.test_datasets.iter().map(&mut load).collect::<Result<_>>()?;
+    let retention: Vec<Loaded> = data.retention_datasets.iter().map(&mut load).collect::<Result<_>>()?;
     summary.sha256 = hex(&hash.finalize());
     let (train, mut eval, held_out) = hold_out(train, data.val_set, seed)?;
+    let retention = Retention::parted(retention, seed)?.at_share(data.retention_share, train.len());
     eval.extend(tests.into_iter().flat_map(|l| l.samples));
     if data.datasets.iter().any(|s| is_chat(s.format)) {
         summary.warnings.extend(tokenizer.audit());
     }
-    count(&mut summary, &train, &eval);
+    count(&mut summary, &train, &eval, &retention);
     summary.wall_s = started.elapsed().as_secs_f64();
-    Ok(Prepared { train, eval, held_out, summary })
+    Ok(Prepared { train, eval, held_out, retention, summary })
 }
 
 fn add_stats(summary: &mut Summary, stats: &Stats) {
@@ -119,13 +134,37 @@ fn hold_out(sources: Vec<Loaded>, val_set: ValSet, seed: u64) -> Result<Parted, 
     Ok((train, eval, held))
 }
 
+impl Retention {
+    /// Half of the rows to be judged, the others to be kept.
+    fn parted(sources: Vec<Loaded>, seed: u64) -> Result<Self, Error> {
+        if sources.is_empty() {
+            return Ok(Self::default());
+        }
+        let few = |error| match error {
+            Error::ValSet { rows, .. } => Error::Retention { rows },
+            other => other,
+        };
+        let (kept, judged, _) = hold_out(sources, ValSet::Share(0.5), seed).map_err(few)?;
+        Ok(Self { judged, kept, replayed: 0 })
+    }
+
+    /// The same with as many samples to replay as make up `share` of an epoch's, beside `train` of the run's own.
+    fn at_share(mut self, share: f64, train: usize) -> Self {
+        if share > 0.0 && !self.kept.is_empty() {
+            // At least one: a share was asked for.
+            self.replayed = nearest(train as f64 * share / (1.0 - share)).max(1);
+        }
+        self
+    }
+}
+
 /// A number of rows from a share of them: between 0 and the rows, whose number fits.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast saturates")]
 fn nearest(rows: f64) -> usize {
     rows.round() as usize
 }
 
-fn count(summary: &mut Summary, train: &[Sample], eval: &[Sample]) {
+fn count(summary: &mut Summary, train: &[Sample], eval: &[Sample], retention: &Retention) {
     let tokens = |all: &[Sample]| all.iter().map(|s| s.ids.len() as u64).sum::<u64>();
     let targets = |all: &[Sample]| all.iter().map(|s| s.loss_tokens() as u64).sum::<u64>();
     summary.train_samples = train.len() as u64;
@@ -141,6 +180,19 @@ fn count(summary: &mut Summary, train: &[Sample], eval: &[Sample]) {
         summary.warnings.push(format!(
             "{} of {} evaluation samples are also trained on: the evaluation loss will look too good",
             summary.overlap, summary.eval_samples
+        ));
+    }
+    let Retention { judged, kept, replayed } = retention;
+    summary.retention_samples = judged.len() as u64;
+    summary.replayed_samples = *replayed as u64;
+    if *replayed > 0 {
+        known.extend(kept.iter().map(identity));
+    }
+    let learned = judged.iter().filter(|s| known.contains(&identity(s))).count();
+    if learned > 0 {
+        summary.warnings.push(format!(
+            "{learned} of {} samples that the retention set is judged by are also trained on: less will seem to be lost",
+            judged.len()
         ));
     }
 }
@@ -256,6 +308,38 @@ mod tests {
         assert!(fixture.refused(Kind::Data).contains("no rows"));
         fixture.data.datasets[0].split = Some("test".into());
         assert!(fixture.refused(Kind::Usage).contains("split"));
+    }
+
+    #[test]
+    fn what_is_not_to_be_forgotten_is_judged_apart_and_replayed_at_its_share() {
+        let mut fixture = Fixture::new(&rows(90));
+        let path = fixture.folder.path().join("old.jsonl");
+        std::fs::write(&path, rows(10).replace("what is", "say")).unwrap();
+        fixture.data.retention_datasets = vec![source(path.to_str().unwrap(), Format::PromptCompletion)];
+        let plain = fixture.prepare().unwrap();
+        assert_eq!((plain.train.len(), plain.retention.judged.len(), plain.retention.kept.len()), (90, 5, 5));
+        assert!(plain.retention.judged.iter().all(|sample| !plain.retention.kept.contains(sample)));
+        assert_eq!((plain.retention.replayed, plain.summary.retention_samples), (0, 5));
+        assert!(plain.summary.to_string().contains("retention set: 5 samples judged, 0 replayed an epoch"));
+        fixture.data.retention_share = 0.1;
+        let replayed = fixture.prepare().unwrap();
+        assert_eq!((&replayed.train, replayed.retention.replayed), (&plain.train, 10));
+        assert_eq!(replayed.retention.judged, plain.retention.judged);
+        assert!(replayed.summary.warnings.is_empty(), "{:?}", replayed.summary.warnings);
+        assert_ne!(plain.summary.sha256, Fixture::new(&rows(90)).prepare().unwrap().summary.sha256);
+    }
+
+    #[test]
+    fn a_retention_set_needs_two_rows_and_says_what_of_it_is_trained_on() {
+        let mut fixture = Fixture::new(&rows(20));
+        fixture.data.retention_datasets = fixture.data.datasets.clone();
+        let warnings = fixture.prepare().unwrap().summary.warnings;
+        assert!(
+            warnings[0].starts_with("10 of 10 samples that the retention set is judged by"),
+            "{warnings:?}"
+        );
+        fixture.data.retention_datasets[0].split = Some("train[:1]".into());
+        assert!(fixture.refused(Kind::Data).contains("the retention set has 1 rows"));
     }
 
     #[test]

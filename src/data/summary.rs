@@ -17,7 +17,7 @@ pub struct Skipped {
 /// Counts of a prepared dataset; tokens are those of the training samples, before packing, in one epoch.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Summary {
-    /// Rows read, training and evaluation.
+    /// Rows read, training, evaluation and retention set.
     pub rows: u64,
     /// Training samples.
     pub train_samples: u64,
@@ -45,6 +45,10 @@ pub struct Summary {
     pub duplicates: u64,
     /// Evaluation samples that are also trained on.
     pub overlap: u64,
+    /// Samples that the retention set is judged by.
+    pub retention_samples: u64,
+    /// Samples of its other half that are replayed in each epoch.
+    pub replayed_samples: u64,
     /// Rows whose text holds the name of a special token.
     pub special_text_rows: u64,
     /// What people should look at.
@@ -79,6 +83,14 @@ impl fmt::Display for Summary {
             self.mean_tokens,
             n(self.longest_tokens)
         )?;
+        if self.retention_samples > 0 {
+            writeln!(
+                f,
+                "  retention set: {} samples judged, {} replayed an epoch",
+                n(self.retention_samples),
+                n(self.replayed_samples)
+            )?;
+        }
         if self.truncated > 0 {
             writeln!(f, "  truncated {} rows", n(self.truncated))?;
         }

@@ -80,6 +80,8 @@ pub(super) fn data(datasets: Vec<Source>) -> Data {
     Data {
         datasets,
         test_datasets: Vec::new(),
+        retention_datasets: Vec::new(),
+        retention_share: 0.0,
         val_set: ValSet::None,
         sequence_len: 256,
         excess_length: ExcessLength::Drop,

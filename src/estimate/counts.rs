@@ -31,6 +31,12 @@ pub struct Counts {
     pub data_tokens: u64,
     /// One evaluation, and how many there are.
     pub eval: EvalCounts,
+    /// One evaluation of what is not to be forgotten, and how many there are.
+    #[serde(default)]
+    pub retention: EvalCounts,
+    /// One backward pass over rows that must not be forgotten, for EWC, and whether there is one.
+    #[serde(default)]
+    pub fisher: EvalCounts,
     /// Rows and lengths were stated or assumed, not counted.
     pub assumed: bool,
 }
@@ -53,6 +59,16 @@ pub struct EvalCounts {
 }
 
 impl EvalCounts {
+    /// Adds one micro-batch; the passes are set apart, for evaluations by [`eval_passes`].
+    pub fn add(&mut self, batch: &Batch) {
+        let tokens = wide(batch.ids.len());
+        self.micro_batches = self.micro_batches.saturating_add(1);
+        self.tokens = self.tokens.saturating_add(tokens);
+        self.loss_tokens = self.loss_tokens.saturating_add(wide(batch.targets.len()));
+        self.segment_squares += squares(batch);
+        self.max_batch_tokens = self.max_batch_tokens.max(tokens);
+    }
+
     /// What goes through the model in one pass.
     pub(crate) fn volume(&self) -> Volume {
         Volume {
@@ -95,20 +111,10 @@ impl Counts {
         }
     }
 
-    /// Adds one micro-batch of the evaluation set; the passes are set apart, by [`eval_passes`].
-    pub fn add_eval_batch(&mut self, batch: &Batch) {
-        let tokens = wide(batch.ids.len());
-        let eval = &mut self.eval;
-        eval.micro_batches = eval.micro_batches.saturating_add(1);
-        eval.tokens = eval.tokens.saturating_add(tokens);
-        eval.loss_tokens = eval.loss_tokens.saturating_add(wide(batch.targets.len()));
-        eval.segment_squares += squares(batch);
-        eval.max_batch_tokens = eval.max_batch_tokens.max(tokens);
-    }
-
     /// The counts of `rows` rows of `tokens_per_row` tokens each, for an estimate without data.
     ///
-    /// Assumes equal rows, every token but the first a target (an upper bound), longer rows cut at `sequence_len`.
+    /// Assumes equal rows, replayed ones like the others, every token but the first a target (an upper bound), longer
+    /// rows cut at `sequence_len`; a retention set is not evaluated, because nobody said how long it is.
     pub fn uniform(rows: u64, tokens_per_row: u64, config: &Config) -> Self {
         let (train, sequence) = (&config.train, wide(config.data.sequence_len).max(1));
         let length = tokens_per_row.min(sequence);
@@ -117,7 +123,9 @@ impl Counts {
             ValSet::Share(share) => rounded(rows as f64 * share).min(rows),
             ValSet::Count(n) => wide(n).min(rows),
         };
-        let train_rows = rows - held_out;
+        let own = rows - held_out;
+        let share = config.data.retention_share;
+        let train_rows = own.saturating_add(rounded(own as f64 * share / (1.0 - share)));
         let per_pack = if config.data.sample_packing { (sequence / length.max(1)).max(1) } else { 1 };
         let packs = train_rows.div_ceil(per_pack);
         let micro = wide(train.micro_batch_size).max(1);
@@ -139,6 +147,8 @@ impl Counts {
             max_segment: length,
             rows: train_rows,
             data_tokens: product(&[rows, length]),
+            retention: EvalCounts::default(),
+            fisher: EvalCounts::default(),
             eval: EvalCounts {
                 passes: if held_out == 0 { 0 } else { eval_passes(steps, config.schedule.eval_steps) },
                 micro_batches: held_out.div_ceil(batch_rows.max(1)),
@@ -196,6 +206,9 @@ mod tests {
         assert_eq!(counts.max_batch_tokens, 1800);
         config.train.max_steps = Some(12);
         assert_eq!(Counts::uniform(100, 300, &config).tokens, 60_000);
+        config.train.max_steps = None;
+        config.data.retention_share = 0.2;
+        assert_eq!(Counts::uniform(100, 300, &config).tokens, 125 * 300);
     }
 
     #[test]

@@ -128,9 +128,11 @@ impl<'a> Search<'a> {
             targets: scaled(change.load.targets, part, whole),
         };
         counts.max_batch_tokens = scaled(counts.max_batch_tokens, part, whole);
-        counts.eval.max_batch_tokens = scaled(counts.eval.max_batch_tokens, part, whole);
         counts.micro_batches = scaled(counts.micro_batches, whole, part.max(1));
-        counts.eval.micro_batches = scaled(counts.eval.micro_batches, whole, part.max(1));
+        for judged in [&mut counts.eval, &mut counts.retention] {
+            judged.max_batch_tokens = scaled(judged.max_batch_tokens, part, whole);
+            judged.micro_batches = scaled(judged.micro_batches, whole, part.max(1));
+        }
         change
     }
 

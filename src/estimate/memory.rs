@@ -273,13 +273,15 @@ impl Layout<'_> {
     pub fn peak(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
         let (base, trained) = (self.base_bytes(), self.trained);
         let (data, runtime) = (self.data(counts), self.runtime());
-        let parts = |[activations, gradients, workspace, logits]: [u64; 4]| {
-            let [adapter, moments] = [trained.values, trained.state];
-            [base, adapter, gradients, moments, activations, workspace, logits, data, runtime]
+        let beside = |remembered: u64, [activations, gradients, workspace, logits]: [u64; 4]| {
+            [base, trained.values, gradients, remembered, activations, workspace, logits, data, runtime]
         };
+        let remembered = sum(&[trained.state, trained.anchor]);
+        let parts = |moment: [u64; 4]| beside(remembered, moment);
         let read = product(&[self.parameters.largest, self.read_value]);
         let loading = [base, trained.values, 0, 0, 0, read, 0, data, runtime];
-        let eval = Load { tokens: counts.eval.max_batch_tokens, targets: counts.eval.max_batch_tokens };
+        let judged = counts.eval.max_batch_tokens.max(counts.retention.max_batch_tokens);
+        let eval = Load { tokens: judged, targets: judged };
         let read_back = product(&[2, self.parameters.largest_trainable, F32]);
         let compared = product(&[2, COMPARED_ROWS, wide(self.arch.vocab_size), F32]);
         let mut phases: Vec<[u64; 9]> = self.moments(load, recompute).into_iter().map(parts).collect();
@@ -287,7 +289,21 @@ impl Layout<'_> {
         phases.push(parts([0, 0, self.passing(eval), 0]));
         phases.push(parts([0, 0, self.beside_logits(eval), self.logits(eval)]));
         phases.push(parts([0, 0, read_back, compared]));
+        if counts.fisher.passes > 0 {
+            phases.extend(self.informing(counts).into_iter().map(|moment| beside(trained.anchor, moment)));
+        }
         phases.into_iter().max_by_key(|parts| sum(parts)).unwrap_or(loading)
+    }
+
+    /// As [`Self::moments`] while EWC asks how much the retention set depends on each weight: a sample at a time,
+    /// recomputed, each gradient squared as soon as it is whole, before the optimizer has a state.
+    fn informing(&self, counts: &Counts) -> Vec<[u64; 4]> {
+        let sample = counts.fisher.max_batch_tokens;
+        let mut moments = self.moments(Load { tokens: sample, targets: sample }, true);
+        for [_, gradients, ..] in &mut moments {
+            *gradients = (*gradients).min(self.trained.standing);
+        }
+        moments
     }
 
     /// Bytes of one checkpoint: trainable tensors and the optimizer's state, and a tokenizer beside them.
@@ -358,6 +374,37 @@ mod tests {
         let peaks: Vec<u64> = [256, 512, 1024].into_iter().map(|tokens| sum(&at(tokens))).collect();
         assert!(peaks.windows(2).all(|w| w[0] < w[1]), "it would not grow with the batch: {peaks:?}");
         assert!(at(256)[2] > 0, "gradients are alive at the peak");
+    }
+
+    /// Before the optimizer has a state, with the gradients of one block.
+    #[test]
+    fn a_long_row_that_is_not_to_be_forgotten_may_be_the_peak() {
+        let (arch, method) = (smollm2(), Method::Full);
+        let update = Update { anchor_bytes: 8, ..Update::ADAMW };
+        let layout = Layout {
+            arch: &arch,
+            method: &method,
+            adapted: &[],
+            parameters: Parameters::count(&arch, &method, &[]),
+            trained: Trained::count(&arch, &method, &[], update),
+            base: BaseType::F32,
+            narrow: false,
+            on_device: false,
+            accumulates: false,
+            logits_rows: 256,
+            runtime_bytes: 10,
+            read_value: 2,
+        };
+        let peak = |tokens| {
+            let mut counts = Counts::default();
+            (counts.fisher.passes, counts.fisher.max_batch_tokens) = (1, tokens);
+            layout.peak(&counts, LOAD, true)
+        };
+        let (short, long) = (peak(1024), peak(1 << 15));
+        let values = 134_515_008 * 4;
+        assert_eq!((short[1], short[2], short[3]), (values, values, 4 * values), "that of training");
+        assert_eq!((long[1], long[2], long[3]), (values, layout.trained.standing, 2 * values));
+        assert!(long[4] > short[4] && long[2] < values / 3);
     }
 
     #[test]

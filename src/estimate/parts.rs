@@ -15,7 +15,7 @@ pub enum Part {
     Adapter,
     /// Their gradients.
     Gradients,
-    /// The optimizer's state.
+    /// The optimizer's state, and what regularisers remember.
     Moments,
     /// What the forward pass saves for the backward pass.
     Activations,

@@ -34,13 +34,16 @@ pub(crate) fn phases(
     };
     let train = of(training) + counts.steps as f64 * machine.step_overhead_s;
     let judged = eval.passes as f64 * of(&passes);
+    let retained = counts.retention.passes as f64 * of(&model.evaluation(&counts.retention.volume()));
+    let informed =
+        counts.fisher.passes as f64 * of(&model.information(&counts.fisher.volume(), &layout.parameters));
     let decoded = (2 * inputs.config.output.samples.len() * SAMPLE_TOKENS) as f64;
     let phases = [
         ("load", time::load(file, kept, machine)),
         ("tokenise", time::tokenise(counts.data_tokens, machine)),
         ("calibrate", 0.0),
         ("train", train),
-        ("evaluate", judged + time::decode(decoded, kept, machine)),
+        ("evaluate", judged + retained + informed + time::decode(decoded, kept, machine)),
         ("save", time::save(layout.checkpoint_bytes(), commits, machine)),
     ];
     phases

@@ -287,6 +287,7 @@ fn by_class(ops: &[Op]) -> BTreeMap<String, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::estimate::counts::EvalCounts;
     use crate::estimate::fixture::{Case, config, limits, llama_70b, price, smollm2};
     use crate::estimate::history::Past;
 
@@ -352,6 +353,32 @@ mod tests {
         let forced = run(&arch, &config, needed - 1, None);
         assert!(!forced.recompute);
         assert_eq!(forced.levers[0].setting, "gradient_checkpointing = true");
+    }
+
+    #[test]
+    fn what_is_not_to_be_forgotten_costs_two_evaluations_and_ewc_a_pass() {
+        let evaluating = |retention: u64, fisher: u64| {
+            let mut case = Case::new(smollm2(), config());
+            let set = EvalCounts {
+                micro_batches: 10,
+                tokens: 5_000,
+                loss_tokens: 4_000,
+                segment_squares: 1e6,
+                max_batch_tokens: 500,
+                passes: 0,
+            };
+            case.counts.retention = EvalCounts { passes: retention, ..set };
+            case.counts.fisher = EvalCounts { passes: fisher, ..set };
+            let p = case.predict();
+            p.phases.iter().filter(|phase| phase.name == "evaluate").map(|phase| phase.wall_s).sum::<f64>()
+        };
+        let (none, once, twice) = (evaluating(0, 0), evaluating(1, 0), evaluating(2, 0));
+        assert!(once > none && ((twice - none) / (once - none) - 2.0).abs() < 1e-9);
+        let informed = evaluating(2, 1) - twice;
+        assert!(
+            informed > 2.0 * (once - none),
+            "a pass forward, one forward again, one backward: {informed}"
+        );
     }
 
     #[test]

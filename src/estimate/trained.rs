@@ -22,20 +22,34 @@ pub struct Update {
     pub is_narrow: bool,
     /// Each gradient is used as soon as it is whole.
     pub in_backward: bool,
+    /// Bytes that regularisers remember of a value: where it started, and its Fisher information.
+    pub anchor_bytes: u64,
 }
 
 impl Update {
     /// Both moments and the tensors in f32, after the whole backward pass.
-    pub const ADAMW: Self =
-        Self { optimizer: Optimizer::Adamw, has_momentum: false, is_narrow: false, in_backward: false };
+    pub const ADAMW: Self = Self {
+        optimizer: Optimizer::Adamw,
+        has_momentum: false,
+        is_narrow: false,
+        in_backward: false,
+        anchor_bytes: 0,
+    };
 
     /// What a config asks for; an adapter is always f32.
     pub fn of(method: &Method, train: &Train) -> Self {
+        let is_narrow = *method == Method::Full && train.bf16_weights;
+        let start = if is_narrow { BF16 } else { F32 };
         Self {
             optimizer: train.optimizer,
             has_momentum: train.momentum > 0.0,
-            is_narrow: *method == Method::Full && train.bf16_weights,
+            is_narrow,
             in_backward: train.optimizer_in_backward,
+            anchor_bytes: match (train.l2_sp > 0.0, train.ewc > 0.0) {
+                (false, false) => 0,
+                (true, false) => start,
+                (_, true) => start + F32,
+            },
         }
     }
 
@@ -71,7 +85,10 @@ impl Update {
             Optimizer::Adafactor => 0.0,
         };
         let passes = if self.optimizer == Optimizer::Adafactor { 5.0 } else { 3.0 };
-        2.0 * self.value_bytes() as f64 + passes * F32 as f64 + 2.0 * state
+        // A pull reads the value and what is remembered of it, and adds to the gradient.
+        let pulled = self.value_bytes() + self.anchor_bytes + 2 * F32;
+        let pull = if self.anchor_bytes > 0 { pulled as f64 } else { 0.0 };
+        2.0 * self.value_bytes() as f64 + passes * F32 as f64 + 2.0 * state + pull
     }
 }
 
@@ -87,8 +104,12 @@ pub struct Trained {
     pub head_gradients: u64,
     /// Of them, a block's.
     pub block_gradients: u64,
+    /// Gradients that stand at once where each is used as soon as it is whole.
+    pub standing: u64,
     /// What the optimizer remembers.
     pub state: u64,
+    /// What regularisers remember.
+    pub anchor: u64,
 }
 
 impl Trained {
@@ -96,7 +117,8 @@ impl Trained {
     pub fn count(arch: &Arch, method: &Method, adapted: &[Linear], update: Update) -> Self {
         let shapes = shapes(arch, method, adapted);
         let all = shapes.iter().map(|shape| product(shape)).fold(0, u64::saturating_add);
-        let at_once = if update.in_backward { standing(arch, method, all) } else { all };
+        let standing = standing(arch, method, all);
+        let at_once = if update.in_backward { standing } else { all };
         let table = product(&[wide(arch.vocab_size), wide(arch.hidden_size)]);
         let small = shapes.iter().map(|shape| product(shape)).filter(|n| product(&[*n, F32]) < wide(LARGE));
         let small = if *method == Method::Full { 0 } else { small.fold(0, u64::saturating_add) };
@@ -108,7 +130,9 @@ impl Trained {
             gradients: product(&[at_once, F32]),
             head_gradients: product(&[head, F32]),
             block_gradients: product(&[blocks / wide(arch.layers.len()).max(1), F32]),
+            standing: product(&[standing, F32]),
             state: shapes.iter().map(|shape| update.state_bytes(shape)).fold(0, u64::saturating_add),
+            anchor: product(&[all, update.anchor_bytes]),
         }
     }
 }
@@ -188,6 +212,27 @@ mod tests {
     fn an_adapter_is_counted_as_parameters_are() {
         let of = count(&Method::Lora(lora(16)), |_| ());
         assert_eq!((of.values, of.gradients, of.state), (4_884_480 * 4, 4_884_480 * 4, 4_884_480 * 8));
+    }
+
+    #[test]
+    fn a_pull_remembers_the_start_and_ewc_how_much_depends_on_it() {
+        let n = 134_515_008;
+        let anchor = |change: fn(&mut Train)| count(&Method::Full, change).anchor;
+        assert_eq!(anchor(|_| ()), 0);
+        assert_eq!(anchor(|train| train.l2_sp = 0.1), 4 * n);
+        assert_eq!(anchor(|train| train.ewc = 0.1), 8 * n);
+        assert_eq!(anchor(|train| (train.l2_sp, train.ewc) = (0.1, 0.1)), 8 * n);
+        assert_eq!(anchor(|train| (train.l2_sp, train.bf16_weights) = (0.1, true)), 2 * n);
+        assert_eq!(count(&Method::Lora(lora(16)), |train| train.ewc = 0.1).anchor, 4_884_480 * 8);
+        let moved = |change: fn(&mut Train)| {
+            let mut train = config().train;
+            change(&mut train);
+            Update::of(&Method::Full, &train).bytes_per_value()
+        };
+        // Value and start are read, the gradient is read and written; EWC reads its information, too.
+        let plain = moved(|_| ());
+        assert!((moved(|train| train.l2_sp = 0.1) - plain - 16.0).abs() < 1e-12);
+        assert!((moved(|train| train.ewc = 0.1) - plain - 20.0).abs() < 1e-12);
     }
 
     #[test]

@@ -33,8 +33,8 @@ pub struct Training {
     pub scale: f32,
     /// Keep only the input of each block and run it again in the backward pass.
     pub recompute: bool,
-    /// Dropout's place in the run.
-    pub noise: Noise,
+    /// Dropout's place in the run; `None`: nothing is dropped.
+    pub noise: Option<Noise>,
 }
 
 /// Bytes of tensors that stood at one moment of a pass, counted where they were made.
@@ -110,11 +110,11 @@ impl Decoder {
         profile::count(batch);
         let forward = profile::pass(profile::Pass::Forward);
         let spans = spans(batch);
-        let noise = Noise { first_token: batch.first_token, ..how.noise };
+        let noise = how.noise.map(|noise| Noise { first_token: batch.first_token, ..noise });
         let mut x = embedding::forward(&self.embedding, &batch.ids)?; // [N, D]
         let placed = Placed::new(x.device(), &batch.positions, &spans)?;
         let placed = placed.as_ref();
-        let pass = Pass { positions: &batch.positions, spans: &spans, noise: Some(noise), placed };
+        let pass = Pass { positions: &batch.positions, spans: &spans, noise, placed };
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate() {
             let _span = profile::block(profile::Pass::Forward, i);

@@ -43,9 +43,14 @@ impl Params {
         Ok(weight)
     }
 
+    /// In the order of their numbers.
+    pub fn numbered(&self) -> impl ExactSizeIterator<Item = (ParamId, &Param)> {
+        self.all.iter().enumerate().map(|(i, param)| (ParamId(i), param))
+    }
+
     /// In name order, with their numbers.
     pub fn sorted(&self) -> Vec<(ParamId, &Param)> {
-        let mut all: Vec<_> = self.all.iter().enumerate().map(|(i, p)| (ParamId(i), p)).collect();
+        let mut all: Vec<_> = self.numbered().collect();
         all.sort_by(|a, b| a.1.name.cmp(&b.1.name));
         all
     }

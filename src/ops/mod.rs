@@ -21,6 +21,7 @@ pub mod narrow;
 pub mod norm;
 pub mod optimizer;
 pub mod profile;
+pub mod pull;
 pub mod residual;
 pub mod rope;
 

@@ -4,7 +4,7 @@
 use super::causes::{Evidence, Forecast};
 use super::record::{
     DataSummary, ErrorPct, Interval, MemoryPart, Moment, Parameters, Parent, Phase, Price, Provenance,
-    Report, SamplePair, Status, Training, Work,
+    Report, Retention, SamplePair, Status, Training, Work,
 };
 use super::timeline;
 use crate::estimate::energy::EnergyLine;
@@ -60,6 +60,8 @@ pub struct Inputs {
     pub steps: Vec<StepRecord>,
     /// Of `eval.jsonl`.
     pub evals: Vec<EvalRecord>,
+    /// Of `retention.jsonl`.
+    pub retention: Vec<EvalRecord>,
     /// Counted from shapes, mean of a step.
     pub flops_per_step: Option<f64>,
     /// What the machine reaches at best.
@@ -159,6 +161,7 @@ pub fn build(inputs: Inputs) -> Report {
         reason: inputs.reason,
         parameters: inputs.parameters,
         training,
+        retention: retention(&inputs.retention),
         work,
         data: inputs.data,
         samples: inputs.samples,
@@ -275,6 +278,18 @@ fn memory_parts(inputs: &[PartInput], predicted: &Quantities, measured: &Quantit
         rows.push(closing);
     }
     rows
+}
+
+fn retention(records: &[EvalRecord]) -> Option<Retention> {
+    let finite = |record: &EvalRecord| Some(record.loss).filter(|loss| loss.is_finite());
+    let loss_before = records.iter().find(|r| r.step == 0).and_then(finite);
+    let loss_after = records.iter().rfind(|r| r.step > 0).and_then(finite);
+    Some(Retention {
+        loss_tokens: records.first()?.loss_tokens,
+        loss_before,
+        loss_after,
+        lost: loss_before.zip(loss_after).map(|(before, after)| after - before),
+    })
 }
 
 fn training(steps: &[StepRecord], evals: &[EvalRecord], planned_steps: Option<u64>) -> Training {

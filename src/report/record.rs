@@ -52,6 +52,9 @@ pub struct Report {
     /// What was learned.
     #[serde(default)]
     pub training: Training,
+    /// What was lost of what was not to be forgotten; `None` = no such set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
     /// What was computed.
     #[serde(default)]
     pub work: Work,
@@ -85,6 +88,19 @@ pub struct Report {
     /// The run that this one comes from or is nearest to.
     #[serde(default)]
     pub parent: Option<Parent>,
+}
+
+/// The loss on the half of the retention set that was only ever evaluated.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Retention {
+    /// Targets of one evaluation.
+    pub loss_tokens: u64,
+    /// Of the base, nats a token.
+    pub loss_before: Option<f64>,
+    /// Of the result; `None` = not measured.
+    pub loss_after: Option<f64>,
+    /// After less before: what was forgotten where it is above 0.
+    pub lost: Option<f64>,
 }
 
 /// How the run stood at a moment, and what it took since the one before.

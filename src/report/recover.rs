@@ -9,7 +9,7 @@ use crate::estimate::parts::PartBytes;
 use crate::estimate::{Prediction, Quantities, money};
 use crate::ledger::{self, Details, RunRow, Sample};
 use crate::meter::Measured;
-use crate::train::metrics;
+use crate::train::{folder::RETENTION, metrics};
 use std::path::Path;
 
 /// What a report of a run can be made of; its records are in `folder`, where it has one.
@@ -46,6 +46,7 @@ pub fn recover(folder: Option<&Path>, row: &RunRow, details: &Details, samples: 
     if let Some(folder) = folder {
         inputs.steps = metrics::read(&folder.join("metrics.jsonl"))?;
         inputs.evals = metrics::read(&folder.join("eval.jsonl"))?;
+        inputs.retention = metrics::read(&folder.join(RETENTION))?;
     }
     if let Some(prediction) = prediction {
         predicted(&mut inputs, &prediction);

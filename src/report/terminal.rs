@@ -196,6 +196,9 @@ fn learned(report: &Report, screen: Screen) -> String {
         format!("training loss {} → {}", loss(t.loss_first), loss(t.loss_last))
     });
     say(evaluated(report));
+    if let Some(retained) = retained(report) {
+        say(retained);
+    }
     if t.non_finite_steps > 0 {
         say(format!("{} steps had no finite loss", t.non_finite_steps));
     }
@@ -224,6 +227,18 @@ pub(super) fn evaluated(report: &Report) -> String {
         }
         (None, None) => format!("evaluation loss {NOT_MEASURED}{best}"),
     }
+}
+
+/// What was lost of the retention set, in one sentence.
+pub(super) fn retained(report: &Report) -> Option<String> {
+    let r = report.retention.as_ref()?;
+    let said = |loss: Option<f64>| loss.map_or_else(|| NOT_MEASURED.to_owned(), words::loss);
+    let verdict = match r.lost {
+        Some(lost) if lost > 0.0 => format!(": {} lost", words::loss(lost)),
+        Some(lost) => format!(": nothing lost, {} gained", words::loss(-lost)),
+        None => String::new(),
+    };
+    Some(format!("retention loss {} → {}{verdict}", said(r.loss_before), said(r.loss_after)))
 }
 
 fn samples(samples: &[SamplePair], screen: Screen) -> String {

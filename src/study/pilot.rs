@@ -217,9 +217,25 @@ fn lay(folder: &Path, subject: &Ground, drawn: &Drawn, counts: &Counts, steps: u
     if !drawn.held_out.is_empty() {
         let _ = writeln!(text, "\n[[test_datasets]]\npath = {}\ntype = \"tokenized\"", quoted(&held_out)?);
     }
+    text += &retention(&subject.resolved.settings);
     let config = folder.join("pilot.toml");
     fs::write_durable(&config, text.as_bytes())?;
     Ok(config)
+}
+
+/// What is not to be forgotten is the whole run's: what it costs is part of each step.
+fn retention(settings: &BTreeMap<String, String>) -> String {
+    let mut text = String::new();
+    for row in 0.. {
+        let prefix = format!("retention_datasets.{row}.");
+        let of = settings.iter().filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, value)));
+        let lines: String = of.map(|(key, value)| format!("{key} = {value}\n")).collect();
+        if lines.is_empty() {
+            break;
+        }
+        let _ = write!(text, "\n[[retention_datasets]]\n{lines}");
+    }
+    text
 }
 
 fn is_warming(subject: &Ground, counts: &Counts, k: u64) -> bool {
@@ -245,7 +261,7 @@ fn is_replaced(key: &str) -> bool {
         "warmup_ratio",
         "warmup_steps",
     ];
-    let tables = ["datasets.", "test_datasets.", "budget."];
+    let tables = ["datasets.", "test_datasets.", "retention_datasets.", "budget."];
     KEYS.contains(&key) || tables.iter().any(|table| key.starts_with(table))
 }
 
@@ -330,6 +346,7 @@ mod tests {
             grad_norm: 1.0,
             learning_rate: 0.1,
             tokens: 10,
+            penalty: None,
             padded_tokens: 0,
             loss_tokens: 5,
             step_s,
@@ -345,6 +362,22 @@ mod tests {
         let uneven: Vec<_> = (0..20).map(|i| step(if i % 2 == 0 { 1.0 } else { 2.0 })).collect();
         assert!(scatter(&uneven) > 0.1);
         assert!(scatter(&steady[..1]).abs() < 1e-12, "one step scatters not at all");
+    }
+
+    #[test]
+    fn what_is_not_to_be_forgotten_is_the_whole_runs() {
+        let text = "base_model = \"model\"\nadapter = \"lora\"\noutput_dir = \"out\"\nretention_share = 0.1\n\
+                    [[datasets]]\npath = \"rows.jsonl\"\ntype = \"completion\"\n\
+                    [[retention_datasets]]\npath = \"old.jsonl\"\ntype = \"tokenized\"\n\
+                    [[retention_datasets]]\npath = \"older.jsonl\"\n";
+        let whole = config::parse("whole", text, None, &[]).unwrap();
+        let rows = text.split("[[datasets]]").next().unwrap().to_owned();
+        let own = "[[datasets]]\npath = \"rows.jsonl\"\ntype = \"completion\"\n";
+        let again = rows + own + &retention(&whole.settings);
+        let again = config::parse("again", &again, None, &[]).unwrap();
+        assert_eq!(again.config.data.retention_datasets, whole.config.data.retention_datasets);
+        assert_eq!(again.config.data.retention_datasets.len(), 2);
+        assert!(is_replaced("retention_datasets.0.path") && !is_replaced("retention_share"));
     }
 
     #[test]

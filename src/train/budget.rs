@@ -1,9 +1,9 @@
 //! The caps of `[budget]` while a run goes: what was spent, what another step would make of it, and which cap that
 //! would cross.
 
-use super::Error;
 use super::metrics::{self, EvalRecord, StepRecord};
 use super::plan::Plan;
+use super::{Error, folder};
 use crate::config::Budget;
 use crate::error::Result;
 use crate::meter::Phase;
@@ -33,6 +33,8 @@ pub struct Longest {
     pub step_s: f64,
     /// An evaluation.
     pub evaluation_s: f64,
+    /// An evaluation of what is not to be forgotten.
+    pub retention_s: f64,
     /// A commit.
     pub save_s: f64,
 }
@@ -45,12 +47,15 @@ impl Longest {
     pub fn before(plan: &Plan) -> Result<Self> {
         let steps: Vec<StepRecord> = metrics::read(&plan.out.join("metrics.jsonl"))?;
         let evals: Vec<EvalRecord> = metrics::read(&plan.out.join("eval.jsonl"))?;
+        let retention: Vec<EvalRecord> = metrics::read(&plan.out.join(folder::RETENTION))?;
+        let longest = |evals: &[EvalRecord]| evals.iter().map(|record| record.wall_s).fold(0.0, f64::max);
         let every = plan.config().schedule.save_steps;
         let commits = every.map_or(1, |n| (plan.epochs.total_steps() / n.max(1)).max(1));
         let saving = plan.prediction.phases.iter().filter(|phase| phase.name == Phase::Save.name());
         Ok(Self {
             step_s: steps.iter().map(|record| record.step_s).fold(0.0, f64::max),
-            evaluation_s: evals.iter().map(|record| record.wall_s).fold(0.0, f64::max),
+            evaluation_s: longest(&evals),
+            retention_s: longest(&retention),
             save_s: saving.map(|phase| phase.wall_s).sum::<f64>() / commits as f64,
         })
     }

@@ -12,6 +12,9 @@ pub const REPORT: &str = "report.json";
 /// What the run was predicted to take, before its first step.
 pub const ESTIMATE: &str = "estimate.json";
 
+/// The loss on what is not to be forgotten, before and after.
+pub const RETENTION: &str = "retention.jsonl";
+
 /// The run's id in the ledger, written when it starts.
 pub const RUN_ID: &str = "run_id";
 

@@ -61,6 +61,9 @@ pub struct StepRecord {
     /// Norm of the gradient before clipping.
     #[serde(with = "finite")]
     pub grad_norm: f64,
+    /// What regularisers add to the loss, which does not hold it; left out without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty: Option<f64>,
     /// The rate this update used.
     #[serde(with = "finite")]
     pub learning_rate: f64,
@@ -200,6 +203,7 @@ mod tests {
             grad_norm: f64::INFINITY,
             learning_rate: 2e-4,
             tokens: 100,
+            penalty: None,
             padded_tokens: 0,
             loss_tokens: 40,
             step_s,

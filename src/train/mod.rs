@@ -1,6 +1,7 @@
 //! From a checked config to a trained adapter: what can be refused is refused in [`plan`], then the loop in
 //! [`run()`] takes one optimizer step after the other and commits what it has.
 
+pub mod anchor;
 pub mod artifacts;
 mod beside;
 pub mod budget;

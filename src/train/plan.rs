@@ -6,8 +6,9 @@ use super::folder::{self, Holds};
 use super::{Error, beside, history, session};
 use crate::arch::source::Source;
 use crate::arch::{Arch, Linear};
-use crate::config::{Config, Device, Method, Optimizer, Resolved};
+use crate::config::{Config, Data, Device, Method, Optimizer, Resolved};
 use crate::data::packing::{self, Epochs, Length, Order};
+use crate::data::prepare::Retention;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Batch, Summary};
 use crate::error::Result;
@@ -109,6 +110,8 @@ pub struct Plan {
     pub epochs: Epochs,
     /// Evaluation micro-batches; empty = no evaluation.
     pub eval: Vec<Batch>,
+    /// What is not to be forgotten.
+    pub retention: RetentionBatches,
     /// What the data turned out to be.
     pub summary: Summary,
     /// The machine's measured rates.
@@ -123,6 +126,15 @@ pub struct Plan {
     pub device: candle_core::Device,
     /// What the user should be told.
     pub notes: Vec<String>,
+}
+
+/// The two halves of the retention set as micro-batches.
+#[derive(Debug, Clone, Default)]
+pub struct RetentionBatches {
+    /// Evaluated before and after; empty = there is no such set.
+    pub judged: Vec<Batch>,
+    /// A sample each, for EWC; empty where nothing asks for them.
+    pub kept: Vec<Batch>,
 }
 
 impl Terms {
@@ -221,6 +233,9 @@ impl Ground {
             (_, Some(adapter)) if adapter.spec.dora => Some("DoRA"),
             _ if self.resolved.config.train.optimizer != Optimizer::Adamw => {
                 Some("an optimizer other than adamw")
+            }
+            _ if self.resolved.config.train.l2_sp > 0.0 || self.resolved.config.train.ewc > 0.0 => {
+                Some("a pull towards the start (l2_sp, ewc)")
             }
             _ if self.arch.head_dim > gpu::attention::LARGEST_HEAD => {
                 Some("attention with heads of more than 128 values")
@@ -333,10 +348,11 @@ impl Draft {
         let device = ground.open(gpu, &mut notes)?;
 
         meter.enter(Phase::Tokenise);
-        let Material { tokenizer, tokenizer_bytes, epochs, eval, summary } = Material::gather(&ground)?;
+        let Material { tokenizer, tokenizer_bytes, epochs, eval, retention, summary } =
+            Material::gather(&ground)?;
 
         meter.enter(Phase::Calibrate);
-        let counts = counts(&ground.resolved.config, &epochs, &eval);
+        let counts = counts(&ground.resolved.config, &epochs, &eval, &retention);
         let (machine, warning) = ground.machine(&counts)?;
         // Probes have other sizes than a step: what they leave would stand beside it.
         fttrain_kernels::sys::memory::give_back_pages();
@@ -368,6 +384,7 @@ impl Draft {
             tokenizer_bytes,
             epochs,
             eval,
+            retention,
             summary,
             machine,
             prediction,
@@ -423,10 +440,11 @@ impl Plan {
         &self.ground.resolved.config
     }
 
-    /// Bytes of the tokenised samples, training and evaluation, and of the tokenizer.
+    /// Bytes of the tokenised samples, training, evaluation and retention set, and of the tokenizer.
     pub fn data_bytes(&self) -> u64 {
         let train = self.epochs.samples().iter().map(|s| 4 * (s.ids.len() + s.labels.len()));
-        let eval = self.eval.iter().map(|b| 8 * (b.ids.len() + b.targets.len()));
+        let eval = self.eval.iter().chain(&self.retention.judged).chain(&self.retention.kept);
+        let eval = eval.map(|b| 8 * (b.ids.len() + b.targets.len()));
         (train.sum::<usize>() + eval.sum::<usize>()) as u64 + self.tokenizer_bytes
     }
 
@@ -483,6 +501,7 @@ struct Material {
     tokenizer_bytes: u64,
     epochs: Epochs,
     eval: Vec<Batch>,
+    retention: RetentionBatches,
     summary: Summary,
 }
 
@@ -497,9 +516,15 @@ impl Material {
         fttrain_kernels::sys::memory::give_back_pages();
         let tokenizer_bytes = resident().0.map_or(0, |now| now.saturating_sub(before));
         let prepared = data::prepare(config, &tokenizer, Some(&fs::home()?.join("tokenised")))?;
+        let Retention { judged, kept, replayed } = prepared.retention;
+        let informing = if config.train.ewc > 0.0 { kept.as_slice() } else { &[] };
         Ok(Self {
             eval: packing::eval_batches(&prepared.eval, eval_tokens(config)),
-            epochs: Epochs::new(prepared.train, Order::from(config)),
+            retention: RetentionBatches {
+                judged: packing::eval_batches(&judged, eval_tokens(config)),
+                kept: informing.iter().map(|sample| Batch::new([sample], 0)).collect(),
+            },
+            epochs: Epochs::replaying(prepared.train, kept, replayed, Order::from(config)),
             summary: prepared.summary,
             tokenizer,
             tokenizer_bytes,
@@ -513,7 +538,8 @@ impl Material {
 /// Tokenizer or data cannot be used.
 pub fn counted(ground: &Ground) -> Result<(Counts, Summary)> {
     let material = Material::gather(ground)?;
-    Ok((counts(&ground.resolved.config, &material.epochs, &material.eval), material.summary))
+    let Material { epochs, eval, retention, .. } = &material;
+    Ok((counts(&ground.resolved.config, epochs, eval, retention), material.summary))
 }
 
 /// The result never takes the place of what it was made from, and nothing that is read is moved aside.
@@ -523,7 +549,8 @@ fn refuse_own_inputs(config: &Config, out: &Path, overwrite: bool) -> Result<()>
         Method::Lora(lora) | Method::Qlora { lora, .. } => lora.model_dir.as_deref(),
     };
     let models = [("base_model", Some(Path::new(&config.base.model))), ("lora_model_dir", adapter)];
-    let data = config.data.datasets.iter().chain(&config.data.test_datasets);
+    let Data { datasets, test_datasets, retention_datasets, .. } = &config.data;
+    let data = datasets.iter().chain(test_datasets).chain(retention_datasets);
     let data = data.map(|source| ("datasets", Some(source.path.as_path())));
     let Ok(folder) = out.canonicalize() else { return Ok(()) };
     for (key, input) in models.into_iter().chain(data) {
@@ -570,7 +597,7 @@ fn eval_tokens(config: &Config) -> usize {
 }
 
 /// What the estimate needs to know of the packed data.
-fn counts(config: &Config, epochs: &Epochs, eval: &[Batch]) -> Counts {
+fn counts(config: &Config, epochs: &Epochs, eval: &[Batch], retention: &RetentionBatches) -> Counts {
     let plan = epochs.plan().counts();
     let mut counts = Counts {
         steps: plan.steps,
@@ -587,9 +614,18 @@ fn counts(config: &Config, epochs: &Epochs, eval: &[Batch]) -> Counts {
         ..Counts::default()
     };
     for batch in eval {
-        counts.add_eval_batch(batch);
-        counts.data_tokens += batch.tokens() as u64;
+        counts.eval.add(batch);
     }
+    for batch in &retention.judged {
+        counts.retention.add(batch);
+    }
+    for batch in &retention.kept {
+        counts.fisher.add(batch);
+    }
+    counts.retention.passes = if retention.judged.is_empty() { 0 } else { 2 };
+    counts.fisher.passes = u64::from(!retention.kept.is_empty());
+    let others = [counts.eval, counts.retention, counts.fisher];
+    counts.data_tokens += others.iter().map(|set| set.tokens).sum::<u64>();
     if !eval.is_empty() {
         counts.eval.passes = estimate::counts::eval_passes(counts.steps, config.schedule.eval_steps);
     }

@@ -236,6 +236,7 @@ mod tests {
             grad_norm: 0.987,
             learning_rate: 1.95e-4,
             tokens: 4096,
+            penalty: None,
             padded_tokens: 0,
             loss_tokens: 2000,
             step_s: 2.0,

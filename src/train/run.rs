@@ -36,6 +36,7 @@ pub fn run(session: &mut Session, plan: &mut Plan, meter: &Meter, stop: &Stop) -
     let mut course = Course::new(session, plan, meter)?;
     if first == 0 {
         course.judge(0, 0.0)?;
+        course.judge_retention()?;
     } else if let Some(end) = course.asked_to_end(first, stop) {
         // What earlier processes spent may leave room for no step at all.
         course.finish();
@@ -63,11 +64,12 @@ pub fn run(session: &mut Session, plan: &mut Plan, meter: &Meter, stop: &Stop) -
             break;
         }
     }
+    if course.plan.config().schedule.load_best_model_at_end {
+        course.session.restore_best(course.plan)?;
+    }
+    course.judge_retention()?;
     course.finish();
     meter.enter(Phase::Save);
-    if plan.config().schedule.load_best_model_at_end {
-        session.restore_best(plan)?;
-    }
     artifacts::save(session, plan)?;
     Ok(Outcome::Done)
 }
@@ -82,6 +84,10 @@ struct Course<'a> {
     longest: Longest,
     /// Peak memory after the step before.
     peak_before: Option<u64>,
+    /// Steps taken, earlier processes' included.
+    done: u64,
+    /// Epochs completed by them, with the fraction.
+    epoch: f64,
 }
 
 impl<'a> Course<'a> {
@@ -100,6 +106,7 @@ impl<'a> Course<'a> {
             plan.config().schedule.logging_steps,
         );
         let longest = Longest::before(plan)?;
+        let (done, epoch) = plan.resume.as_ref().map_or((0, 0.0), |(_, kept)| (kept.step, kept.epoch));
         Ok(Self {
             correction: Correction::new(tokens_left, predicted_other + session.earlier_s),
             progress,
@@ -108,6 +115,8 @@ impl<'a> Course<'a> {
             meter,
             longest,
             peak_before: None,
+            done,
+            epoch,
         })
     }
 
@@ -118,7 +127,7 @@ impl<'a> Course<'a> {
         let span = profile::step();
         let step = self.plan.epochs.step(k)?;
         let lr = self.session.schedule.lr_at(k);
-        let (loss, grad_norm) = self.update(k, &step, lr)?;
+        let updated = self.update(k, &step, lr)?;
         let tokens =
             |f: fn(&crate::data::Batch) -> usize| step.batches.iter().map(|b| f(b) as u64).sum::<u64>();
         drop(span);
@@ -128,8 +137,9 @@ impl<'a> Course<'a> {
         let record = StepRecord {
             step: k + 1,
             epoch: step.epoch_fraction,
-            loss,
-            grad_norm,
+            loss: updated.loss,
+            grad_norm: updated.norm,
+            penalty: updated.penalty,
             learning_rate: lr,
             tokens: tokens(crate::data::Batch::tokens),
             padded_tokens: 0, // Rows lie end to end: there is no padding to count.
@@ -138,22 +148,24 @@ impl<'a> Course<'a> {
             rss_bytes: reading.rss_bytes,
             device_bytes: reading.device_bytes,
         };
+        (self.done, self.epoch) = (record.step, record.epoch);
         self.session.record_step(&record)?;
         self.show(&record);
         Ok((record, step))
     }
 
-    fn update(&mut self, k: u64, step: &Step, lr: f64) -> Result<(f64, f64)> {
+    fn update(&mut self, k: u64, step: &Step, lr: f64) -> Result<step::Descended> {
         let train = &self.plan.config().train;
         let (seed, in_backward) = (train.seed, train.optimizer_in_backward);
         let recompute = self.plan.prediction.recompute;
         let session = &mut *self.session;
         let (decoder, params, optimizer) = (&session.decoder, &session.params, &mut session.optimizer);
+        let anchor = session.anchor.as_ref();
         let outcome = if in_backward {
-            step::descend(decoder, params, optimizer, step, Descent { k, seed, recompute, lr })
+            step::descend(decoder, params, optimizer, anchor, step, Descent { k, seed, recompute, lr })
         } else {
             step::accumulate(decoder, params, step, k, seed, recompute)
-                .and_then(|done| done.apply(params, optimizer, lr))
+                .and_then(|done| done.apply(params, optimizer, anchor, lr))
         };
         let done = outcome.map_err(|error| match error.kind {
             Kind::Diverged => Error::Diverged {
@@ -172,7 +184,7 @@ impl<'a> Course<'a> {
             _ => error,
         })?;
         session.held.passed(done.memory);
-        Ok((done.loss, done.norm))
+        Ok(done)
     }
 
     /// Evaluates after `step` steps; `true` when it is the best so far.
@@ -201,6 +213,24 @@ impl<'a> Course<'a> {
             self.session.bad_evals += 1;
         }
         Ok(is_best)
+    }
+
+    /// The loss on what is not to be forgotten, where there is such a set, of the weights as they are now.
+    fn judge_retention(&mut self) -> Result<()> {
+        self.meter.enter(Phase::Evaluate);
+        let _span = profile::stretch(Phase::Evaluate.name());
+        let (begun, step, epoch) = (Instant::now(), self.done, self.epoch);
+        let Some((loss, loss_tokens)) = evaluate(&self.session.decoder, &self.plan.retention.judged)? else {
+            return Ok(());
+        };
+        if !loss.is_finite() {
+            return Err(Error::EvalLoss { step, loss, last: self.session.last_checkpoint.clone() }.into());
+        }
+        let wall_s = begun.elapsed().as_secs_f64();
+        self.longest.retention_s = self.longest.retention_s.max(wall_s);
+        self.session.record_retention(&EvalRecord { step, epoch, loss, loss_tokens, wall_s })?;
+        self.progress.note(&format!("step {step}: retention loss {loss:.4} over {loss_tokens} tokens"));
+        Ok(())
     }
 
     fn commit(&mut self, step: u64, epoch: f64) -> Result<()> {
@@ -233,6 +263,8 @@ impl<'a> Course<'a> {
         let longest = self.longest;
         let evaluates = self.plan.config().schedule.eval_steps.is_some_and(|n| (done + 1).is_multiple_of(n));
         let judging_s = if evaluates { longest.evaluation_s } else { 0.0 };
+        let is_last = done + 1 == self.plan.epochs.total_steps();
+        let judging_s = judging_s + if is_last { longest.retention_s } else { 0.0 };
         let wall_s = now.wall_s + longest.step_s + judging_s + longest.save_s;
         // A peak that grew with the last step may grow as much with the next.
         let grown =

@@ -1,6 +1,7 @@
 //! What a run holds while it trains: the locked folder, the model with its trained tensors and optimizer, and the
 //! files and ledger that it writes to.
 
+use super::anchor::Anchor;
 use super::artifacts;
 use super::budget::Spent;
 use super::checkpoint::{Checkpoints, Manifest, SCHEMA};
@@ -19,7 +20,7 @@ use crate::fs::{self, Appender, RunLock};
 use crate::ledger::{self, Book, Record};
 use crate::meter::process::bare;
 use crate::meter::tag::Tagged;
-use crate::meter::{Meter, Reading};
+use crate::meter::{Meter, Phase, Reading};
 use crate::model::adapter::peft;
 use crate::model::build::{self, Trained};
 use crate::model::decoder::Memory;
@@ -40,6 +41,8 @@ pub struct Session {
     pub params: Params,
     /// Their optimizer.
     pub optimizer: Optimizer,
+    /// What holds the weights near their start.
+    pub(super) anchor: Option<Anchor>,
     /// Learning rates.
     pub schedule: Schedule,
     /// Of the ledger; a resumed run keeps its first.
@@ -60,8 +63,7 @@ pub struct Session {
     pub last_checkpoint: Option<PathBuf>,
     pub(super) held: Held,
     checkpoints: Checkpoints,
-    metrics: Appender,
-    evals: Appender,
+    records: Records,
     energy: Energy,
     entered: Entered,
     lock: RunLock,
@@ -111,11 +113,14 @@ impl Session {
     pub fn start(plan: &Plan, options: &Options, meter: &Meter, mut entered: Entered) -> Result<Self> {
         let parts = Parts::make(plan, options, meter, &mut entered);
         let parts = parts.inspect_err(|_| entered.fail(meter))?;
-        let Parts { lock, checkpoints, metrics, evals, estimate, decoder, params, optimizer } = parts;
+        let Parts { lock, checkpoints, records, estimate, decoder, params, optimizer, anchor } = parts;
         let held = Held {
             _base: Tagged::new(Part::BaseWeights, decoder.frozen_bytes()),
             _trained: Tagged::new(Part::Adapter, params.bytes()),
-            _moments: Tagged::new(Part::Moments, optimizer.bytes()),
+            _moments: Tagged::new(
+                Part::Moments,
+                optimizer.bytes() + anchor.as_ref().map_or(0, Anchor::bytes),
+            ),
             _data: Tagged::new(Part::Data, plan.data_bytes()),
             _runtime: Tagged::new(Part::Runtime, bare().unwrap_or(0)),
             gradients: Tagged::new(Part::Gradients, 0),
@@ -131,6 +136,7 @@ impl Session {
             decoder,
             params,
             optimizer,
+            anchor,
             schedule: Schedule::new(&plan.config().train, plan.epochs.total_steps()),
             run_id: entered.run_id.clone(),
             started_at: entered.started_at.clone(),
@@ -142,8 +148,7 @@ impl Session {
             last_checkpoint: None,
             held,
             checkpoints,
-            metrics,
-            evals,
+            records,
             energy: Energy { earlier_j: before.energy_j, first_j: meter.latest().counted_j() },
             entered,
             lock,
@@ -203,8 +208,7 @@ impl Session {
             files: Vec::new(),
         };
         // The records of these steps must not be younger than the checkpoint that a resume begins with.
-        self.metrics.sync()?;
-        self.evals.sync()?;
+        self.records.sync()?;
         let (name, text) = artifacts::description(plan)?;
         let (params, optimizer) = (&self.params, &self.optimizer);
         let path = self.checkpoints.commit(
@@ -225,12 +229,20 @@ impl Session {
 
     /// Appends a line of `metrics.jsonl`.
     pub fn record_step(&mut self, record: &StepRecord) -> Result<()> {
-        self.metrics.line(&metrics::line(record)?)
+        self.records.steps.line(&metrics::line(record)?)
     }
 
     /// Appends a line of `eval.jsonl`.
     pub fn record_eval(&mut self, record: &EvalRecord) -> Result<()> {
-        self.evals.line(&metrics::line(record)?)
+        self.records.evals.line(&metrics::line(record)?)
+    }
+
+    /// Appends a line of `retention.jsonl`.
+    pub fn record_retention(&mut self, record: &EvalRecord) -> Result<()> {
+        match &mut self.records.retention {
+            Some(records) => records.line(&metrics::line(record)?),
+            None => Ok(()),
+        }
     }
 
     /// A step was taken: the next heartbeat says so.
@@ -271,12 +283,44 @@ impl Session {
 struct Parts {
     lock: RunLock,
     checkpoints: Checkpoints,
-    metrics: Appender,
-    evals: Appender,
+    records: Records,
     estimate: Estimate,
     decoder: Decoder,
     params: Params,
     optimizer: Optimizer,
+    anchor: Option<Anchor>,
+}
+
+/// The files that a run appends to.
+struct Records {
+    /// `metrics.jsonl`
+    steps: Appender,
+    /// `eval.jsonl`
+    evals: Appender,
+    /// `retention.jsonl`, where there is a retention set.
+    retention: Option<Appender>,
+}
+
+impl Records {
+    /// Opens them and keeps what belongs to the first `kept` steps. Of the retention set only the base's stays: what
+    /// comes at the end is measured again.
+    fn open(plan: &Plan, kept: Option<u64>) -> Result<Self> {
+        let retention = plan.out.join(folder::RETENTION);
+        let has_retention = !plan.retention.judged.is_empty();
+        Ok(Self {
+            steps: records::<StepRecord>(&plan.out.join("metrics.jsonl"), kept)?,
+            evals: records::<EvalRecord>(&plan.out.join("eval.jsonl"), kept)?,
+            retention: has_retention
+                .then(|| records::<EvalRecord>(&retention, kept.map(|_| 0)))
+                .transpose()?,
+        })
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.steps.sync()?;
+        self.evals.sync()?;
+        self.retention.as_mut().map_or(Ok(()), Appender::sync)
+    }
 }
 
 impl Parts {
@@ -298,19 +342,23 @@ impl Parts {
         let estimate = Estimate::keep(plan, resuming)?;
         entered.prepared(plan, &estimate, meter);
         let (decoder, params) = load(plan, &mut entered.warnings)?;
-        let optimizer = Optimizer::new(&params, &plan.config().train)?;
+        let train = &plan.config().train;
+        meter.enter(Phase::Evaluate);
+        let anchor = Anchor::new(&decoder, &params, train, &plan.retention.kept)?;
+        meter.enter(Phase::Load);
+        let optimizer = Optimizer::new(&params, train)?;
         // Files were hashed and tensors converted in buffers that no step asks for again.
         give_back_pages();
         let kept = plan.resume.as_ref().map(|(_, manifest)| manifest.step);
         Ok(Self {
-            metrics: records::<StepRecord>(&plan.out.join("metrics.jsonl"), kept)?,
-            evals: records::<EvalRecord>(&plan.out.join("eval.jsonl"), kept)?,
+            records: Records::open(plan, kept)?,
             lock,
             checkpoints,
             estimate,
             decoder,
             params,
             optimizer,
+            anchor,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! One optimizer step's gradients: `Σ token losses / Σ counted tokens` over all its micro-batches, whatever they are.
 
 use super::Error;
+use super::anchor::Anchor;
 use super::optimizer::Optimizer;
 use crate::data::Batch;
 use crate::data::packing::Step;
@@ -24,22 +25,41 @@ pub struct Accumulated {
 pub struct Descended {
     /// Σ token losses / Σ counted tokens; 0 where nothing is counted.
     pub loss: f64,
-    /// The norm of all gradients together.
+    /// The norm of all gradients together, pulls included.
     pub norm: f64,
+    /// What regularisers add to the loss; `None` without one.
+    pub penalty: Option<f64>,
     /// Tensors that stood at the pass's peak.
     pub memory: Memory,
 }
 
 impl Accumulated {
-    /// Judges the gradients, then updates every tensor at the rate `lr`.
+    /// Adds the pulls of `anchor`, judges the gradients, then updates every tensor at the rate `lr`.
     ///
     /// # Errors
     /// A gradient is not finite (7), and no tensor was updated.
-    pub fn apply(self, params: &Params, optimizer: &mut Optimizer, lr: f64) -> Result<Descended> {
+    pub fn apply(
+        self,
+        params: &Params,
+        optimizer: &mut Optimizer,
+        anchor: Option<&Anchor>,
+        lr: f64,
+    ) -> Result<Descended> {
         let _span = profile::update();
+        let penalty = anchor.map(|anchor| self.pull(params, anchor)).transpose()?;
         let norm = optimizer.norm(&self.grads)?;
         optimizer.apply(params, &self.grads, norm, lr)?;
-        Ok(Descended { loss: self.loss, norm, memory: self.memory })
+        Ok(Descended { loss: self.loss, norm, penalty, memory: self.memory })
+    }
+
+    fn pull(&self, params: &Params, anchor: &Anchor) -> Result<f64> {
+        let mut penalty = 0.0;
+        for (id, param) in params.sorted() {
+            if let Some(grad) = self.grads.get(id) {
+                penalty += anchor.pull(id, &param.value, grad)?;
+            }
+        }
+        Ok(penalty)
     }
 }
 
@@ -64,12 +84,14 @@ pub fn descend(
     decoder: &Decoder,
     params: &Params,
     optimizer: &mut Optimizer,
+    anchor: Option<&Anchor>,
     step: &Step,
     how: Descent,
 ) -> Result<Descended> {
     let counted: usize = step.batches.iter().map(|b| b.targets.len()).sum();
     let mut grads = params.no_grads();
     let (mut sum, mut squares) = (0.0, 0.0);
+    let mut penalty = anchor.map(|_| 0.0);
     let mut memory = Memory::default();
     optimizer.begin();
     for batch in &step.batches {
@@ -80,6 +102,9 @@ pub fn descend(
             }
             let _span = profile::update();
             for (id, grad) in grads.take_but(open) {
+                if let (Some(anchor), Some(penalty)) = (anchor, &mut penalty) {
+                    *penalty += anchor.pull(id, &params.get(id).value, &grad)?;
+                }
                 squares += optimizer.update_one(params, id, &grad, how.lr)?;
             }
             Ok(())
@@ -87,7 +112,8 @@ pub fn descend(
         sum += pass.sum;
         memory = memory.max(pass.memory);
     }
-    Ok(Descended { loss: sum / counted.max(1) as f64, norm: squares.sqrt(), memory })
+    let loss = sum / counted.max(1) as f64;
+    Ok(Descended { loss, norm: squares.sqrt(), penalty, memory })
 }
 
 fn training(batch: &Batch, counted: usize, k: u64, seed: u64, recompute: bool) -> Training {
@@ -95,7 +121,7 @@ fn training(batch: &Batch, counted: usize, k: u64, seed: u64, recompute: bool) -
         #[allow(clippy::cast_possible_truncation)] // The scale is applied in f32.
         scale: (1.0 / counted.max(1) as f64) as f32,
         recompute,
-        noise: Noise { seed, step: k, first_token: batch.first_token },
+        noise: Some(Noise { seed, step: k, first_token: batch.first_token }),
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) fn steps(count: u32) -> Vec<StepRecord> {
                 grad_norm: 0.6 + 1.5 * (-6.0 * done).exp() + noise.abs(),
                 learning_rate: 2e-4 * (done * 10.0).min(1.0) * (1.0 + (done * 3.0).cos()) / 2.0,
                 tokens: 8192,
+                penalty: None,
                 padded_tokens: 0,
                 loss_tokens: 3010,
                 step_s: 1.9 + noise / 3.0,

@@ -366,7 +366,11 @@ pub fn result(out: &Path) -> (Vec<u8>, Vec<u8>) {
 /// Two runs are the same but for the clock.
 pub fn assert_same(one: &Path, other: &Path, what: &str) {
     assert!(result(one) == result(other), "{what}: other weights or moments");
-    for name in ["metrics.jsonl", "eval.jsonl"] {
+    for name in ["metrics.jsonl", "eval.jsonl", "retention.jsonl"] {
+        assert_eq!(one.join(name).exists(), other.join(name).exists(), "{what}: {name}");
+        if !one.join(name).exists() {
+            continue;
+        }
         assert_eq!(without_times(&one.join(name)), without_times(&other.join(name)), "{what}: {name}");
     }
 }

@@ -98,7 +98,7 @@ impl Plan {
         let wanted = self.order.max_steps.unwrap_or(u64::MAX);
         let mut epoch = 0;
         while epoch < epochs && counts.steps < wanted {
-            if epoch > 0 && epoch.saturating_mul(self.lengths.len() as u64) >= EXACT_SAMPLES {
+            if epoch > 0 && epoch.saturating_mul(self.rows() as u64) >= EXACT_SAMPLES {
                 let steps = match self.order.max_steps {
                     Some(steps) => steps,
                     None => counts.steps.saturating_mul(epochs) / epoch,

@@ -29,6 +29,7 @@ pub struct Step {
 #[derive(Debug)]
 pub struct Epochs {
     plan: Plan,
+    /// The run's own, then those that may be replayed.
     samples: Vec<Sample>,
     constant: Option<u64>,
     /// First step of each epoch known so far, and one behind the last of them.
@@ -41,7 +42,16 @@ pub struct Epochs {
 impl Epochs {
     /// Plans a run over these samples; packs every epoch once to count the steps unless `max_steps` says them.
     pub fn new(samples: Vec<Sample>, order: Order) -> Self {
+        Self::replaying(samples, Vec::new(), 0, order)
+    }
+
+    /// The same with `replayed` samples an epoch out of `kept`.
+    pub fn replaying(mut samples: Vec<Sample>, kept: Vec<Sample>, replayed: usize, order: Order) -> Self {
         let plan = Plan::new(samples.iter().map(Length::from).collect(), order);
+        let plan = plan.replaying(kept.iter().map(Length::from), replayed);
+        if replayed > 0 {
+            samples.extend(kept);
+        }
         let mut epochs =
             Self { constant: plan.constant_steps(), plan, samples, starts: vec![0], current: None, total: 0 };
         if !epochs.samples.is_empty() {
@@ -282,6 +292,49 @@ mod tests {
         };
         assert_eq!(run(1, 4), run(4, 1));
         assert_eq!(run(2, 2), run(4, 1));
+    }
+
+    #[test]
+    fn replayed_samples_are_drawn_anew_each_epoch_and_each_comes_before_any_comes_twice() {
+        for (sample_packing, shuffle) in [(true, true), (true, false), (false, true), (false, false)] {
+            let order = Order { sample_packing, shuffle, ..order() };
+            let anew = || Epochs::replaying(samples(&[3; 20]), samples(&[2; 7]), 5, order);
+            let mut epochs = anew();
+            let total = epochs.total_steps();
+            let mut all: Vec<Step> = Vec::new();
+            for k in 0..total {
+                all.push(epochs.step(k).unwrap());
+            }
+            let mut seen = Vec::new();
+            for epoch in 0..3 {
+                let of = all.iter().filter(|step| step.epoch == epoch).flat_map(|step| &step.samples);
+                let (own, mut kept): (Vec<u32>, Vec<u32>) = of.partition(|&&i| i < 20);
+                assert_eq!((own.len(), kept.len()), (20, 5));
+                kept.sort_unstable();
+                seen.push(kept);
+            }
+            assert_ne!(seen[0], seen[1]);
+            let mut first: Vec<u32> = seen.concat();
+            first.sort_unstable();
+            // Fifteen of seven: each twice, and one of them again.
+            first.dedup();
+            assert_eq!(first, (20..27).collect::<Vec<_>>());
+            for (k, step) in (0..total).zip(&all) {
+                assert_eq!(anew().step(k).unwrap(), *step, "a step is the same however it is reached");
+            }
+            let counts = epochs.plan().counts();
+            assert_eq!((counts.steps, counts.segments, counts.tokens), (total, 75, 3 * (60 + 10)));
+        }
+    }
+
+    #[test]
+    fn in_file_order_replayed_samples_stand_evenly_among_the_others() {
+        let order = Order { shuffle: false, sample_packing: false, ..order() };
+        let mut epochs = Epochs::replaying(samples(&[3; 9]), samples(&[2; 50]), 3, order);
+        let first: Vec<u32> = (0..3).flat_map(|k| epochs.step(k).unwrap().samples).collect();
+        let places: Vec<usize> =
+            first.iter().enumerate().filter(|(_, i)| **i >= 9).map(|(place, _)| place).collect();
+        assert_eq!((first.len(), places), (12, vec![3, 7, 11]));
     }
 
     #[test]

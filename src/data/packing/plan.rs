@@ -57,11 +57,17 @@ impl From<&Config> for Order {
         }
     }
 }
+
 /// Which samples go together, by their lengths alone.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Of the run's own samples, then of those that may be replayed.
     pub(super) lengths: Vec<Length>,
     pub(super) order: Order,
+    /// The run's own samples.
+    own: usize,
+    /// Of the others, how many come into each epoch.
+    replayed: usize,
 }
 
 /// One epoch's packs: indexes of samples, in the order in which they are trained on.
@@ -70,13 +76,25 @@ pub(super) type Packs = Vec<Vec<u32>>;
 impl Plan {
     /// A plan for samples of these lengths.
     pub fn new(lengths: Vec<Length>, order: Order) -> Self {
-        Self { lengths, order }
+        Self { own: lengths.len(), lengths, order, replayed: 0 }
+    }
+
+    /// The same with `replayed` samples an epoch out of `kept`, drawn anew for each.
+    #[must_use]
+    pub fn replaying(mut self, kept: impl Iterator<Item = Length>, replayed: usize) -> Self {
+        self.lengths.extend(kept);
+        self.replayed = if self.lengths.len() > self.own { replayed } else { 0 };
+        self
+    }
+
+    /// Samples of an epoch.
+    pub(super) fn rows(&self) -> usize {
+        self.own.saturating_add(self.replayed)
     }
 
     /// The packs of an epoch, from 0.
     pub fn packs(&self, epoch: u64) -> Packs {
-        let count = u32::try_from(self.lengths.len()).unwrap_or(u32::MAX);
-        let mut order: Vec<u32> = (0..count).collect();
+        let mut order = self.samples(epoch);
         if self.order.shuffle {
             Rng::new(self.order.seed, "shuffle", epoch, 0).shuffle(&mut order);
         }
@@ -85,6 +103,41 @@ impl Plan {
             (true, true) => self.best_fit(&order),
             (true, false) => self.next_fit(&order),
         }
+    }
+
+    /// The samples of an epoch in file order, those that are replayed spread evenly among them.
+    fn samples(&self, epoch: u64) -> Vec<u32> {
+        let own = 0..numbered(self.own);
+        if self.replayed == 0 {
+            return own.collect();
+        }
+        let mut drawn = self.drawn(epoch).into_iter();
+        let mut samples = Vec::with_capacity(self.rows());
+        for (i, sample) in own.enumerate() {
+            samples.push(sample);
+            let due = (i + 1).saturating_mul(self.replayed) / self.own;
+            samples.extend(drawn.by_ref().take(due.saturating_sub(samples.len() - i - 1)));
+        }
+        samples
+    }
+
+    /// What an epoch replays: the next of one endless sequence of shuffles, so that each comes once before any comes
+    /// twice.
+    fn drawn(&self, epoch: u64) -> Vec<u32> {
+        let kept = numbered(self.own)..numbered(self.lengths.len());
+        let first = epoch.saturating_mul(self.replayed as u64);
+        let each = (kept.len() as u64).max(1);
+        let mut skipped = usize::try_from(first % each).unwrap_or_default();
+        let mut drawn = Vec::with_capacity(self.replayed);
+        let mut round = first / each;
+        while drawn.len() < self.replayed && !kept.is_empty() {
+            let mut order: Vec<u32> = kept.clone().collect();
+            Rng::new(self.order.seed, "replay", round, 0).shuffle(&mut order);
+            drawn.extend(order.into_iter().skip(skipped).take(self.replayed - drawn.len()));
+            skipped = 0;
+            round = round.saturating_add(1);
+        }
+        drawn
     }
 
     pub(super) fn length(&self, sample: u32) -> Length {
@@ -143,9 +196,14 @@ impl Plan {
     /// Steps of every epoch where all have the same number.
     pub(super) fn constant_steps(&self) -> Option<u64> {
         match (self.order.sample_packing, self.order.shuffle) {
-            (false, _) => Some(self.steps_of(self.lengths.len())),
-            (true, false) => Some(self.steps_of(self.packs(0).len())),
-            (true, true) => None,
+            (false, _) => Some(self.steps_of(self.rows())),
+            (true, false) if self.replayed == 0 => Some(self.steps_of(self.packs(0).len())),
+            (true, _) => None,
         }
     }
+}
+
+/// Samples are numbered in 32 bits.
+fn numbered(samples: usize) -> u32 {
+    u32::try_from(samples).unwrap_or(u32::MAX)
 }

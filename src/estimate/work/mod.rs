@@ -168,10 +168,24 @@ impl Model<'_> {
         ops
     }
 
-    /// Everything that training computes, updates included.
-    pub fn training(&self, v: &Volume, steps: f64, counted: &Parameters, recompute: bool) -> Vec<Op> {
+    /// Loss and gradients.
+    pub fn passes(&self, v: &Volume, recompute: bool) -> Vec<Op> {
         let mut ops = self.blocks_training(v, recompute);
         ops.push(self.head(v, true));
+        ops
+    }
+
+    /// How much each trained value matters to what goes through: gradients, a call each, and their squares.
+    pub fn information(&self, v: &Volume, counted: &Parameters) -> Vec<Op> {
+        let mut ops = self.passes(v, true);
+        let (values, each) = (counted.trainable as f64, self.mean_trained(counted));
+        ops.push(Op::squares(self.update, values, each, v.calls));
+        ops
+    }
+
+    /// Everything that training computes, updates included.
+    pub fn training(&self, v: &Volume, steps: f64, counted: &Parameters, recompute: bool) -> Vec<Op> {
+        let mut ops = self.passes(v, recompute);
         ops.push(Op::optimizer(self.update, counted.trainable as f64, self.mean_trained(counted), steps));
         ops
     }

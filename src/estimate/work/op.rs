@@ -113,8 +113,18 @@ impl Op {
 
     /// `updates` updates of `values` trained values that lie in tensors of `each`.
     pub fn optimizer(update: Update, values: f64, each: f64, updates: f64) -> Self {
-        let bytes = update.bytes_per_value() * values * updates;
-        let calls = values / each.max(1.0) * updates;
+        Self::over_values(update, update.bytes_per_value(), values, each, updates)
+    }
+
+    /// The squares of `samples` gradients of these values, added to what there is of them.
+    pub fn squares(update: Update, values: f64, each: f64, samples: f64) -> Self {
+        Self::over_values(update, 3.0 * F32, values, each, samples)
+    }
+
+    /// What moves `bytes` of every trained value, at the rate of updates.
+    fn over_values(update: Update, bytes: f64, values: f64, each: f64, times: f64) -> Self {
+        let bytes = bytes * values * times;
+        let calls = values / each.max(1.0) * times;
         let stored = Some(if update.is_narrow { Stored::Bf16 } else { Stored::F32 });
         Self { n: each, bytes, calls, stored, ..Self::nothing(Class::of(update.optimizer), Way::Backward) }
     }

@@ -1,7 +1,7 @@
 //! The course of the run over its steps: loss, learning rate, gradient norm, throughput, memory, as recorded.
 
 use super::super::record::Report;
-use super::super::terminal::evaluated;
+use super::super::terminal::{evaluated, retained};
 use super::super::words;
 use super::chart::{Across, Chart, Series};
 use super::markup::esc;
@@ -37,6 +37,9 @@ fn summary(report: &Report) -> String {
         words::thousands(t.loss_tokens as f64),
         evaluated(report)
     );
+    if let Some(retained) = retained(report) {
+        let _ = write!(text, " {}.", words::capital(&retained));
+    }
     if let Some(work) = words::work(&report.work) {
         let _ = write!(text, " {}.", words::capital(&work));
     }

@@ -96,6 +96,7 @@ mod tests {
             grad_norm: 0.25,
             learning_rate: 2e-4,
             tokens: 10,
+            penalty: None,
             padded_tokens: 0,
             loss_tokens: 4,
             step_s: 0.1,
