@@ -23,7 +23,6 @@ pub(crate) fn phases(
 ) -> Vec<(String, f64)> {
     let (counts, machine) = (inputs.counts, inputs.machine);
     let eval = counts.eval;
-    let passes = model.evaluation(&eval.volume());
     let kept = sum(&[layout.base_bytes(), product(&[layout.parameters.trainable, 4])]);
     let file = inputs.file_bytes.unwrap_or_else(|| product(&[layout.parameters.total, 2]));
     let commits = commits(inputs.config, counts.steps);
@@ -33,10 +32,15 @@ pub(crate) fn phases(
         classes.into_iter().map(|(class, s)| s * learned.class(class)).sum()
     };
     let train = of(training) + counts.steps as f64 * machine.step_overhead_s;
-    let judged = eval.passes as f64 * of(&passes);
-    let retained = counts.retention.passes as f64 * of(&model.evaluation(&counts.retention.volume()));
+    // Lists of ops are long: none is made for passes that do not happen.
+    let times = |passes: u64, ops: &dyn Fn() -> Vec<Op>| match passes {
+        0 => 0.0,
+        _ => passes as f64 * of(&ops()),
+    };
+    let judged = times(eval.passes, &|| model.evaluation(&eval.volume()));
+    let retained = times(counts.retention.passes, &|| model.evaluation(&counts.retention.volume()));
     let informed =
-        counts.fisher.passes as f64 * of(&model.information(&counts.fisher.volume(), &layout.parameters));
+        times(counts.fisher.passes, &|| model.information(&counts.fisher.volume(), &layout.parameters));
     let decoded = (2 * inputs.config.output.samples.len() * SAMPLE_TOKENS) as f64;
     let phases = [
         ("load", time::load(file, kept, machine)),
