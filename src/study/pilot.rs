@@ -228,12 +228,15 @@ fn retention(settings: &BTreeMap<String, String>) -> String {
     let mut text = String::new();
     for row in 0.. {
         let prefix = format!("retention_datasets.{row}.");
-        let of = settings.iter().filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, value)));
-        let lines: String = of.map(|(key, value)| format!("{key} = {value}\n")).collect();
-        if lines.is_empty() {
+        let of: Vec<_> =
+            settings.iter().filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, value))).collect();
+        if of.is_empty() {
             break;
         }
-        let _ = write!(text, "\n[[retention_datasets]]\n{lines}");
+        text += "\n[[retention_datasets]]\n";
+        for (key, value) in of {
+            let _ = writeln!(text, "{key} = {value}");
+        }
     }
     text
 }
