@@ -190,7 +190,7 @@ pub(super) static KEYS: &[Key] = &[
         "EWC: λ of ½·λ·Σ F·(w − w₀)², added to the loss, F the diagonal of the Fisher information: the mean over the kept \
          rows of the retention set of the squared gradient of a row's mean token loss. Of a new adapter it holds B alone: \
          where B is 0, nothing depends on A yet. Needs [[retention_datasets]]; refused with reinit_weights; not on a GPU")
-        .tip("gradients are small, and their squares more so: 10 … 10,000 is usual"),
+        .tip("gradients are small, and their squares more so: begin with 10,000"),
     top("max_grad_norm", Real(NotNegative), Is("1"), "Gradients are scaled down to this norm; 0 = never"),
     top("gradient_checkpointing", AutoFlag, Is("\"auto\""),
         "Recompute activations in the backward pass; \"auto\": when memory needs it").may_change()
