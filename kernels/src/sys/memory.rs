@@ -109,6 +109,7 @@ fn pages() -> MutexGuard<'static, Pages> {
     PAGES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[allow(clippy::cast_ptr_alignment)] // A large block begins at a page.
 impl Pages {
     fn push(&mut self, class: Class, block: *mut u8) {
         let kept = &mut self.kept[class.index];
