@@ -23,9 +23,9 @@ const OVERHEAD: f64 = 0.005;
 /// Of the peak, bytes.
 const MEMORY: f64 = 1_048_576.0;
 
-/// Two seconds of counting in two shells, and 150 MB held by a third program.
+/// Two seconds of counting in two shells beside the one that waits for them, and 150 MB held by a fourth program.
 const WORK: &str = "count() { i=0; while [ $i -lt 1200000 ]; do i=$((i+1)); done; }; \
-                    head -c 150000000 /dev/zero | tail | wc -c; count & count; wait; sleep 0.5";
+                    head -c 150000000 /dev/zero | tail | wc -c; count & count & wait; sleep 0.5";
 
 /// `fttrain meter` with these options in front of the command; the report.
 fn meter(place: &Place, options: &[&str], command: &[&str]) -> Value {
