@@ -421,6 +421,12 @@ fn the_best_checkpoint_outlives_the_limit_and_becomes_the_result() {
     kill_after(&out, &killed, best);
     place.run(&["resume", killed.to_str().unwrap()]).expect(0).says(&["stopping early"]);
     assert_same(&out, &killed, "stopped early");
+
+    // Killed after it had stopped, it trains no further.
+    let stopped = place.path("stopped");
+    kill_after(&out, &stopped, last);
+    place.run(&["resume", stopped.to_str().unwrap()]).expect(0);
+    assert_same(&out, &stopped, "killed before its result was saved");
 }
 
 #[test]

@@ -248,7 +248,7 @@ impl Layout<'_> {
     }
 
     /// Activations, gradients, workspace and logits at each moment of a step that may hold most: at the head, on the way
-    /// back through the last block and through the first. Gradients of a step's earlier micro-batches stand throughout.
+    /// back through the last block and through the first, and at its end. Gradients of a step's earlier micro-batches stand throughout.
     fn moments(&self, load: Load, recompute: bool) -> Vec<[u64; 4]> {
         let [at_head, at_last, at_first] = self.activations(load, recompute);
         let logits = self.logits(load);
@@ -262,7 +262,8 @@ impl Layout<'_> {
         vec![
             [at_head, head, self.beside_logits(load), logits],
             [at_last, one, block, 0],
-            [at_first, whole, block, 0],
+            [at_first, whole.saturating_sub(self.trained.input_gradients), block, 0],
+            [0, whole, product(&[load.tokens, wide(self.arch.hidden_size), F32]), 0],
         ]
     }
 

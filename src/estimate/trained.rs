@@ -104,6 +104,8 @@ pub struct Trained {
     pub head_gradients: u64,
     /// Of them, a block's.
     pub block_gradients: u64,
+    /// Of them, the embedding's where it is not the head, which comes last of all.
+    pub input_gradients: u64,
     /// Gradients that stand at once where each is used as soon as it is whole.
     pub standing: u64,
     /// What the optimizer remembers.
@@ -129,6 +131,7 @@ impl Trained {
             values: product(&[all, update.value_bytes()]),
             gradients: product(&[at_once, F32]),
             head_gradients: product(&[head, F32]),
+            input_gradients: product(&[input, F32]),
             block_gradients: product(&[blocks / wide(arch.layers.len()).max(1), F32]),
             standing: product(&[standing, F32]),
             state: shapes.iter().map(|shape| update.state_bytes(shape)).fold(0, u64::saturating_add),
@@ -166,10 +169,11 @@ fn of_adapter(lora: &Lora, linear: &Linear) -> Vec<Vec<u64>> {
 /// Values of gradients that stand at once where each is used as soon as it is whole: those of a block, beside the embedding's
 /// where the head shares it, because that is whole at the end only.
 fn standing(arch: &Arch, method: &Method, all: u64) -> u64 {
-    if *method != Method::Full {
-        return all.div_ceil(wide(arch.layers.len()).max(1));
-    }
     let table = product(&[wide(arch.vocab_size), wide(arch.hidden_size)]);
+    if *method != Method::Full {
+        let head = if trains_head(method) { table } else { 0 };
+        return head.max(all.saturating_sub(head).div_ceil(wide(arch.layers.len()).max(1)));
+    }
     let linear = |proj| {
         let l = arch.linear(0, proj);
         product(&[wide(l.inputs), wide(l.outputs)])

@@ -143,11 +143,10 @@ impl Decoder {
                 Kept::All(saved) => *saved,
                 Kept::Input(x) => {
                     let _span = profile::block(profile::Pass::Recompute, i);
-                    // Its input still stands, and this one whole on top of it.
-                    standing = below + 4 * x.elem_count() as u64;
                     block.forward(&x, pass, None)?.1
                 }
             };
+            // Run again, it stands whole on top of its input.
             let activations = if how.recompute { standing + saved.bytes() } else { standing };
             let wanted =
                 i > lowest || self.embedding.param.is_some() || block.attn_norm.weight.param.is_some();
@@ -158,6 +157,7 @@ impl Decoder {
         }
         if let Some(dx) = dx {
             embedding::backward(&self.embedding, &batch.ids, &dx, grads)?;
+            memory = memory.max(Memory { gradients: grads.bytes(), ..Memory::default() });
         }
         settle(sum, grads, None)?;
         Ok(PassResult { sum, memory })

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::ops::{Grads, ParamId, Weight};
 use candle_core::Tensor;
+use fttrain_kernels::sys::memory::LARGE;
 
 /// A trained tensor: f32, or bf16 rounded at random, updated in place, shared with the layer that uses it.
 #[derive(Debug, Clone)]
@@ -68,6 +69,12 @@ impl Params {
     /// Bytes of all tensors.
     pub fn bytes(&self) -> u64 {
         self.all.iter().map(|p| (p.value.elem_count() * p.value.dtype().size_in_bytes()) as u64).sum()
+    }
+
+    /// Bytes of the gradients, f32, that have no pages of their own.
+    pub fn small_gradients(&self) -> u64 {
+        let gradients = self.all.iter().map(|p| 4 * p.value.elem_count());
+        gradients.filter(|bytes| *bytes < LARGE).sum::<usize>() as u64
     }
 
     /// Number of trained values.

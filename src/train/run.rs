@@ -2,6 +2,7 @@
 
 use super::budget::{self, Longest, Spent};
 use super::evaluate::evaluate;
+use super::folder::Holds;
 use super::metrics::{EvalRecord, StepRecord};
 use super::plan::Plan;
 use super::progress::{Progress, Projection};
@@ -42,7 +43,9 @@ pub fn run(session: &mut Session, plan: &mut Plan, meter: &Meter, stop: &Stop) -
         course.finish();
         return Ok(end);
     }
-    for k in first..total {
+    // A process that was killed after it had stopped early had only its result left to save.
+    let has_stopped = first > 0 && course.plan.holds != Holds::Finished && course.is_stuck();
+    for k in if has_stopped { total } else { first }..total {
         let (record, step) = course.take_step(k)?;
         let done = record.step;
         let schedule = &course.plan.config().schedule;

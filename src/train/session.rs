@@ -86,6 +86,8 @@ pub(super) struct Held {
     activations: Tagged,
     logits: Tagged,
     workspace: Tagged,
+    /// Of gradients in small blocks, whose pages stay from step to step.
+    small_gradients: u64,
     /// Bytes of large blocks before the first step.
     before: u64,
     /// Of all passes.
@@ -95,12 +97,19 @@ pub(super) struct Held {
 impl Held {
     /// A step's passes held so much at their highest. What large blocks took beside that is the ops' workspace.
     pub(super) fn passed(&mut self, memory: Memory) {
-        self.activations.resize(memory.activations);
-        self.gradients.resize(memory.gradients);
-        self.logits.resize(memory.logits);
         self.most = self.most.max(memory);
         let taken = (large().peak as u64).saturating_sub(self.before);
-        self.workspace.resize(taken.saturating_sub(self.most.bytes()));
+        let mut parts = [
+            (&mut self.activations, memory.activations),
+            (&mut self.gradients, memory.gradients.max(self.small_gradients)),
+            (&mut self.logits, memory.logits),
+            (&mut self.workspace, taken.saturating_sub(self.most.bytes())),
+        ];
+        // Those that fall go first: no sum is of two moments.
+        parts.sort_by_key(|(tag, bytes)| *bytes >= tag.bytes());
+        for (tag, bytes) in parts {
+            tag.resize(bytes);
+        }
     }
 }
 
@@ -127,7 +136,8 @@ impl Session {
             activations: Tagged::new(Part::Activations, 0),
             logits: Tagged::new(Part::Logits, 0),
             workspace: Tagged::new(Part::Workspace, 0),
-            before: large().used as u64,
+            small_gradients: params.small_gradients(),
+            before: 0,
             most: Memory::default(),
         };
         let kept_s = plan.resume.as_ref().map_or(0.0, |(_, manifest)| manifest.wall_s);
@@ -156,7 +166,10 @@ impl Session {
         if let Some((path, manifest)) = &plan.resume {
             let restored = session.restore(plan, path, manifest);
             restored.inspect_err(|_| session.entered.fail(meter))?;
+            // The checkpoint's files were read whole.
+            give_back_pages();
         }
+        session.held.before = large().used as u64;
         Ok(session)
     }
 

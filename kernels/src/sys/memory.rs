@@ -154,7 +154,7 @@ impl Pages {
         (block, reused.is_none())
     }
 
-    /// A block's bytes in one of another class. Null where the system has no more memory; then nothing has changed.
+    /// A block's bytes in one of another class. Null where the system has no more memory; then the block is what it was.
     fn resize(&mut self, block: *mut u8, old: Class, new: Class) -> *mut u8 {
         self.make_room(new.bytes, old.bytes);
         let moved = system::remap(block, old.bytes, new.bytes);
