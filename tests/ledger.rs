@@ -330,4 +330,43 @@ fn an_evaluation_that_fails_is_a_failed_run_and_one_without_a_ledger_judges_all_
     let ended = place.run_with(&["eval", folder, "--json"], "FTTRAIN_HOME", home.to_str().unwrap()).expect(0);
     let found = ended.says(&["warning", "without a ledger"]).json();
     assert_eq!((&found["loss"], &found["run_id"]), (&whole["loss"], &Value::Null));
+    // There is no home at all.
+    let mut command = place.command(&["eval", folder, "--json"]);
+    command.envs([("FTTRAIN_HOME", ""), ("XDG_DATA_HOME", ""), ("HOME", "nowhere")]);
+    let ended = command.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success() && said.contains("without a ledger"), "{said}");
+    let found: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!((&found["loss"], &found["run_id"]), (&whole["loss"], &Value::Null));
+}
+
+#[test]
+fn only_an_evaluation_of_the_same_weights_by_the_same_rules_was_done_before() {
+    let place = Place::new();
+    let (path, out) = Config::lora().with("max_steps", "2").with("val_set_size", "3").write(&place, "run");
+    place.run(&["--lora", &path]).expect(0);
+    let folder = out.to_str().unwrap();
+    let rules = Config::lora().with("val_set_size", "3").with("train_on_inputs", "true");
+    let (rules, _) = rules.write(&place, "rules");
+    let judge = |more: &[&str]| {
+        let found = place.run(&[&["eval", folder, "--json"], more].concat()).expect(0).json();
+        text(&found, "run_id").to_owned()
+    };
+    let first = judge(&[]);
+    let by_others = judge(&["--config", &rules]);
+    let spend = || place.run(&["runs", "spend", "--json"]).expect(0).json()["repeats"].clone();
+    assert_eq!(spend(), serde_json::json!([]), "other rules");
+    place.run(&["resume", folder, "--set", "max_steps=4"]).expect(0);
+    let longer = judge(&[]);
+    assert_eq!(spend(), serde_json::json!([]), "the run went on");
+    let again = judge(&[]);
+    let repeats = spend();
+    assert_eq!((repeats.as_array().unwrap().len(), text(&repeats[0], "run_id")), (1, again.as_str()));
+    assert_eq!(text(&repeats[0], "repeats"), longer);
+    // What lies between the two is to be read.
+    for (other, key) in [(&longer, "trained_sha256"), (&by_others, "rules.data.train_on_inputs")] {
+        let compared = place.run(&["runs", "compare", &first, other, "--json"]).expect(0).json();
+        let settings = compared["settings"].as_array().unwrap();
+        assert_eq!(settings.iter().map(|setting| text(setting, "key")).collect::<Vec<_>>(), [key]);
+    }
 }

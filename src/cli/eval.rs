@@ -15,6 +15,7 @@ use crate::train::subject::{Named, Subject};
 use crate::units::{Seconds, Usd};
 use clap::Args;
 use regex::Regex;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -83,10 +84,8 @@ pub(super) fn run(args: &EvalArgs) -> Result<u8> {
     };
     let config = config.as_ref().or(subject.run.as_ref());
     let rows = Rows::of(args, config)?;
-    let files: Vec<PathBuf> = rows.data.datasets.iter().map(|source| source.path.clone()).collect();
-    let mut evaluation = Evaluation::begin(args, &subject, config, &files, &meter)?;
-    let seed = config.map_or(42, |config| config.train.seed);
-    let judged = judge(args, &subject, (&rows, seed), pattern.as_ref(), &meter, &mut evaluation);
+    let mut evaluation = Evaluation::begin(args, &subject, config, &rows, &meter)?;
+    let judged = judge(args, &subject, &rows, pattern.as_ref(), &meter, &mut evaluation);
     let measured = meter.finish();
     let ended = Ended {
         reason: judged.as_ref().err().map(facts),
@@ -99,7 +98,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<u8> {
     };
     let report = evaluation.end(&measured, ended);
     let (loss, exact) = judged?;
-    let found = told((args, &files), &loss, exact.as_ref(), &report, evaluation.run_id());
+    let found = told((args, &rows.files()), &loss, exact.as_ref(), &report, evaluation.run_id());
     evaluation.keep(&found);
     super::print(&if args.json {
         format!("{found:#}\n")
@@ -113,13 +112,13 @@ pub(super) fn run(args: &EvalArgs) -> Result<u8> {
 fn judge(
     args: &EvalArgs,
     subject: &Subject,
-    (rows, seed): (&Rows, u64),
+    rows: &Rows,
     pattern: Option<&Regex>,
     meter: &Meter,
     evaluation: &mut Evaluation,
 ) -> Result<(Loss, Option<Exact>)> {
     meter.enter(Phase::Tokenise);
-    let prepared = prepare_data(&rows.data, seed, &subject.tokenizer, None)?;
+    let prepared = prepare_data(&rows.data, rows.seed, &subject.tokenizer, None)?;
     evaluation.knows_data(&prepared.summary.sha256);
     let samples = if rows.held_out { &prepared.eval } else { &prepared.train };
     meter.enter(Phase::Load);
@@ -139,8 +138,11 @@ fn regex(pattern: &str) -> Result<Regex> {
 }
 
 /// What is judged by.
-struct Rows {
+#[derive(Serialize)]
+pub(super) struct Rows {
     data: Data,
+    /// Of the split.
+    seed: u64,
     /// The rows are those that the data's own split holds out.
     held_out: bool,
     /// Where solved examples come from.
@@ -150,6 +152,7 @@ struct Rows {
 impl Rows {
     fn of(args: &EvalArgs, config: Option<&Config>) -> Result<Self> {
         let mut data = config.map_or_else(plain, |config| config.data.clone());
+        let seed = config.map_or(42, |config| config.train.seed);
         let examples = data.datasets.first().cloned();
         let chosen = match &args.data {
             Some(path) => {
@@ -167,14 +170,19 @@ impl Rows {
             data.datasets = chosen;
             data.val_set = ValSet::None;
             let examples = examples.filter(|own| data.datasets.iter().all(|asked| asked != own));
-            return Ok(Self { data, held_out: false, examples });
+            return Ok(Self { data, seed, held_out: false, examples });
         }
         if data.val_set == ValSet::None {
             let fact = "no rows to judge by";
             return Err(Error::new(Kind::Usage, fact).hint("name a file of rows with `--data`"));
         }
         // Which rows the run held out follows from all that it read, by its own rules.
-        Ok(Self { data, held_out: true, examples })
+        Ok(Self { data, seed, held_out: true, examples })
+    }
+
+    /// Their files.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.data.datasets.iter().map(|source| source.path.clone()).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! An evaluation's place in the ledger: what it took is paid for like any run, and stands there as one of its own, with
 //! the purpose "evaluation" and a report. A folder or a ledger that cannot be written keeps nobody from judging.
 
-use super::eval::EvalArgs;
+use super::eval::{EvalArgs, Rows};
 use super::job::{Ended, Job};
 use super::say;
 use crate::config::{Config, Cost};
@@ -36,18 +36,18 @@ struct Entered {
 }
 
 impl Evaluation {
-    /// Enters it; `files` are what it judges by.
+    /// Enters it.
     ///
     /// # Errors
-    /// There is no home for a ledger, or no such price (2).
+    /// There is no such price (2).
     pub(super) fn begin(
         args: &EvalArgs,
         subject: &Subject,
         config: Option<&Config>,
-        files: &[PathBuf],
+        rows: &Rows,
         meter: &Meter,
     ) -> Result<Self> {
-        let job = job(args, subject, config, files)?;
+        let job = job(args, subject, config, rows)?;
         let mut evaluation = Self { job, entered: None, warnings: Vec::new() };
         match evaluation.job.begin() {
             Ok((lock, book, warnings)) => {
@@ -112,13 +112,14 @@ impl Evaluation {
     }
 }
 
-fn job(args: &EvalArgs, subject: &Subject, config: Option<&Config>, files: &[PathBuf]) -> Result<Job> {
+fn job(args: &EvalArgs, subject: &Subject, config: Option<&Config>, rows: &Rows) -> Result<Job> {
     let nothing = Cost::default();
     let cost = config.map_or(&nothing, |config| &config.cost);
     let price = price_used(cost, jiff::Zoned::now().date())?;
     let run_id = ledger::new_run_id();
-    let out = fs::home()?.join("evaluations").join(&run_id);
-    let settings = settings(args, folder::run_id(&subject.place), files);
+    // Without a home it does not begin, and nothing is written.
+    let out = fs::home().unwrap_or_default().join("evaluations").join(&run_id);
+    let settings = settings(args, subject, rows);
     let line: Vec<OsString> = std::iter::once("fttrain".into()).chain(std::env::args_os().skip(1)).collect();
     Ok(Job {
         run: NewRun {
@@ -146,7 +147,7 @@ fn job(args: &EvalArgs, subject: &Subject, config: Option<&Config>, files: &[Pat
 }
 
 /// What was asked, as TOML: the settings in which two evaluations may differ.
-fn settings(args: &EvalArgs, run: Option<String>, files: &[PathBuf]) -> String {
+fn settings(args: &EvalArgs, subject: &Subject, rows: &Rows) -> String {
     let path = |path: &PathBuf| path.to_string_lossy().into_owned();
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let mut all = toml::Table::new();
@@ -154,15 +155,19 @@ fn settings(args: &EvalArgs, run: Option<String>, files: &[PathBuf]) -> String {
         all.extend(value.map(|value| (key.to_owned(), value)));
     };
     set("model", Some(args.model.clone().into()));
-    set("run", run.map(Into::into));
+    set("run", folder::run_id(&subject.place).map(Into::into));
+    // A run that goes on keeps its id and its folder.
+    set("trained_sha256", subject.trained_sha256().map(Into::into));
     set("adapter", args.adapter.as_ref().map(|adapter| path(adapter).into()));
     set("base", args.base.clone().map(Into::into));
     set("adapted", Some((!args.no_adapter).into()));
-    set("data", Some(files.iter().map(path).collect::<Vec<_>>().into()));
+    set("data", Some(rows.files().iter().map(path).collect::<Vec<_>>().into()));
     set("split", args.split.clone().map(Into::into));
     set("match", args.pattern.clone().map(Into::into));
     set("shots", Some(count(args.shots).into()));
     set("limit", args.limit.map(|limit| count(limit).into()));
     set("max_tokens", Some(count(args.max_tokens).into()));
+    // The run's own, or those of `--config`.
+    set("rules", toml::Value::try_from(rows).ok());
     toml::to_string(&all).unwrap_or_default()
 }

@@ -5,7 +5,7 @@ use super::settle::{self, Settled, settle};
 use crate::error::Result;
 use crate::estimate::carbon::Intensity;
 use crate::estimate::{Prediction, PriceUsed};
-use crate::fs::RunLock;
+use crate::fs::{self, RunLock};
 use crate::ledger::{self, Book, Final, NewRun, Record, Status as LedgerStatus};
 use crate::meter::{Measured, machine};
 use crate::report::{self, DataSummary, Report, Status};
@@ -41,11 +41,12 @@ impl Job {
     /// Takes its folder, and enters it into the ledger; the texts are warnings.
     ///
     /// # Errors
-    /// The folder cannot be made (5), or is in use (8).
+    /// There is no home for a ledger (2), the folder cannot be made (5), or is in use (8).
     pub(super) fn begin(&self) -> Result<(RunLock, Book, Vec<String>)> {
-        crate::fs::create_folders(&self.out)?;
+        let home = fs::home()?;
+        fs::create_folders(&self.out)?;
         let lock = RunLock::acquire(&self.out)?;
-        let (mut book, warning) = Book::open(&crate::fs::home()?, &self.out);
+        let (mut book, warning) = Book::open(&home, &self.out);
         let mut warnings: Vec<String> = warning.map(|w| w.to_string()).into_iter().collect();
         warnings.extend(book.start_run(&self.run).err().map(|w| w.to_string()));
         Ok((lock, book, warnings))

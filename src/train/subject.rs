@@ -8,6 +8,7 @@ use crate::arch::source::Source;
 use crate::config::{Base, Config, Lora};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Kind, Result};
+use crate::fs;
 use crate::ledger::Ledger;
 use crate::model::adapter::Adapter;
 use crate::model::build::{self, Trained};
@@ -30,6 +31,7 @@ pub struct Subject {
     pub tokenizer: Tokenizer,
     /// The run that the folder is of: it says how a prompt becomes a conversation.
     pub run: Option<Config>,
+    adapter_folder: Option<PathBuf>,
     seed: u64,
 }
 
@@ -57,13 +59,27 @@ impl Subject {
         let source = Source::locate(&base)?;
         let arch = source.arch()?;
         let seed = run.as_ref().map_or(42, |run| run.train.seed);
-        let adapter = match adapter {
-            Some(folder) => Some(Adapter::resolve(&arch, &as_it_is(folder), None, seed)?),
+        let adapter_folder = adapter;
+        let adapter = match &adapter_folder {
+            Some(folder) => Some(Adapter::resolve(&arch, &as_it_is(folder.clone()), None, seed)?),
             None => None,
         };
         let template = run.as_ref().and_then(|run| run.data.chat_template.as_deref());
         let tokenizer = Tokenizer::open(&source.tokenizer()?, &arch, template)?;
-        Ok(Self { place, source, arch, adapter, tokenizer, run, seed })
+        Ok(Self { place, source, arch, adapter, tokenizer, run, adapter_folder, seed })
+    }
+
+    /// SHA-256 of what training made, in hexadecimal: of the adapter's files, or of a run's own weights. `None` where
+    /// nothing was trained, or where it cannot be read.
+    pub fn trained_sha256(&self) -> Option<String> {
+        let Some(folder) = &self.adapter_folder else {
+            return self.run.as_ref().and_then(|_| self.source.fingerprint().ok());
+        };
+        // What links to a file is the file.
+        let digest = |name: &&str| fs::sha256_file(&folder.join(name).canonicalize().ok()?).ok();
+        let names = ["adapter_config.json", "adapter_model.safetensors"];
+        let digests: Option<Vec<String>> = names.iter().map(digest).collect();
+        Some(fs::sha256_bytes(digests?.concat().as_bytes()))
     }
 
     /// The base's weights.
@@ -91,7 +107,7 @@ fn place_of(model: &str) -> PathBuf {
     if path.exists() || model.contains(['/', '\\', '.']) {
         return path;
     }
-    let known = || Ledger::open(&crate::fs::home().ok()?).ok()?.find(model).ok();
+    let known = || Ledger::open(&fs::home().ok()?).ok()?.find(model).ok();
     known().map_or(path, |run| PathBuf::from(run.output_dir))
 }
 
