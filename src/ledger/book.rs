@@ -23,6 +23,8 @@ pub struct Book {
     owns_folder: bool,
     /// When the ledger was last asked in vain.
     failed: Option<Instant>,
+    /// The user was told where the records go.
+    is_said: bool,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,8 @@ impl Book {
     /// From here on the run's folder is there and locked. Enters what an earlier process left in it, and what this one
     /// began with, where that could not be entered before. What the user must be told.
     pub fn own_folder(&mut self) -> Option<Error> {
-        self.owns_folder = true;
+        // That they go there was not said yet.
+        (self.owns_folder, self.is_said) = (true, false);
         match self.opened(Ledger::open_in_haste) {
             Ok(ledger) => {
                 self.keeper = Keeper::Ledger(Box::new(ledger));
@@ -79,6 +82,7 @@ impl Book {
             start: None,
             owns_folder: false,
             failed: None,
+            is_said: false,
         }
     }
 
@@ -128,7 +132,7 @@ impl Book {
 
     /// From here on records go to the run's folder; `cause` with that said.
     fn fall_back(&mut self, mut cause: Error) -> Error {
-        self.failed = Some(Instant::now());
+        (self.failed, self.is_said) = (Some(Instant::now()), true);
         if !self.owns_folder {
             self.keeper = Keeper::Nobody;
             return cause;
@@ -158,7 +162,8 @@ impl Book {
 }
 
 impl Record for Book {
-    /// An error is a warning, given once: the record itself was kept if that was possible at all.
+    /// An error is a warning, given once: the record itself was kept if that was possible at all. A ledger that fails
+    /// again says nothing while the run's folder takes the records.
     fn record(&mut self, entry: Entry) -> Result<()> {
         let is_start = matches!(entry, Entry::Start { .. } | Entry::Resume { .. });
         if is_start {
@@ -178,6 +183,7 @@ impl Record for Book {
             Keeper::Nobody => return Ok(()),
         };
         let Err(cause) = failed else { return Ok(()) };
+        let was_said = self.is_said;
         let mut warning = self.fall_back(cause);
         if let Keeper::Journal(journal) = &mut self.keeper
             && !is_start
@@ -186,7 +192,8 @@ impl Record for Book {
             warning.problems.extend(error.problems);
             self.keeper = Keeper::Nobody;
         }
-        Err(warning)
+        let is_lost = self.owns_folder && matches!(self.keeper, Keeper::Nobody);
+        if was_said && !is_lost { Ok(()) } else { Err(warning) }
     }
 }
 
@@ -237,6 +244,34 @@ mod tests {
         let heard: Vec<f64> = ledger.samples("abcd", 0.0).unwrap().iter().map(|s| s.wall_s).collect();
         assert_eq!(heard, [2.0, 3.0, 4.0, 5.0]);
         assert!(!out.path().join(PENDING).exists());
+    }
+
+    #[test]
+    fn a_ledger_that_is_busy_again_and_again_is_said_once() {
+        let (home, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mut book, _) = Book::open(home.path(), out.path());
+        book.start_run(&run("abcd", out.path())).unwrap();
+        let other = Ledger::open(home.path()).unwrap();
+        let held = |is_held| {
+            other.connection.execute_batch(if is_held { "BEGIN IMMEDIATE" } else { "ROLLBACK" }).unwrap();
+        };
+        held(true);
+        assert!(beat(&mut book, 1.0).unwrap_err().to_string().contains(PENDING));
+        held(false);
+        book.failed = Instant::now().checked_sub(AGAIN);
+        beat(&mut book, 2.0).unwrap();
+        assert!(book.ledger().is_some());
+        held(true);
+        beat(&mut book, 3.0).unwrap();
+        assert!(book.ledger().is_none() && out.path().join(PENDING).exists());
+        held(false);
+        book.settle().unwrap();
+        let heard = book.ledger().unwrap().samples("abcd", 0.0).unwrap();
+        assert_eq!(heard.iter().map(|sample| sample.wall_s).collect::<Vec<_>>(), [1.0, 2.0, 3.0]);
+        // Where nothing keeps the records, that is another matter.
+        held(true);
+        std::fs::create_dir(out.path().join(PENDING)).unwrap();
+        assert!(beat(&mut book, 4.0).unwrap_err().to_string().contains("without a ledger"));
     }
 
     #[test]
