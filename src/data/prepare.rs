@@ -175,6 +175,10 @@ fn count(summary: &mut Summary, train: &[Sample], eval: &[Sample], retention: &R
     summary.mean_tokens = summary.tokens as f64 / train.len().max(1) as f64;
     let mut known: HashSet<[u8; 32]> = HashSet::with_capacity(train.len());
     summary.duplicates = train.iter().filter(|s| !known.insert(identity(s))).count() as u64;
+    let Retention { judged, kept, replayed } = retention;
+    if *replayed > 0 {
+        known.extend(kept.iter().map(identity));
+    }
     summary.overlap = eval.iter().filter(|s| known.contains(&identity(s))).count() as u64;
     if summary.overlap > 0 {
         summary.warnings.push(format!(
@@ -182,12 +186,8 @@ fn count(summary: &mut Summary, train: &[Sample], eval: &[Sample], retention: &R
             summary.overlap, summary.eval_samples
         ));
     }
-    let Retention { judged, kept, replayed } = retention;
     summary.retention_samples = judged.len() as u64;
     summary.replayed_samples = *replayed as u64;
-    if *replayed > 0 {
-        known.extend(kept.iter().map(identity));
-    }
     let learned = judged.iter().filter(|s| known.contains(&identity(s))).count();
     if learned > 0 {
         summary.warnings.push(format!(
@@ -340,6 +340,21 @@ mod tests {
         );
         fixture.data.retention_datasets[0].split = Some("train[:1]".into());
         assert!(fixture.refused(Kind::Data).contains("the retention set has 1 rows"));
+    }
+
+    #[test]
+    fn rows_that_are_evaluated_and_replayed_are_a_leak() {
+        let mut fixture = Fixture::new(&rows(90));
+        let path = fixture.folder.path().join("old.jsonl");
+        std::fs::write(&path, rows(10).replace("what is", "say")).unwrap();
+        fixture.data.retention_datasets = vec![source(path.to_str().unwrap(), Format::PromptCompletion)];
+        fixture.data.test_datasets = fixture.data.retention_datasets.clone();
+        assert_eq!(fixture.prepare().unwrap().summary.overlap, 0, "judged alone they teach nothing");
+        fixture.data.retention_share = 0.1;
+        let summary = fixture.prepare().unwrap().summary;
+        assert_eq!((summary.overlap, summary.duplicates), (5, 0));
+        let said = "5 of 10 evaluation samples are also trained on";
+        assert!(summary.warnings.iter().any(|w| w.starts_with(said)), "{:?}", summary.warnings);
     }
 
     #[test]
