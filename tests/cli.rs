@@ -524,6 +524,12 @@ fn a_folder_with_a_run_in_it_is_left_alone() {
         "base_model",
         "lies in it",
     ]);
+    let rows =
+        format!("[[retention_datasets]]\npath = {:?}\ntype = \"tokenized\"", inside.join("rows.jsonl"));
+    let (remembering, _) = Config::lora().table(&rows).write(&place, "remembering");
+    let output = format!("output_dir={}", out.display());
+    let said = "`retention_datasets` lies in it";
+    place.run(&["--lora", &remembering, "--overwrite", "--set", &output]).expect(2).says(&[said]);
     assert!(inside.join("config.json").is_file());
     fs::remove_dir_all(&inside).unwrap();
     // Even where a run would be gone on with.

@@ -66,7 +66,7 @@ fn compared(plan: &Plan, ledger: &Ledger, run: RunRow) -> Option<Parent> {
     let mut differences: Vec<Difference> =
         keys.map(|d| Difference { key: d.key, then: d.old, now: d.new }).collect();
     // The same paths may hold other rows.
-    let is_other_file = differences.iter().any(|d| d.key.starts_with("datasets."));
+    let is_other_file = differences.iter().any(|d| names_rows(&d.key));
     if !is_other_file && run.data_hash != plan.summary.sha256 {
         let [then, now] = [&run.data_hash, &plan.summary.sha256].map(|hash| hash.chars().take(12).collect());
         differences.push(Difference { key: "the data itself".into(), then, now });
@@ -79,6 +79,11 @@ fn compared(plan: &Plan, ledger: &Ledger, run: RunRow) -> Option<Parent> {
         loss: run.loss,
         differences,
     })
+}
+
+/// Whether the key is of a file of rows: of `datasets`, `test_datasets` or `retention_datasets`.
+fn names_rows(key: &str) -> bool {
+    key.split_once('.').is_some_and(|(list, _)| list.ends_with("datasets"))
 }
 
 fn near(parent: &Parent) -> String {
@@ -96,4 +101,17 @@ fn near(parent: &Parent) -> String {
 fn came_to(cost_usd: Option<f64>, loss: Option<f64>) -> String {
     let cost = words::or_word(cost_usd, words::money, "unknown cost");
     loss.map_or_else(|| cost.clone(), |loss| format!("{cost}, loss {}", words::loss(loss)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_rows;
+
+    #[test]
+    fn every_list_of_files_names_rows() {
+        for key in ["datasets.0.path", "test_datasets.1.split", "retention_datasets.0.type"] {
+            assert!(names_rows(key), "{key}");
+        }
+        assert!(!names_rows("datasets") && !names_rows("output.project") && !names_rows("seed"));
+    }
 }

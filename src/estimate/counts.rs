@@ -114,7 +114,8 @@ impl Counts {
     /// The counts of `rows` rows of `tokens_per_row` tokens each, for an estimate without data.
     ///
     /// Assumes equal rows, replayed ones like the others, every token but the first a target (an upper bound), longer
-    /// rows cut at `sequence_len`; a retention set is not evaluated, because nobody said how long it is.
+    /// rows cut at `sequence_len`; a retention set is not evaluated, and EWC's pass over it left out, because nobody said
+    /// how long it is.
     pub fn uniform(rows: u64, tokens_per_row: u64, config: &Config) -> Self {
         let (train, sequence) = (&config.train, wide(config.data.sequence_len).max(1));
         let length = tokens_per_row.min(sequence);

@@ -550,8 +550,14 @@ fn refuse_own_inputs(config: &Config, out: &Path, overwrite: bool) -> Result<()>
     };
     let models = [("base_model", Some(Path::new(&config.base.model))), ("lora_model_dir", adapter)];
     let Data { datasets, test_datasets, retention_datasets, .. } = &config.data;
-    let data = datasets.iter().chain(test_datasets).chain(retention_datasets);
-    let data = data.map(|source| ("datasets", Some(source.path.as_path())));
+    let lists = [
+        ("datasets", datasets),
+        ("test_datasets", test_datasets),
+        ("retention_datasets", retention_datasets),
+    ];
+    let data = lists
+        .into_iter()
+        .flat_map(|(key, list)| list.iter().map(move |source| (key, Some(source.path.as_path()))));
     let Ok(folder) = out.canonicalize() else { return Ok(()) };
     for (key, input) in models.into_iter().chain(data) {
         let Some(input) = input.and_then(|input| input.canonicalize().ok()) else { continue };
