@@ -341,6 +341,31 @@ fn an_evaluation_that_fails_is_a_failed_run_and_one_without_a_ledger_judges_all_
 }
 
 #[test]
+fn what_the_ledger_could_not_take_of_an_evaluation_is_entered_by_the_next() {
+    let place = Place::new();
+    let (path, out) = Config::lora().with("max_steps", "2").with("val_set_size", "3").write(&place, "run");
+    place.run(&["--lora", &path]).expect(0);
+    let judge = ["eval", out.to_str().unwrap(), "--json"];
+    // Something else stands where the ledger was.
+    let (ledger, away) = (place.home().join("ledger.db"), place.home().join("away.db"));
+    fs::rename(&ledger, &away).unwrap();
+    fs::create_dir(&ledger).unwrap();
+    let left = place.run(&judge).expect(0).says(&["warning", "ledger-pending.jsonl"]).json();
+    let metered =
+        place.run(&["meter", "--json", "--", "true"]).expect(0).says(&["ledger-pending.jsonl"]).json();
+    fs::remove_dir(&ledger).unwrap();
+    fs::rename(&away, &ledger).unwrap();
+    assert_eq!(place.runs().len(), 1);
+    let found = place.run(&judge).expect(0).json();
+    let runs = place.runs();
+    assert_eq!(runs.len(), 4);
+    let of = |report: &Value| runs.iter().find(|run| run["run_id"] == report["run_id"]).unwrap();
+    assert_eq!((text(of(&left), "status"), &of(&left)["cost_usd"]), ("done", &left["cost_usd"]));
+    assert_eq!((text(of(&metered), "status"), text(of(&found), "status")), ("done", "done"));
+    assert!(!Path::new(text(of(&left), "output_dir")).join("ledger-pending.jsonl").exists());
+}
+
+#[test]
 fn only_an_evaluation_of_the_same_weights_by_the_same_rules_was_done_before() {
     let place = Place::new();
     let (path, out) = Config::lora().with("max_steps", "2").with("val_set_size", "3").write(&place, "run");

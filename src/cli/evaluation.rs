@@ -2,7 +2,7 @@
 //! the purpose "evaluation" and a report. A folder or a ledger that cannot be written keeps nobody from judging.
 
 use super::eval::{EvalArgs, Rows};
-use super::job::{Ended, Job};
+use super::job::{EVALUATIONS, Ended, Job};
 use super::say;
 use crate::config::{Config, Cost};
 use crate::error::Result;
@@ -61,9 +61,7 @@ impl Evaluation {
                 evaluation.warnings.push(format!("{error}\n  the evaluation goes on without a ledger"));
             }
         }
-        for warning in &evaluation.warnings {
-            say(&format!("warning: {warning}"));
-        }
+        warn(&evaluation.warnings);
         Ok(evaluation)
     }
 
@@ -81,7 +79,9 @@ impl Evaluation {
         };
         let Some(entered) = &self.entered else { return };
         let outcome = entered.book.lock().prepared(&self.job.run.run_id, &prepared);
-        self.warnings.extend(outcome.err().map(|error| error.to_string()));
+        let warning = outcome.err().map(|error| error.to_string());
+        warn(&warning);
+        self.warnings.extend(warning);
     }
 
     /// Closes it. The report of what it took.
@@ -91,12 +91,12 @@ impl Evaluation {
             return self.job.end(None, measured, ended).0;
         };
         entered.pulse.stop();
-        ended.warnings.extend(entered.pulse.warnings());
+        let heard = entered.pulse.warnings();
+        warn(&heard);
+        ended.warnings.extend(heard);
         let (report, written, unentered) = self.job.end(Some(&mut entered.book.lock()), measured, ended);
-        let unwritten = written.err().map(|error| error.to_string());
-        for warning in unentered.into_iter().chain(unwritten) {
-            say(&format!("warning: {warning}"));
-        }
+        warn(&unentered);
+        warn(&written.err().map(|error| error.to_string()));
         report
     }
 
@@ -107,8 +107,14 @@ impl Evaluation {
         if self.entered.is_some()
             && let Err(error) = fs::write_durable(&path, text.as_bytes())
         {
-            say(&format!("warning: {error}"));
+            warn(&[error.to_string()]);
         }
+    }
+}
+
+fn warn<'a>(warnings: impl IntoIterator<Item = &'a String>) {
+    for warning in warnings {
+        say(&format!("warning: {warning}"));
     }
 }
 
@@ -118,7 +124,7 @@ fn job(args: &EvalArgs, subject: &Subject, config: Option<&Config>, rows: &Rows)
     let price = price_used(cost, jiff::Zoned::now().date())?;
     let run_id = ledger::new_run_id();
     // Without a home it does not begin, and nothing is written.
-    let out = fs::home().unwrap_or_default().join("evaluations").join(&run_id);
+    let out = fs::home().unwrap_or_default().join(EVALUATIONS).join(&run_id);
     let settings = settings(args, subject, rows);
     let line: Vec<OsString> = std::iter::once("fttrain".into()).chain(std::env::args_os().skip(1)).collect();
     Ok(Job {

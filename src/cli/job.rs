@@ -12,6 +12,11 @@ use crate::report::{self, DataSummary, Report, Status};
 use crate::train::folder;
 use std::path::PathBuf;
 
+/// Folders of evaluations, below the home of the ledger.
+pub(super) const EVALUATIONS: &str = "evaluations";
+/// Folders of other programs' runs.
+pub(super) const METERED: &str = "metered";
+
 /// What is known of a job before it starts.
 pub(super) struct Job {
     pub(super) run: NewRun,
@@ -38,7 +43,8 @@ pub(super) struct Ended {
 }
 
 impl Job {
-    /// Takes its folder, and enters it into the ledger; the texts are warnings.
+    /// Takes its folder, and enters it into the ledger, with what earlier jobs had to leave in theirs, to which nobody
+    /// comes back; the texts are warnings.
     ///
     /// # Errors
     /// There is no home for a ledger (2), the folder cannot be made (5), or is in use (8).
@@ -48,6 +54,8 @@ impl Job {
         let lock = RunLock::acquire(&self.out)?;
         let (mut book, warning) = Book::open(&home, &self.out);
         let mut warnings: Vec<String> = warning.map(|w| w.to_string()).into_iter().collect();
+        let left = [EVALUATIONS, METERED].into_iter().flat_map(|name| book.enter_left(&home.join(name)));
+        warnings.extend(left.map(|w| w.to_string()));
         warnings.extend(book.start_run(&self.run).err().map(|w| w.to_string()));
         Ok((lock, book, warnings))
     }

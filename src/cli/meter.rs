@@ -1,6 +1,6 @@
 //! `fttrain meter -- COMMAND`: any program with its whole process tree, into the same ledger and the same report.
 
-use super::job::{Ended, Job};
+use super::job::{Ended, Job, METERED};
 use super::{print, say};
 use crate::config::{Cost, Price, Resolved};
 use crate::error::Result;
@@ -52,7 +52,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &MeterArgs) -> Result<u8> {
     let (job, interval) = prepare(args)?;
-    let (_lock, mut book, warnings) = job.begin()?;
+    let (_lock, mut book, mut warnings) = job.begin()?;
 
     let meter = Meter::start(Box::new(TreeProbe::new(interval)), interval, Phase::Command);
     let mut beat = || {
@@ -66,8 +66,7 @@ pub(super) fn run(args: &MeterArgs) -> Result<u8> {
             cpu_s: reading.cpu_s,
             ..Sample::default()
         };
-        // The warning of a ledger that breaks comes once more at the end.
-        let _ = book.heartbeat(&job.run.run_id, &sample);
+        warnings.extend(book.heartbeat(&job.run.run_id, &sample).err().map(|error| error.to_string()));
     };
     let ended = command::run(&args.command, args.json, HEARTBEAT, &|| meter.look(), &mut beat);
     let measured = meter.finish();
@@ -78,6 +77,12 @@ pub(super) fn run(args: &MeterArgs) -> Result<u8> {
         Ok(End::Signal(number)) => Some(format!("signal {number} ended the command")),
         Err(error) => Some(error.to_string()),
     };
+    if args.json {
+        // Otherwise the report on the screen has them.
+        for warning in &warnings {
+            say(&format!("warning: {warning}"));
+        }
+    }
     let (report, written, unentered) =
         job.end(Some(&mut book), &measured, Ended { reason, warnings, ..Ended::default() });
     for warning in unentered {
@@ -103,7 +108,7 @@ fn prepare(args: &MeterArgs) -> Result<(Job, Duration)> {
     let run_id = ledger::new_run_id();
     let out = match &args.output {
         Some(folder) => PathBuf::from(folder.to_string_lossy().replace("{run}", &run_id)),
-        None => crate::fs::home()?.join("metered").join(&run_id),
+        None => crate::fs::home()?.join(METERED).join(&run_id),
     };
     folder::permit(&out, folder::look(&out), &crate::train::Options::default())?;
     let shown = command::shown(&args.command);

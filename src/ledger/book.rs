@@ -4,7 +4,8 @@
 use super::journal::{Journal, PENDING};
 use super::record::{Entry, Record};
 use super::store::Ledger;
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Kind, Problem, Result};
+use crate::fs::{self, RunLock};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -92,6 +93,26 @@ impl Book {
             Keeper::Ledger(ledger) => Some(ledger),
             _ => None,
         }
+    }
+
+    /// Enters what other runs had to leave in their folders below `place`, where nobody is at work in them. What the user
+    /// must be told; that the ledger is busy, the next record says.
+    pub fn enter_left(&mut self, place: &Path) -> Vec<Error> {
+        let Keeper::Ledger(ledger) = &mut self.keeper else { return Vec::new() };
+        let mut warnings = Vec::new();
+        for folder in fs::entries(place).unwrap_or_default() {
+            let pending = folder.join(PENDING);
+            if pending.symlink_metadata().is_err() {
+                continue;
+            }
+            let Ok(_lock) = RunLock::acquire(&folder) else { continue };
+            match ledger.absorb(&pending) {
+                Ok(_) => {}
+                Err(error) if error.kind == Kind::Resource => break,
+                Err(error) => warnings.push(error),
+            }
+        }
+        warnings
     }
 
     /// At the end of a run, when nothing waits any more: enters what had to be left in the run's folder, where the
