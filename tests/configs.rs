@@ -112,6 +112,6 @@ fn the_pilot_is_estimated_on_its_own_model_and_data() {
     assert_eq!(estimate["parameters"], 134_515_008);
     assert_eq!(estimate["trainable"], 4_884_480);
     let peak = estimate["predicted"]["peak_memory_bytes"].as_u64().unwrap();
-    // Measured: 0.94 GiB where the CPU multiplies in bf16, 1.46 GiB in f32.
-    assert!((900 << 20..1700 << 20).contains(&peak), "{peak}");
+    // Measured: 0.88 GiB where the CPU multiplies in bf16, 1.36 GiB in f32.
+    assert!((850 << 20..1550 << 20).contains(&peak), "{peak}");
 }

@@ -24,7 +24,7 @@ pub(crate) fn intervals(
         ("wall_s", wall),
         ("step_s", around(predicted.step_s, time)),
         ("tokens_per_s", around(predicted.tokens_per_s, time)),
-        ("peak_memory_bytes", around(peak, interval::memory_width(learned))),
+        ("peak_memory_bytes", around(peak, interval::memory_width(inputs.machine, learned))),
         ("energy_j", around(predicted.energy_j, interval::energy_width(time))),
         ("cost_usd", cost),
     ]
