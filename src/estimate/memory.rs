@@ -8,6 +8,7 @@ use super::work::Stored;
 use super::{Counts, product, sum, wide};
 use crate::arch::{Arch, Linear};
 use crate::config::{Lora, Method};
+use fttrain_kernels::sys::memory::SLACK;
 
 /// How the frozen base is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,12 +259,15 @@ impl Layout<'_> {
         }
         let head = if self.accumulates { whole } else { self.trained.head_gradients.min(whole) };
         let one = sum(&[head, self.trained.block_gradients]).min(whole);
-        let block = self.beside_block(load);
+        // Of what the blocks free, the allocator keeps so much beside the peak.
+        let kept = at_last.min(wide(SLACK));
+        let block = sum(&[self.beside_block(load), kept]);
+        let row = product(&[load.tokens, wide(self.arch.hidden_size), F32]);
         vec![
-            [at_head, head, self.beside_logits(load), logits],
+            [at_head, head, sum(&[self.beside_logits(load), kept]), logits],
             [at_last, one, block, 0],
             [at_first, whole.saturating_sub(self.trained.input_gradients), block, 0],
-            [0, whole, product(&[load.tokens, wide(self.arch.hidden_size), F32]), 0],
+            [0, whole, sum(&[row, kept]), 0],
         ]
     }
 
@@ -357,7 +361,7 @@ mod tests {
         // 2·576 + 2 + 2·576 + 2·192 + 9 + 2·1536 + 7·16 = 5883 floats a token and layer.
         assert_eq!(activations, 1024 * 30 * 5883 * 4);
         assert_eq!(logits, 256 * 49_152 * 4);
-        assert_eq!(workspace, (1024 + 3 * 700) * 576 * 4 + logits, "the head's");
+        assert_eq!(workspace, (1024 + 3 * 700) * 576 * 4 + logits + (32 << 20), "the head's");
         assert_eq!((data, runtime), (49_152 * 300, 10 + (30 << 20)));
     }
 
@@ -368,7 +372,7 @@ mod tests {
         let [_, _, _, _, activations, workspace, logits, ..] = parts(&lora, BaseType::Bf16, LOAD, false);
         let bytes = 2 * (2 * 576 + 2 * 192 + 2 * 1536) + 4 * (2 * 576 + 2 + 9 + 7 * 16);
         assert_eq!(activations, 1024 * 30 * bytes);
-        assert_eq!(workspace, (1024 + 3 * 700) * 576 * 4 + logits / 2);
+        assert_eq!(workspace, (1024 + 3 * 700) * 576 * 4 + logits / 2 + (32 << 20));
     }
 
     #[test]
