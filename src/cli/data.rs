@@ -4,7 +4,7 @@ use super::SetArgs;
 use crate::data::prepare;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Kind, Result};
-use crate::train::plan::Ground;
+use crate::train::ground::Ground;
 use clap::Args;
 use std::path::PathBuf;
 

@@ -11,7 +11,8 @@ use crate::meter::command::{self, End};
 use crate::meter::{Meter, Phase, TreeProbe};
 use crate::report;
 use crate::train::folder;
-use crate::train::plan::{self, Ground, Spot};
+use crate::train::ground::{Ground, Spot};
+use crate::train::material::counted;
 use crate::train::screen::Screen;
 use clap::Args;
 use std::ffi::OsString;
@@ -152,7 +153,7 @@ type Estimated = (PriceUsed, Option<Intensity>, String, String, Option<Predictio
 /// Price, grid, config, purpose and prediction of the equivalent run.
 fn estimated(resolved: Resolved) -> Result<Estimated> {
     let ground = Ground::lay(resolved)?;
-    let (counts, _) = plan::counted(&ground)?;
+    let (counts, _) = counted(&ground)?;
     let (machine, _) = ground.machine(&counts)?;
     let spot = Spot { machine: &machine, limits: &ground.limits, price: &ground.price };
     let prediction = ground.predict_on(&counts, spot, &ground.learned(&machine));

@@ -16,7 +16,7 @@ use crate::report::profile::Peak;
 use crate::report::{
     self, DataSummary, Interval, Parameters, Price, SamplePair, Status, estimate_table, track,
 };
-use crate::train::plan::Ground;
+use crate::train::ground::Ground;
 use crate::train::screen::Screen;
 use crate::train::stop::Stop;
 use crate::train::{Draft, Entered, Options, Outcome, Plan, Session, folder, samples, session};

@@ -10,7 +10,7 @@ use crate::report::words;
 use crate::study::grid::Extent;
 use crate::study::score::{Pair, Score};
 use crate::study::validate::{Row, Validation, validate};
-use crate::train::plan::start_threads;
+use crate::train::ground::start_threads;
 use crate::train::screen::Screen;
 use clap::Args;
 use std::path::PathBuf;

@@ -3,24 +3,19 @@
 use super::checkpoint::{Checkpoints, Manifest};
 use super::entered::Coming;
 use super::folder::{self, Holds};
-use super::{Error, beside, history, session};
-use crate::arch::source::Source;
-use crate::arch::{Arch, Linear};
-use crate::config::{Config, Data, Device, Method, Optimizer, Resolved};
-use crate::data::packing::{self, Epochs, Length, Order};
-use crate::data::prepare::Retention;
+use super::ground::{Ground, Terms, powered};
+use super::material::{Material, RetentionBatches, counts};
+use super::{Error, session};
+use crate::config::{Config, Data, Method, Resolved};
+use crate::data::packing::Epochs;
 use crate::data::tokenizer::Tokenizer;
-use crate::data::{self, Batch, Summary};
+use crate::data::{Batch, Summary};
 use crate::error::Result;
-use crate::estimate::amount::Kind;
-use crate::estimate::carbon::Intensity;
-use crate::estimate::history::Learned;
-use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
-use crate::meter::process::{bare, resident};
+use crate::estimate::{Machine, Prediction};
 use crate::meter::{Meter, Phase};
-use crate::model::adapter::Adapter;
-use crate::ops::{device, gpu, head};
-use crate::{calibrate, fs, ledger};
+use crate::ops::device;
+use crate::{fs, ledger};
+use fttrain_kernels::sys::memory::give_back_pages;
 use std::path::{Path, PathBuf};
 
 /// What the command line says beside the config.
@@ -36,14 +31,6 @@ pub struct Options {
     pub accept_base_change: bool,
 }
 
-/// What a run is paid and judged by.
-pub struct Terms {
-    /// What an hour costs.
-    pub price: PriceUsed,
-    /// What the grid emits, where `[cost]` says which.
-    pub grid: Option<Intensity>,
-}
-
 /// A run whose folder permits it, before anything of it is looked at.
 pub struct Draft {
     /// The config with its text.
@@ -57,39 +44,6 @@ pub struct Draft {
     overwrite: bool,
     resume: Option<(PathBuf, Manifest)>,
     notes: Vec<String>,
-}
-
-/// What is known of a run without its data.
-pub struct Ground {
-    /// The config with its text.
-    pub resolved: Resolved,
-    /// The base's files.
-    pub source: Source,
-    /// The base's shapes.
-    pub arch: Arch,
-    /// `None` in full fine-tuning.
-    pub adapter: Option<Adapter>,
-    /// Linears that get an adapter.
-    pub adapted: Vec<Linear>,
-    /// Worker threads.
-    pub threads: usize,
-    /// What this process may use.
-    pub limits: Limits,
-    /// What an hour costs.
-    pub price: PriceUsed,
-    /// What the grid emits, where `[cost]` says which.
-    pub grid: Option<Intensity>,
-}
-
-/// A machine that a run is predicted on, with what it allows and costs.
-#[derive(Debug, Clone, Copy)]
-pub struct Spot<'a> {
-    /// How fast.
-    pub machine: &'a Machine,
-    /// How much memory.
-    pub limits: &'a Limits,
-    /// What an hour costs.
-    pub price: &'a PriceUsed,
 }
 
 /// A run that may start.
@@ -126,177 +80,6 @@ pub struct Plan {
     pub device: candle_core::Device,
     /// What the user should be told.
     pub notes: Vec<String>,
-}
-
-/// The two halves of the retention set as micro-batches.
-#[derive(Debug, Clone, Default)]
-pub struct RetentionBatches {
-    /// Evaluated before and after; empty = there is no such set.
-    pub judged: Vec<Batch>,
-    /// A sample each, for EWC; empty where nothing asks for them.
-    pub kept: Vec<Batch>,
-}
-
-impl Terms {
-    /// Those of a config, for a new run or one that goes on.
-    fn of(config: &Config, run: Option<&str>) -> Result<Self> {
-        let mut price = estimate::price_used(&config.cost, jiff::Zoned::now().date())?;
-        let (beside, warning) = beside::beside(&config.cost, run);
-        price.beside = beside;
-        price.warnings.extend(warning);
-        Ok(Self { price, grid: estimate::carbon::intensity(&config.cost.grid)? })
-    }
-}
-
-impl Ground {
-    /// Reads the base's shapes and resolves the adapter, the price and the limits.
-    ///
-    /// # Errors
-    /// The base cannot be found or read, the adapter does not fit it, the price is unknown.
-    pub fn lay(resolved: Resolved) -> Result<Self> {
-        let terms = Terms::of(&resolved.config, None)?;
-        Self::on(resolved, terms)
-    }
-
-    fn on(resolved: Resolved, Terms { price, grid }: Terms) -> Result<Self> {
-        let config = &resolved.config;
-        let threads = start_threads(config.train.threads)?;
-        let source = Source::locate(&config.base)?;
-        let arch = source.arch()?;
-        let adapter = match &config.method {
-            Method::Full => None,
-            Method::Lora(lora) | Method::Qlora { lora, .. } => {
-                Some(Adapter::resolve(&arch, lora, config.train.loraplus_lr_ratio, config.train.seed)?)
-            }
-        };
-        let adapts = |l: &Linear| adapter.as_ref().is_some_and(|a| a.adapts(&l.name));
-        Ok(Self {
-            adapted: arch.linears().filter(adapts).collect(),
-            limits: crate::meter::machine::limits(),
-            price,
-            grid,
-            resolved,
-            source,
-            arch,
-            adapter,
-            threads,
-        })
-    }
-
-    /// This machine's rates at the shapes of a run with these counts; measured where they are not known yet. The second
-    /// value is a warning.
-    ///
-    /// # Errors
-    /// A fault of an op.
-    pub fn machine(&self, counts: &Counts) -> Result<(Machine, Option<String>)> {
-        let (mut machine, warning) =
-            calibrate::machine(&self.ask(counts), self.adapter.as_ref(), self.threads, &fs::home()?)?;
-        let sheet = estimate::power::cpu(&machine.name);
-        machine.sheet_power_w =
-            machine.sheet_power_w.or_else(|| Some(sheet?.watts_per_thread() * machine.threads as f64));
-        Ok((machine, warning))
-    }
-
-    /// What of the machine a run with these counts asks for.
-    pub fn ask<'a>(&'a self, counts: &'a Counts) -> calibrate::Ask<'a> {
-        calibrate::Ask {
-            arch: &self.arch,
-            config: &self.resolved.config,
-            adapted: &self.adapted,
-            counts,
-            logits_rows: head::chunk_rows(self.arch.vocab_size) as u64,
-        }
-    }
-
-    /// Opens the GPU that was chosen, or the CPU where `"auto"` chose one that cannot do what this run asks for.
-    ///
-    /// # Errors
-    /// The GPU was asked for by name and cannot do it, or does not open (6).
-    fn open(&self, gpu: Option<usize>, notes: &mut Vec<String>) -> Result<candle_core::Device> {
-        let Some(wanted) = gpu else { return Ok(candle_core::Device::Cpu) };
-        if let Some(what) = self.beyond_gpus() {
-            if self.resolved.config.train.device != Device::Auto {
-                return Err(Error::NotOnGpu(what).into());
-            }
-            notes.push(format!("computing on the CPU: {what} does not run on a GPU yet"));
-            return Ok(candle_core::Device::Cpu);
-        }
-        notes.push("the prediction is for this machine's CPU; `fttrain estimate --on` knows GPUs".into());
-        Ok(device::open(Some(wanted))?)
-    }
-
-    /// What of this run only the CPU does.
-    fn beyond_gpus(&self) -> Option<&'static str> {
-        match (&self.resolved.config.method, &self.adapter) {
-            (Method::Full, _) => Some("full fine-tuning"),
-            (Method::Qlora { .. }, _) => Some("QLoRA"),
-            (_, Some(adapter)) if adapter.spec.dora => Some("DoRA"),
-            _ if self.resolved.config.train.optimizer != Optimizer::Adamw => {
-                Some("an optimizer other than adamw")
-            }
-            _ if self.resolved.config.train.l2_sp > 0.0 || self.resolved.config.train.ewc > 0.0 => {
-                Some("a pull towards the start (l2_sp, ewc)")
-            }
-            _ if self.arch.head_dim > gpu::attention::LARGEST_HEAD => {
-                Some("attention with heads of more than 128 values")
-            }
-            _ => None,
-        }
-    }
-
-    /// What finished runs of this model on a machine taught.
-    pub fn learned(&self, machine: &Machine) -> Learned {
-        Learned::from(&history::of(&self.arch, machine))
-    }
-
-    /// Predicts a run of this process; `taken` are the phases that are over by the clock.
-    fn predict(&self, counts: &Counts, machine: &Machine, taken: &[(String, f64)]) -> Prediction {
-        let spot = Spot { machine, limits: &self.limits, price: &self.price };
-        self.foretell(counts, spot, &self.learned(machine), taken, resident().1.unwrap_or(0))
-    }
-
-    /// Predicts a run of another process on any machine.
-    pub fn predict_on(&self, counts: &Counts, spot: Spot<'_>, learned: &Learned) -> Prediction {
-        self.foretell(counts, spot, learned, &[], 0)
-    }
-
-    fn foretell(
-        &self,
-        counts: &Counts,
-        spot: Spot<'_>,
-        learned: &Learned,
-        taken: &[(String, f64)],
-        resident_bytes: u64,
-    ) -> Prediction {
-        let mut config = self.resolved.config.clone();
-        if let (Method::Lora(lora) | Method::Qlora { lora, .. }, Some(adapter)) =
-            (&mut config.method, &self.adapter)
-        {
-            // A continued adapter brings its own.
-            lora.r = Some(adapter.spec.r);
-            lora.dora = Some(adapter.spec.dora);
-            lora.rank_pattern.clone_from(&adapter.spec.rank_pattern);
-            lora.modules_to_save = adapter.modules_to_save.iter().cloned().collect();
-        }
-        let Spot { machine, limits, price } = spot;
-        let price = powered(price, machine);
-        estimate::predict(&estimate::Inputs {
-            arch: &self.arch,
-            config: &config,
-            adapted: &self.adapted,
-            counts,
-            machine,
-            // A cap on memory decides about recompute, and which settings are named, as a smaller machine would.
-            limits: &limits.capped(&config.budget),
-            price: &price,
-            learned,
-            taken,
-            logits_rows: head::chunk_rows(self.arch.vocab_size) as u64,
-            file_bytes: self.source.gguf_bytes(),
-            keeps_file_types: self.source.is_gguf(),
-            resident_bytes,
-        })
-    }
 }
 
 impl Draft {
@@ -355,7 +138,7 @@ impl Draft {
         let counts = counts(&ground.resolved.config, &epochs, &eval, &retention);
         let (machine, warning) = ground.machine(&counts)?;
         // Probes have other sizes than a step: what they leave would stand beside it.
-        fttrain_kernels::sys::memory::give_back_pages();
+        give_back_pages();
         ground.price = powered(&ground.price, &machine);
 
         meter.enter(Phase::Load);
@@ -495,53 +278,6 @@ pub fn decides_the_result(key: &str) -> bool {
     !BESIDE_THE_RESULT.contains(&key) && !beside.iter().any(|b| key.starts_with(b))
 }
 
-/// What a run learns from.
-struct Material {
-    tokenizer: Tokenizer,
-    tokenizer_bytes: u64,
-    epochs: Epochs,
-    eval: Vec<Batch>,
-    retention: RetentionBatches,
-    summary: Summary,
-}
-
-impl Material {
-    fn gather(ground: &Ground) -> Result<Self> {
-        let config = &ground.resolved.config;
-        let template = config.data.chat_template.as_deref();
-        fttrain_kernels::sys::memory::give_back_pages();
-        let before = resident().0.unwrap_or(0);
-        let tokenizer = Tokenizer::open(&ground.source.tokenizer()?, &ground.arch, template)?;
-        // Not what only reading its file took.
-        fttrain_kernels::sys::memory::give_back_pages();
-        let tokenizer_bytes = resident().0.map_or(0, |now| now.saturating_sub(before));
-        let prepared = data::prepare(config, &tokenizer, Some(&fs::home()?.join("tokenised")))?;
-        let Retention { judged, kept, replayed } = prepared.retention;
-        let informing = if config.train.ewc > 0.0 { kept.as_slice() } else { &[] };
-        Ok(Self {
-            eval: packing::eval_batches(&prepared.eval, eval_tokens(config)),
-            retention: RetentionBatches {
-                judged: packing::eval_batches(&judged, eval_tokens(config)),
-                kept: informing.iter().map(|sample| Batch::new([sample], 0)).collect(),
-            },
-            epochs: Epochs::replaying(prepared.train, kept, replayed, Order::from(config)),
-            summary: prepared.summary,
-            tokenizer,
-            tokenizer_bytes,
-        })
-    }
-}
-
-/// The counts of the config's own data, packed.
-///
-/// # Errors
-/// Tokenizer or data cannot be used.
-pub fn counted(ground: &Ground) -> Result<(Counts, Summary)> {
-    let material = Material::gather(ground)?;
-    let Material { epochs, eval, retention, .. } = &material;
-    Ok((counts(&ground.resolved.config, epochs, eval, retention), material.summary))
-}
-
 /// The result never takes the place of what it was made from, and nothing that is read is moved aside.
 fn refuse_own_inputs(config: &Config, out: &Path, overwrite: bool) -> Result<()> {
     let adapter = match &config.method {
@@ -569,73 +305,6 @@ fn refuse_own_inputs(config: &Config, out: &Path, overwrite: bool) -> Result<()>
         }
     }
     Ok(())
-}
-
-/// The price with the power that electricity is paid by on a machine.
-fn powered(price: &PriceUsed, machine: &Machine) -> PriceUsed {
-    let mut price = price.clone();
-    match machine.power_w {
-        Some(watts) => price.set_power(Some(watts), Kind::Predicted),
-        None => price.set_power(machine.sheet_power_w, Kind::Modelled),
-    }
-    price
-}
-
-/// Sizes the one pool of workers, once a process, and chooses the kernels.
-///
-/// # Errors
-/// `FTTRAIN_KERNEL` names a path that this CPU cannot run (2).
-pub fn start_threads(wanted: Option<usize>) -> Result<usize> {
-    let threads = wanted.unwrap_or_else(|| crate::meter::machine::limits().cores);
-    // A second run in one process keeps the pool of the first.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    if let Ok(name) = std::env::var("FTTRAIN_KERNEL") {
-        fttrain_kernels::cpu::force(&name).map_err(Error::Kernel)?;
-    }
-    // Asked here for the first time, with the workers' stacks and before there is a model or a text.
-    bare();
-    Ok(threads)
-}
-
-/// Tokens of an evaluation micro-batch: as large as a training one.
-fn eval_tokens(config: &Config) -> usize {
-    config.data.sequence_len.saturating_mul(config.train.micro_batch_size)
-}
-
-/// What the estimate needs to know of the packed data.
-fn counts(config: &Config, epochs: &Epochs, eval: &[Batch], retention: &RetentionBatches) -> Counts {
-    let plan = epochs.plan().counts();
-    let mut counts = Counts {
-        steps: plan.steps,
-        micro_batches: plan.batches,
-        tokens: plan.tokens,
-        loss_tokens: plan.loss_tokens,
-        segment_squares: plan.segment_squares as f64,
-        max_batch_tokens: plan.max_batch_tokens,
-        max_batch_targets: plan.max_batch_targets,
-        max_segment: plan.longest_segment,
-        rows: epochs.samples().len() as u64,
-        data_tokens: epochs.samples().iter().map(|s| u64::from(Length::from(s).tokens)).sum(),
-        assumed: !plan.exact,
-        ..Counts::default()
-    };
-    for batch in eval {
-        counts.eval.add(batch);
-    }
-    for batch in &retention.judged {
-        counts.retention.add(batch);
-    }
-    for batch in &retention.kept {
-        counts.fisher.add(batch);
-    }
-    counts.retention.passes = if retention.judged.is_empty() { 0 } else { 2 };
-    counts.fisher.passes = u64::from(!retention.kept.is_empty());
-    let others = [counts.eval, counts.retention, counts.fisher];
-    counts.data_tokens += others.iter().map(|set| set.tokens).sum::<u64>();
-    if !eval.is_empty() {
-        counts.eval.passes = estimate::counts::eval_passes(counts.steps, config.schedule.eval_steps);
-    }
-    counts
 }
 
 /// The newest checkpoint that verifies, made with the same settings.

@@ -1,7 +1,7 @@
 //! What RUN, MODEL or ADAPTER on the command line names: a base, an adapter on it, and the run that made it.
 
 use super::folder;
-use super::plan::start_threads;
+use super::ground::start_threads;
 use super::session;
 use crate::arch::Arch;
 use crate::arch::source::Source;

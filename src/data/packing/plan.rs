@@ -88,7 +88,7 @@ impl Plan {
     }
 
     /// Samples of an epoch.
-    pub(super) fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.own.saturating_add(self.replayed)
     }
 
