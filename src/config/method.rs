@@ -7,11 +7,13 @@ use super::place::Place;
 use super::raw::Value;
 use super::section::{Origin, Section};
 use super::{Error, Lora, LoraInit, Method, Targets};
+use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
 
 /// The flag in front of the config on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum MethodFlag {
     /// `--lora`
     Lora,

@@ -88,6 +88,17 @@ pub enum Method {
     },
 }
 
+impl Method {
+    /// Its flag, and with it its name.
+    pub fn flag(&self) -> MethodFlag {
+        match self {
+            Self::Full => MethodFlag::Full,
+            Self::Lora(_) => MethodFlag::Lora,
+            Self::Qlora { .. } => MethodFlag::Qlora,
+        }
+    }
+}
+
 /// A low-rank adapter, in PEFT's terms.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Lora {
@@ -185,11 +196,12 @@ pub struct Source {
     pub format: Format,
     /// `train` by default; `train[:N]`, `train[N:]`, `train[N:M]`, with percent signs allowed, take a part.
     pub split: Option<String>,
-    /// Field with the messages (`field_messages`, default `messages`).
+    /// Field with the messages (`field_messages`; `messages`, with `sharegpt` `conversations`).
     pub field_messages: String,
-    /// Field that becomes the user turn, with `chat_template`, or the prompt, with `prompt_completion`.
+    /// Field that becomes the user turn, with `chat_template`, the prompt, with `prompt_completion`, or the instruction, with
+    /// `alpaca`.
     pub field_prompt: Option<String>,
-    /// Field that becomes the assistant turn, or the completion.
+    /// Field that becomes the assistant turn, the completion, or the output.
     pub field_completion: Option<String>,
     /// Field with the text of `completion` (`field`, default `text`).
     pub field_text: String,

@@ -4,7 +4,8 @@ use super::{durable::open_regular, error::Error};
 use crate::error::Result;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Bytes that are read or written at once.
@@ -12,17 +13,39 @@ pub(super) const BLOCK_BYTES: usize = 1 << 20;
 
 /// The digest of a regular file's contents, read in blocks. Symbolic links are refused.
 pub fn sha256_file(path: &Path) -> Result<String> {
-    let failed = || Error::io("read", path);
-    let mut file = open_regular(path).map_err(failed())?;
-    let mut hasher = Sha256::new();
-    let mut block = vec![0; BLOCK_BYTES];
-    loop {
-        match file.read(&mut block) {
-            Ok(0) => return Ok(hex(&hasher.finalize())),
-            Ok(n) => hasher.update(block.get(..n).unwrap_or_default()),
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(failed()(e).into()),
+    Ok(Hashing::open(path).and_then(Hashing::finish).map_err(Error::io("read", path))?)
+}
+
+/// A regular file that is hashed while it is read.
+pub struct Hashing {
+    file: File,
+    hasher: Sha256,
+}
+
+impl Hashing {
+    /// Opens a file at its beginning. Symbolic links are refused.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: open_regular(path)?, hasher: Sha256::new() })
+    }
+
+    /// Reads what is left, and gives the digest of all that the file held.
+    pub fn finish(mut self) -> io::Result<String> {
+        let mut block = vec![0; BLOCK_BYTES];
+        loop {
+            match self.read(&mut block) {
+                Ok(0) => return Ok(hex(&self.hasher.finalize())),
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => {}
+            }
         }
+    }
+}
+
+impl Read for Hashing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(buffer)?;
+        self.hasher.update(buffer.get(..n).unwrap_or_default());
+        Ok(n)
     }
 }
 

@@ -6,7 +6,6 @@ use crate::arch::config_json;
 use crate::data::Batch;
 use crate::error::Result;
 use crate::fs;
-use crate::model::Params;
 use crate::model::adapter::peft;
 use crate::ops::host;
 use candle_core::Tensor;
@@ -60,13 +59,13 @@ pub fn save(session: &Session, plan: &Plan) -> Result<()> {
         return Err(Error::Logits.into());
     }
     let weights = plan.out.join(weights_name(plan));
-    fs::write_durable_with(&weights, &mut |out| peft::write_tensors(&session.params, out))?;
+    let size = fs::write_durable_with(&weights, &mut |out| peft::write_tensors(&session.params, out))?.size;
     fs::write_durable(&plan.out.join(name), text.as_bytes())?;
     for (name, bytes) in plan.tokenizer.save() {
         fs::write_durable(&plan.out.join(name), bytes)?;
     }
     let (Some(probe), Some(trained)) = (probe, trained) else { return Ok(()) };
-    verify(session, &probe, &trained, &weights)
+    verify(session, &probe, &trained, (&weights, size))
 }
 
 /// The beginning of the first sample.
@@ -77,16 +76,10 @@ fn probe(plan: &Plan) -> Option<Batch> {
     Some(Batch::new([&sample], 0))
 }
 
-/// Puts the values of a file of trained tensors into the model.
-///
-/// # Errors
-/// The file does not hold exactly these tensors (4).
-pub fn restore(params: &Params, bytes: &[u8]) -> Result<()> {
-    Ok(peft::read_tensors(params, bytes).map_err(Error::State)?)
-}
-
-fn verify(session: &Session, probe: &Batch, trained: &Tensor, weights: &Path) -> Result<()> {
-    peft::reread_tensors(&session.params, weights).map_err(Error::State)?;
+fn verify(session: &Session, probe: &Batch, trained: &Tensor, (weights, size): (&Path, u64)) -> Result<()> {
+    let mut file =
+        fs::open_regular(weights).map_err(|e| Error::State(format!("{}: {e}", weights.display())))?;
+    peft::read_tensors(&session.params, &mut file, size).map_err(Error::State)?;
     let reopened = session.decoder.logits(probe)?;
     let (a, b) = (host::read(trained)?, host::read(&reopened)?);
     let difference = a.iter().zip(b.iter()).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);

@@ -9,7 +9,7 @@ use crate::error::{Fault, Kind, Problem, Result};
 use crate::fs::{self, Staging};
 use crate::units::Bytes;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// A checkpoint that cannot be used, or cannot be made.
@@ -189,9 +189,15 @@ impl Checkpoints {
         Ok(manifest::verify(path).map_err(|why| Error::Broken { path: path.to_owned(), why })?)
     }
 
-    /// The bytes of one file of a checkpoint, hashed again while they are read: what is used is what was verified.
-    pub fn read(path: &Path, manifest: &Manifest, name: &str) -> Result<Vec<u8>> {
-        Ok(manifest::read(path, manifest, name)
+    /// Reads one file of a checkpoint with `take`, which is given its bytes in order and their number. They are hashed
+    /// again meanwhile: what was taken is what was verified, unless this fails.
+    pub fn read(
+        path: &Path,
+        manifest: &Manifest,
+        name: &str,
+        take: impl FnOnce(&mut dyn Read, u64) -> Result<(), String>,
+    ) -> Result<()> {
+        Ok(manifest::read(path, manifest, name, take)
             .map_err(|why| Error::Broken { path: path.to_owned(), why })?)
     }
 

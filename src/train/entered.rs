@@ -4,7 +4,7 @@
 use super::checkpoint::Manifest;
 use super::folder::{self, Holds};
 use super::plan::{Draft, Plan};
-use super::session::{self, Estimate};
+use super::session::Estimate;
 use crate::config::Resolved;
 use crate::error::Result;
 use crate::estimate::PriceUsed;
@@ -134,7 +134,7 @@ impl Entered {
             base_hash: String::new(),
             project: config.output.project.clone(),
             purpose: config.output.purpose.clone(),
-            method: session::method_name(&config.method).into(),
+            method: config.method.flag().name().into(),
             base: config.base.model.clone(),
             prediction_json: None,
             usd_per_hour: coming.price.usd_per_hour,

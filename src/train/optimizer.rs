@@ -5,12 +5,11 @@ use super::Error;
 use crate::config::Train;
 use crate::data::rng::Rng;
 use crate::error::Result;
-use crate::model::tensors::{self, read_into};
-use crate::model::{Param, Params};
+use crate::model::{Param, Params, tensors};
 use crate::ops::optimizer::{self, Rule, Step};
 use crate::ops::{Grads, ParamId};
 use candle_core::Tensor;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 /// The optimizer of a run.
 pub struct Optimizer {
@@ -104,33 +103,30 @@ impl Optimizer {
     /// Bytes of the state.
     pub fn bytes(&self) -> u64 {
         let bytes = |t: &Tensor| (t.elem_count() * t.dtype().size_in_bytes()) as u64;
-        self.slots.iter().flat_map(|slot| slot.rule.state()).map(|(_, t)| bytes(t)).sum()
+        self.named().map(|(_, t)| bytes(t)).sum()
     }
 
     /// Writes the state as safetensors, `KIND.NAME` in name order.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        let all = self
-            .slots
-            .iter()
-            .flat_map(|slot| slot.rule.state().into_iter().map(move |(kind, t)| (kind, slot, t)));
-        let named: Vec<(String, &Tensor)> =
-            all.map(|(kind, slot, t)| (format!("{kind}.{}", slot.name), t)).collect();
+        let named: Vec<_> = self.named().collect();
         tensors::write(named.iter().map(|(name, t)| (name.as_str(), *t)), out)
     }
 
-    /// Takes over the state that [`Self::write`] wrote after `steps` updates.
+    /// Takes over the state that [`Self::write`] wrote after `steps` updates, a file of `size` bytes, one tensor at a time.
     ///
     /// # Errors
-    /// A tensor is missing or of another shape or type (4).
-    pub fn restore(&mut self, bytes: &[u8], steps: u64) -> Result<()> {
-        let file = safetensors::SafeTensors::deserialize(bytes).map_err(|e| Error::State(e.to_string()))?;
-        for slot in &self.slots {
-            for (kind, to) in slot.rule.state() {
-                read_into(to, &file, &format!("{kind}.{}", slot.name)).map_err(Error::State)?;
-            }
-        }
+    /// A tensor is missing, of another shape or type, or one too many: what is wrong, in words.
+    pub fn restore(&mut self, from: &mut dyn Read, size: u64, steps: u64) -> Result<(), String> {
+        tensors::read(from, size, self.named().collect(), tensors::put)?;
         self.steps = steps;
         Ok(())
+    }
+
+    /// The state's tensors, `KIND.NAME`, in the order of their parameters' names.
+    fn named(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        self.slots.iter().flat_map(|slot| {
+            slot.rule.state().into_iter().map(move |(kind, t)| (format!("{kind}.{}", slot.name), t))
+        })
     }
 }
 

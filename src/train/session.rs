@@ -95,10 +95,11 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// A step's passes held so much at their highest. What large blocks took beside that is the ops' workspace.
+    /// A step's passes held so much at their highest. What large blocks took beside that, freed ones that are kept among
+    /// them, is the ops' workspace.
     pub(super) fn passed(&mut self, memory: Memory) {
         self.most = self.most.max(memory);
-        let taken = (large().peak as u64).saturating_sub(self.before);
+        let taken = (large().resident as u64).saturating_sub(self.before);
         let mut parts = [
             (&mut self.activations, memory.activations),
             (&mut self.gradients, memory.gradients.max(self.small_gradients)),
@@ -166,17 +167,17 @@ impl Session {
         if let Some((path, manifest)) = &plan.resume {
             let restored = session.restore(plan, path, manifest);
             restored.inspect_err(|_| session.entered.fail(meter))?;
-            // The checkpoint's files were read whole.
-            give_back_pages();
         }
         session.held.before = large().used as u64;
         Ok(session)
     }
 
     fn restore(&mut self, plan: &Plan, path: &Path, manifest: &Manifest) -> Result<()> {
-        let read = |name: &str| Checkpoints::read(path, manifest, name);
-        artifacts::restore(&self.params, &read(artifacts::weights_name(plan))?)?;
-        self.optimizer.restore(&read("optimizer.safetensors")?, manifest.step)?;
+        self.restore_weights(plan, path, manifest)?;
+        let step = manifest.step;
+        Checkpoints::read(path, manifest, "optimizer.safetensors", |file, size| {
+            self.optimizer.restore(file, size, step)
+        })?;
         self.best = manifest.best;
         self.bad_evals = manifest.bad_evals;
         self.last_checkpoint = Some(path.to_owned());
@@ -186,9 +187,19 @@ impl Session {
     /// Puts the trained tensors of the best evaluation back, where a checkpoint of it stands.
     pub fn restore_best(&mut self, plan: &Plan) -> Result<()> {
         let Some((step, _)) = self.best else { return Ok(()) };
-        let Some((path, manifest)) = self.checkpoints.of_step(step)? else { return Ok(()) };
-        let bytes = Checkpoints::read(&path, &manifest, artifacts::weights_name(plan))?;
-        artifacts::restore(&self.params, &bytes)
+        let Some((path, manifest)) = self.checkpoints.of_step(step)? else {
+            self.entered.warnings.push(format!(
+                "no checkpoint of step {step}, whose evaluation was the best, can be used: the result is the last step's"
+            ));
+            return Ok(());
+        };
+        self.restore_weights(plan, &path, &manifest)
+    }
+
+    fn restore_weights(&self, plan: &Plan, path: &Path, manifest: &Manifest) -> Result<()> {
+        Checkpoints::read(path, manifest, artifacts::weights_name(plan), |file, size| {
+            peft::read_tensors(&self.params, file, size)
+        })
     }
 
     /// The first trained tensor in name order that holds a value that is not finite.
@@ -268,6 +279,11 @@ impl Session {
     pub fn energy_j(&self, reading: &Reading) -> Option<f64> {
         let here = reading.counted_j().zip(self.energy.first_j).map(|(now, first)| (now - first).max(0.0))?;
         Some(here + self.energy.earlier_j.unwrap_or(0.0))
+    }
+
+    /// Joules that earlier processes took; `None` where they were not metered.
+    pub fn earlier_energy_j(&self) -> Option<f64> {
+        self.energy.earlier_j
     }
 
     /// Ends the heartbeat and gives the run's records, for what is entered at its end.
@@ -442,15 +458,6 @@ impl Estimate {
         let text = serde_json::to_string_pretty(&plan.prediction).unwrap_or_default();
         fs::write_durable(&path, text.as_bytes())?;
         Ok(Self { prediction: plan.prediction.clone(), text, is_new: true })
-    }
-}
-
-/// The method's name in ledger and reports.
-pub fn method_name(method: &Method) -> &'static str {
-    match method {
-        Method::Full => "full",
-        Method::Lora(_) => "lora",
-        Method::Qlora { .. } => "qlora",
     }
 }
 

@@ -5,11 +5,24 @@ use super::{Dtype, Malformed, TensorEntry};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::{self, Read};
 
 /// The largest header that is read: a shard of 1,000 tensors needs about 100 KB.
 pub(super) const MAX_HEADER_BYTES: u64 = 16 << 20;
 const MAX_DIMS: usize = 8;
 const MAX_NAME_BYTES: usize = 512;
+
+/// Reads the header of a file of `size` bytes; `from` then stands at the first byte of the first tensor.
+///
+/// # Errors
+/// `from` cannot be read, or the header breaks a rule of the format.
+pub fn read(mut from: &mut dyn Read, size: u64) -> io::Result<Vec<TensorEntry>> {
+    let mut start = Vec::new();
+    Read::by_ref(&mut from).take(8).read_to_end(&mut start)?;
+    let declared = start.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
+    from.take(declared.min(MAX_HEADER_BYTES)).read_to_end(&mut start)?;
+    parse(&start, size).map_err(io::Error::other)
+}
 
 /// Parses the header from the start of a file of `size` bytes.
 pub fn parse(start: &[u8], size: u64) -> Result<Vec<TensorEntry>, Malformed> {

@@ -6,7 +6,7 @@ mod header;
 mod index;
 
 pub use fault::Malformed;
-pub use header::parse;
+pub use header::{parse, read};
 pub use index::open;
 pub(super) use index::{INDEX, Index, SINGLE};
 

@@ -8,7 +8,7 @@ use crate::arch::{self, Arch};
 use crate::config;
 use crate::error::Result;
 use crate::ops::{Matrix, host};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -260,7 +260,7 @@ impl Adapter {
         };
         let (rank, scale) = (self.spec.rank(&linear.name), self.spec.scale(&linear.name));
         let how = pissa::How { rank, scale, rounds, seed: self.seed, module: &linear.name };
-        let (a, b, rest) = pissa::start(&weight.to_dtype(DType::F32)?, &how)?;
+        let (a, b, rest) = pissa::start(&weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?, &how)?;
         Ok(Some((a, b, rest.to_dtype(weight.dtype())?)))
     }
 

@@ -1,16 +1,16 @@
 //! PEFT's files: `adapter_config.json` and `adapter_model.safetensors`.
 
 use super::{Adapter, Error};
-use crate::arch::safetensors::Shard;
+use crate::arch::safetensors::{Dtype, Shard, TensorEntry};
 use crate::config;
 use crate::error::Result;
 use crate::model::{Param, Params, tensors};
 use crate::ops::host;
 use candle_core::Tensor;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// An `adapter_config.json` is a few hundred bytes.
@@ -90,37 +90,39 @@ impl Folder {
     /// Its tensors in f32: exactly those expected, in exactly those shapes.
     pub fn tensors(&self, expected: &BTreeMap<String, Vec<usize>>) -> Result<BTreeMap<String, Tensor>> {
         let path = self.path.join("adapter_model.safetensors");
-        let values: u64 = expected.values().map(|s| s.iter().map(|&n| n as u64).product::<u64>()).sum();
-        // Values at 8 bytes at most, and a header of 1 KiB a tensor: more cannot be this adapter.
-        let bytes = read_bounded(&path, values * 8 + (expected.len() as u64 + 64) * 1024)?;
-        let broken = |fact: String| Error::Format { path: path.clone(), fact };
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| broken(e.to_string()))?;
+        let shard = Shard::read(&path)?;
         let mut differences = Vec::new();
         for (name, shape) in expected {
-            match file.tensor(name) {
-                Err(_) => differences.push(format!("`{name}` is missing")),
-                Ok(view) if view.shape() != shape => {
-                    differences.push(format!("`{name}` has shape {:?}, expected {shape:?}", view.shape()));
+            match shard.tensors.iter().find(|entry| entry.name == *name) {
+                None => differences.push(format!("`{name}` is missing")),
+                Some(TensorEntry { shape: found, .. }) if found != shape => {
+                    differences.push(format!("`{name}` has shape {found:?}, expected {shape:?}"));
                 }
-                Ok(_) => {}
+                Some(_) => {}
             }
         }
-        let extra = file.names().into_iter().filter(|name| !expected.contains_key(*name));
-        differences.extend(extra.map(|name| format!("`{name}` has no place in this base")));
+        let extra = shard.tensors.iter().filter(|entry| !expected.contains_key(&entry.name));
+        differences.extend(extra.map(|entry| format!("`{}` has no place in this base", entry.name)));
         if !differences.is_empty() {
             differences.sort();
             differences.truncate(10);
             return Err(Error::Mismatch { path, differences }.into());
         }
+        let broken = |fact: String| Error::Format { path: path.clone(), fact };
+        let unreadable = |source| Error::Read { path: path.clone(), source };
+        let file = std::fs::File::open(&path).map_err(unreadable)?;
         let mut tensors = BTreeMap::new();
-        for (name, view) in file.tensors() {
-            let values = floats(view.dtype(), view.data()).ok_or_else(|| {
-                broken(format!("`{name}` is of type {:?}, expected F32, F16 or BF16", view.dtype()))
+        let mut bytes = Vec::new();
+        for TensorEntry { name, dtype, shape, offset, len } in shard.tensors {
+            bytes.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
+            file.read_exact_at(&mut bytes, offset).map_err(unreadable)?;
+            let values = floats(dtype, &bytes).ok_or_else(|| {
+                broken(format!("`{name}` is of type {}, expected F32, F16 or BF16", dtype.name()))
             })?;
             if let Some(bad) = values.iter().position(|x| !x.is_finite()) {
                 return Err(broken(format!("`{name}` holds {} at element {bad}", values[bad])).into());
             }
-            tensors.insert(name, host::tensor(values, view.shape())?);
+            tensors.insert(name, host::tensor(values, shape)?);
         }
         Ok(tensors)
     }
@@ -147,19 +149,6 @@ fn same_targets(a: &config::Targets, b: &config::Targets) -> bool {
 
 fn all_linear() -> Vec<String> {
     ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"].map(String::from).to_vec()
-}
-
-fn read_bounded(path: &Path, bound: u64) -> Result<Vec<u8>, Error> {
-    let fail = |source| Error::Read { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(fail)?;
-    let size = file.metadata().map_err(fail)?.len();
-    if size > bound {
-        let fact = format!("{size} bytes, at most {bound} expected for this rank and these modules");
-        return Err(Error::Format { path: path.to_owned(), fact });
-    }
-    let mut bytes = Vec::new();
-    file.take(bound).read_to_end(&mut bytes).map_err(fail)?;
-    Ok(bytes)
 }
 
 fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
@@ -333,49 +322,21 @@ fn is_b(param: &Param) -> bool {
     param.name.ends_with(".lora_B.weight")
 }
 
-/// Puts the values of a file that [`write_tensors`] wrote into the trained tensors.
+/// Puts the values of a file that [`write_tensors`] wrote, of `size` bytes, into the trained tensors, one at a time.
 ///
 /// # Errors
-/// A tensor is missing, or of another shape or type: what is wrong, in words.
-pub fn read_tensors(params: &Params, bytes: &[u8]) -> Result<(), String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-    for (_, param) in params.sorted() {
-        let view = file.tensor(&param.name).map_err(|_| missing(param))?;
-        fill(param, &format!("{:?}", view.dtype()), view.shape(), view.data())?;
-    }
-    Ok(())
+/// A tensor is missing, of another shape or type, or one too many: what is wrong, in words.
+pub fn read_tensors(params: &Params, from: &mut dyn Read, size: u64) -> Result<(), String> {
+    let wanted = params.sorted().into_iter().map(|(_, param)| (param.name.clone(), param)).collect();
+    tensors::read(from, size, wanted, fill)
 }
 
-/// As [`read_tensors`], from the file itself and one tensor at a time: a large model is not held twice.
-///
-/// # Errors
-/// As [`read_tensors`], or the file cannot be read.
-pub fn reread_tensors(params: &Params, path: &Path) -> Result<(), String> {
-    let shard = Shard::read(path).map_err(|e| e.to_string())?;
-    let mut file = std::fs::File::open(path).map_err(|e| e.to_string())?;
-    for (_, param) in params.sorted() {
-        let entry = shard.tensors.iter().find(|t| t.name == param.name).ok_or_else(|| missing(param))?;
-        let mut bytes = vec![0; usize::try_from(entry.len).map_err(|e| e.to_string())?];
-        let read = file.seek(SeekFrom::Start(entry.offset)).and_then(|_| file.read_exact(&mut bytes));
-        read.map_err(|e| format!("{}: {e}", path.display()))?;
-        fill(param, entry.dtype.name(), &entry.shape, &bytes)?;
-    }
-    Ok(())
-}
-
-fn missing(param: &Param) -> String {
-    format!("`{}` is missing", param.name)
-}
-
-fn fill(param: &Param, kind: &str, shape: &[usize], data: &[u8]) -> Result<(), String> {
-    let name = &param.name;
+fn fill(param: &Param, entry: &TensorEntry, data: &[u8]) -> Result<(), String> {
     if param.lent.is_none() {
-        return tensors::put(&param.value, name, kind, shape, data);
+        return tensors::put(&param.value, entry, data);
     }
     let expected = stored(param).map_err(|e| e.to_string())?;
-    if shape != expected.dims() || kind != "F32" {
-        return Err(format!("`{name}` is {kind} {shape:?}, expected F32 {:?}", expected.dims()));
-    }
+    tensors::expect(entry, Dtype::F32, expected.dims())?;
     let values = floats(Dtype::F32, data).unwrap_or_default();
     let width = expected.dims().last().copied().unwrap_or(1).max(1);
     let own = if is_b(param) { width / 2 } else { width };

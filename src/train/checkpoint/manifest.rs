@@ -1,9 +1,10 @@
 //! `manifest.json`: what a checkpoint is, which files it has, and their hashes. Its last line is the hash of all
 //! before it, so that every bit of a checkpoint is covered by one.
 
-use crate::fs::{self, FileEntry};
+use crate::fs::{self, FileEntry, Hashing};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The manifest's file name.
@@ -140,15 +141,23 @@ pub(super) fn verify(folder: &Path) -> Result<Manifest, String> {
     Ok(manifest)
 }
 
-/// One file's bytes, hashed as read.
-pub(super) fn read(folder: &Path, manifest: &Manifest, name: &str) -> Result<Vec<u8>, String> {
+/// Reads one file with `take`, which is given its bytes in order and their number, and hashes them meanwhile.
+pub(super) fn read(
+    folder: &Path,
+    manifest: &Manifest,
+    name: &str,
+    take: impl FnOnce(&mut dyn Read, u64) -> Result<(), String>,
+) -> Result<(), String> {
     let entry = manifest
         .files
         .iter()
         .find(|entry| entry.name == name)
         .ok_or_else(|| format!("its manifest names no `{name}`"))?;
-    let bytes = fs::read_at_most(&plain_path(folder, name)?, entry.size).map_err(|e| said(&e))?;
-    if fs::sha256_bytes(&bytes) == entry.sha256 { Ok(bytes) } else { Err(differs(name)) }
+    let failed = |e| format!("`{name}`: {e}");
+    let mut file = Hashing::open(&plain_path(folder, name)?).map_err(failed)?;
+    let taken = take(&mut file, entry.size);
+    // What was taken may be wrong because the file is: that is the first thing to say.
+    if file.finish().map_err(failed)? == entry.sha256 { taken } else { Err(differs(name)) }
 }
 
 fn read_manifest(folder: &Path) -> Result<Manifest, String> {

@@ -71,8 +71,20 @@ fn the_newest_is_found_with_all_that_was_committed() {
     assert!(path.ends_with("checkpoints/step-00000200"));
     assert_eq!(Manifest { files: vec![], ..taken.clone() }, manifest(200));
     let name = "rank-0/optimizer.safetensors";
-    assert_eq!(Checkpoints::read(&path, &taken, name).unwrap(), payload(200, 1));
-    assert!(Checkpoints::read(&path, &taken, "../x").is_err());
+    let mut bytes = Vec::new();
+    Checkpoints::read(&path, &taken, name, |file, size| {
+        file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        assert_eq!(bytes.len() as u64, size);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(bytes, payload(200, 1));
+    assert!(Checkpoints::read(&path, &taken, "../x", |_, _| Ok(())).is_err());
+    let refused = Checkpoints::read(&path, &taken, name, |_, _| Err("not so".to_owned())).unwrap_err();
+    assert!(refused.to_string().contains("not so"), "what was not read to its end is hashed to its end");
+    disk::write(path.join(name), payload(200, 2)).unwrap();
+    let changed = Checkpoints::read(&path, &taken, name, |_, _| Err("not so".to_owned())).unwrap_err();
+    assert!(changed.to_string().contains("was changed"), "{changed}");
 }
 
 #[test]
