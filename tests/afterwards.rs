@@ -281,6 +281,31 @@ fn base_and_adapter_are_asked_side_by_side_and_as_json() {
 }
 
 #[test]
+fn an_alpaca_run_is_asked_in_alpacas_words() {
+    let place = Place::new();
+    let row = |n: usize| format!("{{\"instruction\": \"Count to {n}.\", \"output\": \"{n} and no more\"}}\n");
+    let rows = place.file("rows.jsonl", &(0..8).map(row).collect::<String>());
+    let (out, prompt) = (place.path("out"), "Ella lost her");
+    let text = format!(
+        "base_model = 'configs/quickstart/model'\nadapter = 'lora'\nbf16 = false\nmax_steps = 1\n\
+         sequence_len = 256\nsample_prompts = ['{prompt}']\noutput_dir = '{}'\n\
+         [[datasets]]\npath = '{rows}'\ntype = 'alpaca'\n",
+        out.display()
+    );
+    place.run(&["--lora", &place.file("run.toml", &text)]).expect(0);
+    let say = |more: &[&str]| {
+        let ask = ["generate", out.to_str().unwrap(), "--max-tokens", "96"];
+        place.run(&[&ask[..], more].concat()).expect(0).stdout
+    };
+    let asked = say(&["--prompt", prompt]);
+    let whole = fttrain::data::alpaca_prompt(prompt, None);
+    assert_eq!(asked, say(&["--raw", "--prompt", &whole]));
+    assert_ne!(asked, say(&["--raw", "--prompt", prompt]), "Alpaca's words change what the model reads");
+    let report = support::json(&out.join("report.json"));
+    assert_eq!(report["samples"][0]["after"], asked.trim());
+}
+
+#[test]
 fn a_run_is_judged_by_its_loss_and_by_its_answers() {
     let place = Place::new();
     let out = quickstart(&place);
@@ -368,7 +393,13 @@ fn an_axolotl_config_is_imported_and_runs() {
     let yaml = place.file("axolotl.yml", &yaml);
     let config = place.path("config.toml");
     let import = ["import", &yaml, "--out", config.to_str().unwrap()];
-    place.run(&import).expect(0).says(&["axolotl.yml:12: `flash_attention` left out"]);
+    place.run(&import).expect(0).says(&[
+        "axolotl.yml:12: `flash_attention` left out",
+        "axolotl.yml: `sample_packing = false` added: what Axolotl takes without the key",
+        "axolotl.yml: `warmup_ratio = 0.03` added",
+    ]);
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains("\nsample_packing = false ") && !text.contains("sequence_len = 512"), "{text}");
     place.run(&import).expect(2).says(&["exists already"]);
     place.run(&["--lora", config.to_str().unwrap()]).expect(0);
     let hub =

@@ -309,7 +309,7 @@ fn texts_that_break_a_rule() {
     contains(&message("lora_target_modules = []"), &["names no module"]);
     contains(&message("lora_target_modules = \"q_proj,v_proj\""), &["no module matches", "a list"]);
     contains(&message("revision = \"../..\""), &["is no revision"]);
-    contains(&message("chat_template = \"chatml\""), &["is no Jinja template"]);
+    contains(&message("chat_template = \"gemma\""), &["is no Jinja template", "chatml"]);
     contains(&message("chat_template = \"none.jinja\""), &["none.jinja, which cannot be read"]);
     contains(&message("purpose = \"\""), &["is empty"]);
     contains(

@@ -5,7 +5,7 @@ use super::generate::at_least_one;
 use super::job::Ended;
 use super::train::facts;
 use crate::config::{self, Config, Data, Format, Source, ValSet};
-use crate::data::prepare::{Prepared, prepare_data};
+use crate::data::prepare::{Prepared, prepare_to_judge};
 use crate::data::questions::{self, questions};
 use crate::error::{Error, Kind, Result};
 use crate::meter::{Meter, Phase, ProcessProbe};
@@ -76,12 +76,17 @@ pub(super) struct EvalArgs {
 pub(super) fn run(args: &EvalArgs) -> Result<u8> {
     let pattern = args.pattern.as_deref().map(regex).transpose()?;
     let meter = Meter::start(Box::new(ProcessProbe::new(INTERVAL)), INTERVAL, Phase::Load);
-    let named = Named { model: &args.model, adapter: args.adapter.as_deref(), base: args.base.as_deref() };
-    let subject = Subject::open(&named, args.threads)?;
     let config = match &args.config {
         Some(path) => Some(config::load(path, None, &[])?.config),
         None => None,
     };
+    let named = Named {
+        model: &args.model,
+        adapter: args.adapter.as_deref(),
+        base: args.base.as_deref(),
+        template: config.as_ref().and_then(|config| config.data.chat_template.as_deref()),
+    };
+    let subject = Subject::open(&named, args.threads)?;
     let config = config.as_ref().or(subject.run.as_ref());
     let rows = Rows::of(args, config)?;
     let mut evaluation = Evaluation::begin(args, &subject, config, &rows, &meter)?;
@@ -118,7 +123,7 @@ fn judge(
     evaluation: &mut Evaluation,
 ) -> Result<(Loss, Option<Exact>)> {
     meter.enter(Phase::Tokenise);
-    let prepared = prepare_data(&rows.data, rows.seed, &subject.tokenizer, None)?;
+    let prepared = prepare_to_judge(&rows.data, rows.seed, &subject.tokenizer)?;
     evaluation.knows_data(&prepared.summary.sha256);
     let samples = if rows.held_out { &prepared.eval } else { &prepared.train };
     meter.enter(Phase::Load);
@@ -229,7 +234,7 @@ fn ask(
     pattern: &Regex,
 ) -> Result<Exact> {
     let limit = args.limit.unwrap_or(usize::MAX);
-    let of = |source, which, most| questions(source, rows.data.max_line_bytes, which, most);
+    let of = |source, which, most| questions(source, &rows.data, which, most);
     // Without training rows the examples are the first of the file, which are then not asked.
     let own = if rows.examples.is_none() { args.shots } else { 0 };
     let source = rows.examples.as_ref().or(rows.data.datasets.first());

@@ -35,7 +35,7 @@ pub(super) struct ExportArgs {
 }
 
 pub(super) fn run(args: &ExportArgs) -> Result<u8> {
-    let named = Named { model: &args.run, adapter: None, base: args.base.as_deref() };
+    let named = Named { model: &args.run, base: args.base.as_deref(), ..Named::default() };
     let subject = Subject::open(&named, None)?;
     let kind = if args.gguf_lora { "lora" } else { &args.kind };
     let out = args.out.clone().unwrap_or_else(|| beside(&subject.place, kind));

@@ -4,7 +4,7 @@ use crate::config::Method;
 use crate::error::{Error, Kind, Result};
 use crate::model::Decoder;
 use crate::model::generate::{Settings, generate};
-use crate::train::samples;
+use crate::train::samples::{self, Asked};
 use crate::train::subject::{Named, Subject};
 use clap::Args;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub(super) struct GenerateArgs {
     /// What the base model says, too.
     #[arg(long)]
     compare: bool,
-    /// Take the prompt as plain text although the model has a chat template.
+    /// Take the prompt as plain text although the model has a chat template, or the run Alpaca's.
     #[arg(long)]
     raw: bool,
     /// Tokens at most.
@@ -54,7 +54,12 @@ pub(super) struct GenerateArgs {
 }
 
 pub(super) fn run(args: &GenerateArgs) -> Result<u8> {
-    let named = Named { model: &args.model, adapter: args.adapter.as_deref(), base: args.base.as_deref() };
+    let named = Named {
+        model: &args.model,
+        adapter: args.adapter.as_deref(),
+        base: args.base.as_deref(),
+        ..Named::default()
+    };
     let subject = Subject::open(&named, args.threads)?;
     let prompts = prompts(&subject, args)?;
     // A base that is compared with; its prompts are those of the run.
@@ -79,12 +84,14 @@ pub(super) fn run(args: &GenerateArgs) -> Result<u8> {
 
 /// Ids of each prompt, as the run or the model's template has it.
 fn prompts(subject: &Subject, args: &GenerateArgs) -> Result<Vec<Vec<u32>>> {
-    let chat = match &subject.run {
-        Some(run) => samples::is_chat(run, &subject.tokenizer),
-        None => subject.tokenizer.has_template(),
+    let asked = match &subject.run {
+        _ if args.raw => Asked::Plain,
+        Some(run) => Asked::by(run, &subject.tokenizer),
+        None if subject.tokenizer.has_template() => Asked::Turn,
+        None => Asked::Plain,
     };
     let encode = |prompt: &String| {
-        let ids = samples::encode(&subject.tokenizer, prompt, chat && !args.raw)?;
+        let ids = samples::encode(&subject.tokenizer, prompt, asked)?;
         if ids.len() < subject.arch.max_position {
             return Ok(ids);
         }

@@ -46,7 +46,7 @@ const TEXTS: [&str; 3] = [
 ];
 
 pub(super) fn run(args: &MergeArgs) -> Result<u8> {
-    let named = Named { model: &args.run, adapter: None, base: args.base.as_deref() };
+    let named = Named { model: &args.run, base: args.base.as_deref(), ..Named::default() };
     let subject = Subject::open(&named, None)?;
     if subject.adapter.is_none() {
         let fact = format!("{}: there is no adapter to merge", subject.place.display());
@@ -57,11 +57,17 @@ pub(super) fn run(args: &MergeArgs) -> Result<u8> {
     let is_gguf =
         matches!(files, WeightFiles::Gguf(_)) && args.dtype.is_none() && !is_folder(args.out.as_deref());
     let out = args.out.clone().unwrap_or_else(|| beside(&subject.place, is_gguf));
-    if is_gguf {
+    if let WeightFiles::Gguf(base) = &files
+        && is_gguf
+        && base.tensors.iter().any(|tensor| tensor.kind.block() > 1)
+    {
         say(
             "warning: the base is quantised: its types keep only part of what was learned; the loss below says how \
              much. `--dtype bf16` makes a 16-bit model of it instead",
         );
+    }
+    if out.symlink_metadata().is_ok() {
+        return Err(write::Refused::Taken(out).into());
     }
     let texts = probes(&subject)?;
     let before = if args.no_check { None } else { Some(logits(&subject, true, &texts)?) };

@@ -302,6 +302,9 @@ impl Judge<'_> {
         if text == "tokenizer_default" {
             return Ok(None);
         }
+        if text == "chatml" {
+            return Ok(Some(node));
+        }
         let is_path = !text.contains(['{', '\n'])
             && Path::new(&text).extension().is_some_and(|ending| ending.eq_ignore_ascii_case("jinja"));
         if is_path {

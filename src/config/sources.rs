@@ -132,9 +132,8 @@ fn bound(text: &str) -> Option<Bound> {
 fn warn_of_idle_fields(row: &Section, format: Format, problems: &mut Problems) {
     let idle: &[&str] = match format {
         Format::ChatTemplate => &["field"],
-        Format::PromptCompletion => &["field_messages", "field", "field_system"],
+        Format::PromptCompletion | Format::Alpaca => &["field_messages", "field", "field_system"],
         Format::Completion => &["field_messages", "field_prompt", "field_completion", "field_system"],
-        Format::Alpaca => &["field_messages", "field"],
         Format::Sharegpt => &["field_prompt", "field_completion", "field"],
         Format::Tokenized => &["field_messages", "field_prompt", "field_completion", "field", "field_system"],
     };

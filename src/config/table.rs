@@ -129,8 +129,9 @@ pub(super) static KEYS: &[Key] = &[
     top("train_on_eos", Kind::one_of(&["turn", "all", "last", "none"]), Is("\"turn\""),
         "Which end-of-turn tokens are counted: behind counted turns, all turns, the last turn, none"),
     top("chat_template", Template, Unset("the model's own"),
-        "Jinja template in place of the model's own, or the path of a .jinja file; named templates are not known")
-        .tip("leave it out for the model's own template, or give the path of a .jinja file")
+        "Jinja template in place of the model's own, the path of a .jinja file, or \"chatml\"; other named templates are not \
+         known")
+        .tip("leave it out for the model's own template, or give \"chatml\" or the path of a .jinja file")
         .aka(&[("chat_template_jinja", Means::Same)]),
     top("shuffle", Flag, Is("true"), "Shuffle rows, by `seed` and epoch")
         .aka(&[("shuffle_merged_datasets", Means::Same), ("disable_shuffling", Means::Not)]),
@@ -141,7 +142,7 @@ pub(super) static KEYS: &[Key] = &[
     top("micro_batch_size", SOME, Is("1"), "Rows (packs, with packing) that go through the model at once").unit("rows")
         .aka(&[("per_device_train_batch_size", Means::Same)]),
     top("gradient_accumulation_steps", SOME, Is("1"), "Micro-batches in an optimizer step"),
-    top("num_epochs", Epochs { max: MANY }, Is("1"), "Passes over the data").unit("epochs").may_change()
+    top("num_epochs", Epochs { max: 100_000 }, Is("1"), "Passes over the data").unit("epochs").may_change()
         .tip("a part of an epoch is set by `max_steps`")
         .aka(&[("num_train_epochs", Means::Same)]),
     top("max_steps", SOME, Unset("`num_epochs` decides"),
@@ -233,9 +234,10 @@ pub(super) static KEYS: &[Key] = &[
         Is("\"chat_template\""), "What a row is"),
     row("split", Text, Unset("all rows"), "Part of the file: train[:N], train[N:], train[N:M], percent signs allowed"),
     row("field_messages", Text, Unset("messages; with sharegpt conversations"), "Field with the messages"),
-    row("field_prompt", Text, Unset("none; with prompt_completion prompt"), "Field that becomes the user turn or the prompt")
+    row("field_prompt", Text, Unset("none; with prompt_completion prompt, with alpaca instruction"),
+        "Field that becomes the user turn or the prompt")
         .aka(&[("field_instruction", Means::Same)]),
-    row("field_completion", Text, Unset("none; with prompt_completion completion"),
+    row("field_completion", Text, Unset("none; with prompt_completion completion, with alpaca output"),
         "Field that becomes the assistant turn or the completion")
         .aka(&[("field_output", Means::Same)]),
     row("field", Text, Is("\"text\""), "Field with the text of completion").aka(&[("field_text", Means::Same)]),

@@ -225,6 +225,8 @@ fn what_no_method_uses_is_said() {
     );
     let resolved = load(&format!("{LEAST}type = \"alpaca\"\nfield = \"x\""), None, &[]).unwrap();
     assert!(resolved.warnings[0].contains("`field` has no effect with type = \"alpaca\""));
+    let resolved = load(&format!("{LEAST}type = \"alpaca\"\nfield_system = \"x\""), None, &[]).unwrap();
+    assert!(resolved.warnings[0].contains("`field_system` has no effect with type = \"alpaca\""));
     assert_eq!(with("").warnings, Vec::<String>::new());
 }
 

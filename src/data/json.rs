@@ -8,6 +8,8 @@ use std::fmt;
 
 /// Messages a conversation may have: each costs a fixed amount of memory, however short.
 const MAX_MESSAGES: usize = 65_536;
+/// Keys of a message that change what a template writes.
+const UNREAD: [&str; 3] = ["tool_calls", "function_call", "reasoning_content"];
 
 /// A field's value, in the shapes that formats use.
 #[derive(Debug, Clone, PartialEq)]
@@ -199,7 +201,10 @@ macro_rules! any_value {
 any_value!(Leaf, other: Leaf::Other, text: Leaf::Text,
     fn visit_i64<E>(self, _: i64) -> Result<Leaf, E> { Ok(Leaf::Other("number")) },
     fn visit_u64<E>(self, _: u64) -> Result<Leaf, E> { Ok(Leaf::Other("number")) },
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Leaf, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Leaf, A::Error> {
+        if seq.next_element::<IgnoredAny>()?.is_none() {
+            return Ok(Leaf::Other("empty array"));
+        }
         drain(seq)?;
         Ok(Leaf::Other("array"))
     },
@@ -282,15 +287,18 @@ fn turn<'de, A: MapAccess<'de>>(mut map: A) -> Result<Turn, A::Error> {
             "content" => &mut turn.content,
             "from" => &mut turn.from,
             "value" => &mut turn.value,
-            "tool_calls" | "function_call" => {
-                let named = if key == "tool_calls" { "tool_calls" } else { "function_call" };
-                if !matches!(map.next_value()?, Leaf::Other("null")) {
+            name => {
+                let Some(named) = UNREAD.into_iter().find(|unread| *unread == name) else {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                };
+                let says_nothing = match map.next_value::<Leaf>()? {
+                    Leaf::Text(text) => text.is_empty(),
+                    Leaf::Other(kind) => matches!(kind, "null" | "empty array"),
+                };
+                if !says_nothing {
                     turn.unread = Some(named);
                 }
-                continue;
-            }
-            _ => {
-                map.next_value::<IgnoredAny>()?;
                 continue;
             }
         };

@@ -20,6 +20,7 @@ pub mod tokenizer;
 mod turns;
 
 pub use error::{Error, RowFault};
+pub use formats::alpaca_prompt;
 pub use prepare::{Prepared, prepare};
 pub use summary::Summary;
 

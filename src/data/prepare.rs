@@ -60,20 +60,42 @@ pub fn prepare_data(
     tokenizer: &Tokenizer,
     cache_dir: Option<&Path>,
 ) -> Result<Prepared> {
+    prepare_rows(data, seed, tokenizer, cache_dir, true)
+}
+
+/// [`prepare_data`] for rows that nobody learns from: it is no fault of theirs that none ends in a counted token.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_to_judge(data: &Data, seed: u64, tokenizer: &Tokenizer) -> Result<Prepared> {
+    prepare_rows(data, seed, tokenizer, None, false)
+}
+
+/// `learned`: the run learns from the rows of `datasets`; from the others nobody does.
+fn prepare_rows(
+    data: &Data,
+    seed: u64,
+    tokenizer: &Tokenizer,
+    cache_dir: Option<&Path>,
+    learned: bool,
+) -> Result<Prepared> {
     let started = Instant::now();
     let preparation = Preparation { data, tokenizer, cache_dir, stop_ids: tokenizer.stop_ids() };
     let mut summary = Summary { notes: tokenizer.notes().to_vec(), from_cache: true, ..Summary::default() };
     let mut hash = Sha256::new();
-    let mut load = |source: &Source| -> Result<Loaded> {
-        let (loaded, sha256, cached) = preparation.source(source, &mut summary.warnings)?;
+    let mut load = |source: &Source, learned: bool| -> Result<Loaded> {
+        let (loaded, sha256, cached) = preparation.source(source, learned, &mut summary.warnings)?;
         summary.from_cache &= cached;
         hash.update(&sha256);
         add_stats(&mut summary, &loaded.stats);
         Ok(loaded)
     };
-    let train: Vec<Loaded> = data.datasets.iter().map(&mut load).collect::<Result<_>>()?;
-    let tests: Vec<Loaded> = data.test_datasets.iter().map(&mut load).collect::<Result<_>>()?;
-    let retention: Vec<Loaded> = data.retention_datasets.iter().map(&mut load).collect::<Result<_>>()?;
+    let mut load_all = |sources: &[Source], learned: bool| -> Result<Vec<Loaded>> {
+        sources.iter().map(|source| load(source, learned)).collect()
+    };
+    let train = load_all(&data.datasets, learned)?;
+    let tests = load_all(&data.test_datasets, false)?;
+    let retention = load_all(&data.retention_datasets, false)?;
     summary.sha256 = hex(&hash.finalize());
     let (train, mut eval, held_out) = hold_out(train, data.val_set, seed)?;
     let retention = Retention::parted(retention, seed)?.at_share(data.retention_share, train.len());
@@ -420,7 +442,8 @@ mod tests {
         let summary = fixture.prepare().unwrap().summary;
         assert_eq!((summary.truncated, summary.longest_tokens), (90, 20));
         fixture.data.sequence_len = 12;
-        assert!(fixture.refused(Kind::Data).contains("never learn to stop"));
+        let warnings = fixture.prepare().unwrap().summary.warnings;
+        assert!(warnings.iter().any(|w| w.contains("cut the end off every row")), "{warnings:?}");
         fixture.data.sequence_len = 5;
         assert!(fixture.refused(Kind::Data).contains("100 no counted tokens"));
     }
@@ -447,6 +470,27 @@ mod tests {
             error.to_string().contains("rows.jsonl:1: chat template: the template refuses: no"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn rows_that_nobody_learns_from_need_no_end() {
+        let mut fixture = Fixture::new(&rows(3));
+        let path = fixture.folder.path().join("chat.jsonl");
+        let row = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]}\n";
+        std::fs::write(&path, row.repeat(2)).unwrap();
+        let chat = source(path.to_str().unwrap(), Format::ChatTemplate);
+        let endless =
+            with_template("{% for m in messages %}{{ m.role + ':' + m.content + '\n' }}{% endfor %}");
+        fixture.data.test_datasets = vec![chat.clone()];
+        fixture.data.retention_datasets = vec![chat.clone()];
+        let prepared = prepare_data(&fixture.data, 1, &endless, None).unwrap();
+        assert_eq!((prepared.eval.len(), prepared.retention.judged.len()), (2, 1));
+        let warnings = prepared.summary.warnings;
+        assert!(!warnings.iter().any(|w| w.contains("learn to stop")), "{warnings:?}");
+        let alone = data(vec![chat]);
+        let error = prepare_data(&alone, 1, &endless, None).unwrap_err().to_string();
+        assert!(error.contains("never learn to stop"), "{error}");
+        assert_eq!(prepare_to_judge(&alone, 1, &endless).unwrap().train.len(), 2);
     }
 
     #[test]

@@ -62,10 +62,11 @@ pub(super) struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    /// One source with its file's SHA-256, and whether it came from the cache.
+    /// One source with its file's SHA-256, and whether it came from the cache; `learned`: the run learns from its rows.
     pub(super) fn source(
         &self,
         source: &Source,
+        learned: bool,
         warnings: &mut Vec<String>,
     ) -> Result<(Loaded, String, bool)> {
         if is_chat(source.format) && !self.tokenizer.has_template() {
@@ -82,6 +83,9 @@ impl Preparation<'_> {
             None => self.tokenise(source, split, &sha256)?,
         };
         self.judge(source, &loaded, warnings)?;
+        if learned && loaded.stats.stopping == 0 {
+            self.judge_ends(source, &loaded, warnings)?;
+        }
         if let (Some(folder), false) = (self.cache_dir, from_cache)
             && let Err(error) = cache::write(folder, &key, &loaded)
         {
@@ -162,19 +166,6 @@ impl Preparation<'_> {
                 keeps: stats.keeps,
             });
         }
-        if stats.stopping == 0 {
-            let taught = !matches!(source.format, Format::Completion | Format::Tokenized);
-            if taught && self.data.train_on_eos != TrainOnEos::None {
-                return Err(Error::NeverStops {
-                    path: path(),
-                    truncated: 100.0 * stats.truncated as f64 / stats.rows.max(1) as f64,
-                });
-            }
-            warnings.push(format!(
-                "{}: no counted token ends a text, so the model does not learn to stop",
-                source.path.display()
-            ));
-        }
         if stats.special_text > 0 {
             warnings.push(format!(
                 "{}: {} rows hold names of special tokens, such as <|im_end|>, in their text; they are encoded as text",
@@ -182,6 +173,28 @@ impl Preparation<'_> {
                 stats.special_text
             ));
         }
+        Ok(())
+    }
+
+    /// Refuses rows that are learned from and of which none ends in a counted token, unless the config asks for it: by
+    /// its format, by `train_on_eos`, or by cutting every row.
+    fn judge_ends(&self, source: &Source, loaded: &Loaded, warnings: &mut Vec<String>) -> Result<(), Error> {
+        let truncated = loaded.stats.truncated;
+        let taught = !matches!(source.format, Format::Completion | Format::Tokenized);
+        // Only `"truncate"`, which is nobody's default, cuts rows of the other formats, and to this length.
+        let is_cut = |sample: &Sample| sample.ids.len() >= self.data.sequence_len;
+        let why = if !taught || self.data.train_on_eos == TrainOnEos::None {
+            "no counted token ends a text, so the model does not learn to stop"
+        } else if truncated > 0 && loaded.samples.iter().all(is_cut) {
+            "`excess_length_strategy = \"truncate\"` cut the end off every row, so the model does not learn to stop; \
+             a longer `sequence_len` keeps it"
+        } else {
+            return Err(Error::NeverStops {
+                path: source.path.clone(),
+                truncated: 100.0 * truncated as f64 / loaded.stats.rows.max(1) as f64,
+            });
+        };
+        warnings.push(format!("{}: {why}", source.path.display()));
         Ok(())
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn source(path: &str, format: Format) -> Source {
         path: path.into(),
         format,
         split: None,
-        field_messages: "messages".into(),
+        field_messages: if format == Format::Sharegpt { "conversations" } else { "messages" }.into(),
         field_prompt: None,
         field_completion: None,
         field_text: "text".into(),

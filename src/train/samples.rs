@@ -1,8 +1,8 @@
 //! What the model says to a few prompts, before and after: decoded live, with the run's seed.
 
 use crate::config::{Config, Format};
-use crate::data::Message;
 use crate::data::tokenizer::Tokenizer;
+use crate::data::{Message, RowFault, alpaca_prompt};
 use crate::error::{Error, Kind, Result};
 use crate::estimate::SAMPLE_TOKENS;
 use crate::fs;
@@ -39,27 +39,50 @@ pub fn answers(
     longest: usize,
 ) -> Result<Vec<String>> {
     let how = Settings::greedy(SAMPLE_TOKENS, tokenizer.stop_ids(), longest);
-    let chat = is_chat(config, tokenizer);
+    let asked = Asked::by(config, tokenizer);
     let prompts: Vec<Vec<u32>> =
-        config.output.samples.iter().map(|prompt| encode(tokenizer, prompt, chat)).collect::<Result<_>>()?;
+        config.output.samples.iter().map(|prompt| encode(tokenizer, prompt, asked)).collect::<Result<_>>()?;
     let answers = generate(decoder, &prompts, &how, |_, _| ())?;
     Ok(answers.iter().map(|ids| tokenizer.decode(ids).trim().to_owned()).collect())
 }
 
-/// The ids of a prompt: as a user's turn of a conversation, or as plain text.
-pub fn encode(tokenizer: &Tokenizer, prompt: &str, chat: bool) -> Result<Vec<u32>> {
-    let fault = |fault: crate::data::RowFault| Error::new(Kind::Model, format!("prompt {prompt:?}: {fault}"));
-    if chat {
-        let text = tokenizer.render_chat(&[Message::new("user", prompt)], true).map_err(fault)?;
-        return tokenizer.encode_rendered(&text).map_err(fault);
-    }
-    let mut ids = tokenizer.prefix().to_vec();
-    ids.extend(tokenizer.encode(prompt).map_err(fault)?);
-    Ok(ids)
+/// How a prompt is put to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// As a user's turn of a conversation.
+    Turn,
+    /// As an instruction in the words of Stanford Alpaca.
+    Alpaca,
+    /// As plain text.
+    Plain,
 }
 
-/// Whether the run learns conversations.
-pub fn is_chat(config: &Config, tokenizer: &Tokenizer) -> bool {
-    let chats = |format: &Format| matches!(format, Format::ChatTemplate | Format::Sharegpt);
-    tokenizer.has_template() && config.data.datasets.iter().any(|dataset| chats(&dataset.format))
+impl Asked {
+    /// As the run's rows put theirs: in the words of its first rows where these are Alpaca's, else as a turn where it
+    /// learns conversations.
+    pub fn by(config: &Config, tokenizer: &Tokenizer) -> Self {
+        let chats = |format: Format| matches!(format, Format::ChatTemplate | Format::Sharegpt);
+        let mut formats = config.data.datasets.iter().map(|dataset| dataset.format);
+        match formats.clone().next() {
+            Some(Format::Alpaca) => Self::Alpaca,
+            _ if tokenizer.has_template() && formats.any(chats) => Self::Turn,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// The ids of a prompt.
+pub fn encode(tokenizer: &Tokenizer, prompt: &str, asked: Asked) -> Result<Vec<u32>> {
+    let fault = |fault: RowFault| Error::new(Kind::Model, format!("prompt {prompt:?}: {fault}"));
+    let text = match asked {
+        Asked::Turn => {
+            let text = tokenizer.render_chat(&[Message::new("user", prompt)], true).map_err(fault)?;
+            return tokenizer.encode_rendered(&text).map_err(fault);
+        }
+        Asked::Alpaca => alpaca_prompt(prompt, None),
+        Asked::Plain => prompt.to_owned(),
+    };
+    let mut ids = tokenizer.prefix().to_vec();
+    ids.extend(tokenizer.encode(&text).map_err(fault)?);
+    Ok(ids)
 }

@@ -44,6 +44,8 @@ pub struct Named<'a> {
     pub adapter: Option<&'a Path>,
     /// The base of an adapter that does not say it.
     pub base: Option<&'a str>,
+    /// A chat template in place of the run's or the base's own, as a config names it.
+    pub template: Option<&'a str>,
 }
 
 impl Subject {
@@ -64,7 +66,7 @@ impl Subject {
             Some(folder) => Some(Adapter::resolve(&arch, &as_it_is(folder.clone()), None, seed)?),
             None => None,
         };
-        let template = run.as_ref().and_then(|run| run.data.chat_template.as_deref());
+        let template = named.template.or(run.as_ref().and_then(|run| run.data.chat_template.as_deref()));
         let tokenizer = Tokenizer::open(&source.tokenizer()?, &arch, template)?;
         Ok(Self { place, source, arch, adapter, tokenizer, run, adapter_folder, seed })
     }

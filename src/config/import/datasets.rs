@@ -57,6 +57,11 @@ pub(super) fn write(name: &str, all: &[Yaml], lifted: &mut Lifted, out: &mut Str
         let _ = writeln!(out, "\n[[{name}]]\npath = {}", quoted(&path));
         let kind = kind(entries)?;
         let _ = writeln!(out, "type = {}", quoted(kind));
+        let is_named = matches!(get("type"), Some(Yaml::Text(text)) if text.starts_with("sharegpt"));
+        // Axolotl's default where only the turns' own fields are named as ShareGPT names them.
+        if kind == "sharegpt" && !is_named && matches!(get("field_messages"), None | Some(Yaml::Null)) {
+            out.push_str("field_messages = \"messages\"\n");
+        }
         fields(entries, lifted, out);
     }
     Ok(())
@@ -111,7 +116,6 @@ fn kind(entries: &[Entry]) -> Result<&'static str, Problem> {
         "completion" | "pretrain" => Ok("completion"),
         "sharegpt" => Ok("sharegpt"),
         "chat_template" => roles(entries),
-        "input_output" => Ok("tokenized"),
         _ => Err(problem(
             format!("a dataset's type `{kind}` is not known"),
             "known are chat_template, sharegpt, alpaca and completion: bring the rows into one of them",
@@ -141,7 +145,7 @@ fn roles(entries: &[Entry]) -> Result<&'static str, Problem> {
 
 /// Fields that have a counterpart, keys that hold for the run, and notes of the rest.
 fn fields(entries: &[Entry], lifted: &mut Lifted, out: &mut String) {
-    for entry in entries {
+    for entry in entries.iter().filter(|entry| entry.value != Yaml::Null) {
         let value = &entry.value;
         match &*entry.key {
             "path"
@@ -160,7 +164,7 @@ fn fields(entries: &[Entry], lifted: &mut Lifted, out: &mut String) {
             }
             "roles_to_train" => lifted.lift("roles_to_train", value.clone()),
             "train_on_eos" => lifted.lift("train_on_eos", value.clone()),
-            _ if matches!(value, Yaml::Null | Yaml::Flag(false)) => {}
+            _ if *value == Yaml::Flag(false) => {}
             other => {
                 lifted.notes.insert(format!("`{other}` of a dataset left out: no counterpart here"));
             }

@@ -1,7 +1,8 @@
 //! Axolotl's and LLaMA-Factory's YAML as a config of ours: keys keep their names, what has no counterpart is left out and
-//! said with its line, and what would change the data is refused.
+//! said with its line, what is not said keeps its meaning, and what would change the data is refused.
 
 mod datasets;
+mod defaults;
 mod yaml;
 
 use super::keys::{self, Table};
@@ -18,7 +19,7 @@ pub struct Imported {
     pub toml: String,
     /// What it means here.
     pub resolved: Resolved,
-    /// What was left out, each with its line and the reason.
+    /// What was left out, each with its line and the reason, and what was added.
     pub notes: Vec<String>,
 }
 
@@ -33,7 +34,7 @@ pub struct Instead<'a> {
 
 /// A line of the config that is being written.
 struct Line {
-    /// Of the YAML.
+    /// Of the YAML; 0 where it has none.
     from: usize,
     key: String,
     text: String,
@@ -49,6 +50,7 @@ const KEPT: [&str; 4] = ["base_model", "datasets", "output_dir", "adapter"];
 pub fn import(name: &str, text: &str, instead: &Instead) -> Result<Imported> {
     let refuse = |(line, fact): (usize, String)| Error::new(Kind::Usage, format!("{name}:{line}: {fact}"));
     let entries = yaml::parse(text).map_err(refuse)?;
+    let missing = defaults::missing(name, &entries);
     let mut notes = Vec::new();
     let mut lines = Vec::new();
     let mut tables = String::new();
@@ -72,6 +74,10 @@ pub fn import(name: &str, text: &str, instead: &Instead) -> Result<Imported> {
         }
     }
     notes.extend(lifted.notes().map(|note| format!("{name}: {note}")));
+    for (line, note) in missing {
+        lines.push(line);
+        notes.push(note);
+    }
     if let Some(path) = instead.path {
         let _ = writeln!(tables, "\n[[datasets]]\npath = {}", yaml::quoted(path));
         if let Some(kind) = instead.kind {
@@ -141,7 +147,7 @@ fn line_of(problem: &Problem, lines: &[Line]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Format, Method, Targets, ValSet, Warmup};
+    use super::super::{Format, LrScheduler, Method, Targets, ValSet, Warmup};
     use super::*;
 
     /// A config as Axolotl's examples are written, with a local file.
@@ -252,7 +258,7 @@ special_tokens:
         let found = import("x.yaml", text, &instead).unwrap();
         let config = &found.resolved.config;
         let Method::Lora(lora) = &config.method else { panic!("{:?}", config.method) };
-        assert_eq!((lora.r, &lora.targets), (Some(8), &Some(Targets::AllLinear)));
+        assert_eq!((lora.r, lora.alpha, &lora.targets), (Some(8), Some(16.0), &Some(Targets::AllLinear)));
         assert_eq!(
             (config.data.sequence_len, config.train.micro_batch_size, config.train.num_epochs),
             (1024, 4, 3)
@@ -266,10 +272,70 @@ special_tokens:
     }
 
     #[test]
+    fn what_a_file_leaves_out_keeps_its_meaning() {
+        let rows = Instead { path: Some("rows.jsonl"), kind: Some("alpaca") };
+        let meant = |text: &str| import("x.yml", text, &rows).unwrap();
+        let found = meant("base_model: x/y\nadapter: lora\nmicro_batch_size:\n");
+        let (data, train) = (&found.resolved.config.data, &found.resolved.config.train);
+        assert_eq!((data.sequence_len, data.sample_packing), (512, false));
+        assert_eq!((train.warmup, train.micro_batch_size), (Warmup::Ratio(0.03), 1));
+        assert_eq!(
+            found.notes,
+            [
+                "x.yml: `sequence_len = 512` added: what Axolotl takes without the key",
+                "x.yml: `sample_packing = false` added: what Axolotl takes without the key",
+                "x.yml: `warmup_ratio = 0.03` added: what Axolotl takes without the key, 100 steps at most",
+            ]
+        );
+        assert!(found.toml.contains("\nsequence_len = 512  # Axolotl's default\n"), "{}", found.toml);
+        assert_eq!(meant("base_model: x/y\nwarmup_steps: 0\n").notes.len(), 2);
+
+        let found = meant("model_name_or_path: x/y\nlora_rank: 16\n");
+        let (config, notes) = (&found.resolved.config, found.notes.join("\n"));
+        let Method::Lora(lora) = &config.method else { panic!("{:?}", config.method) };
+        assert_eq!((lora.r, lora.alpha), (Some(16), Some(32.0)));
+        assert!(!notes.contains("lora_alpha"), "it is the same here: {notes}");
+        assert_eq!((config.data.sequence_len, config.data.sample_packing), (2048, false));
+        assert_eq!((config.train.micro_batch_size, config.train.num_epochs), (8, 3));
+        assert_eq!(config.train.lr_scheduler, LrScheduler::Linear);
+        assert!((config.train.learning_rate - 5e-5).abs() < 1e-15);
+        let method = "x.yml: `finetuning_type = \"lora\"` added: what LLaMA-Factory takes without the key";
+        assert!(notes.contains(method), "{notes}");
+
+        let found = meant("model_name_or_path: x/y\nfinetuning_type: lora\n");
+        let Method::Lora(lora) = &found.resolved.config.method else { panic!("{}", found.toml) };
+        assert_eq!((lora.r, lora.alpha), (Some(8), Some(16.0)));
+        // What an adapter is made of has no part in the others.
+        for text in ["finetuning_type: full", "finetuning_type: lora\nadapter_name_or_path: there"] {
+            let toml = meant(&format!("model_name_or_path: x/y\n{text}\n")).toml;
+            assert!(!toml.contains("lora_rank") && !toml.contains("lora_alpha"), "{toml}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_named_as_sharegpts_keeps_its_field() {
+        let dataset = |more: &str| {
+            let text = format!("base_model: x/y\ndatasets:\n  - path: a.jsonl\n{more}");
+            imported(&text).unwrap().resolved.config.data.datasets[0].clone()
+        };
+        let names = "    message_property_mappings: {role: from, content: value}\n";
+        for (more, field) in [
+            (format!("    type: chat_template\n{names}"), "messages"),
+            (format!("    type: chat_template\n    field_messages:\n{names}"), "messages"),
+            (format!("    type: chat_template\n    field_messages: turns\n{names}"), "turns"),
+            ("    type: sharegpt\n".to_owned(), "conversations"),
+        ] {
+            let found = dataset(&more);
+            assert_eq!((found.format, &*found.field_messages), (Format::Sharegpt, field), "{more}");
+        }
+    }
+
+    #[test]
     fn what_would_change_the_data_is_refused_with_the_way_out() {
         for (dataset, fact, way_out) in [
             ("path: tatsu-lab/alpaca\n    type: alpaca", "on the hub", "--data"),
             ("path: a.jsonl\n    type: pygmalion", "`pygmalion`", "chat_template"),
+            ("path: a.jsonl\n    type: input_output", "`input_output`", "chat_template"),
             ("path: a.jsonl\n    type: chat_template\n    message_field_role: speaker", "speaker", "rename"),
             ("path: a.parquet\n    type: alpaca", "JSON Lines", "convert"),
         ] {

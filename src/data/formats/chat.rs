@@ -8,6 +8,8 @@ use crate::config::Source;
 
 /// Roles are names.
 const MAX_ROLE_BYTES: usize = 64;
+/// A row's field with the functions that a template would describe to the model.
+const TOOLS: &str = "tools";
 
 /// Whether the turns are built from fields.
 pub(super) fn is_built(source: &Source) -> bool {
@@ -30,7 +32,8 @@ pub(super) fn built(source: &Source, line: &str) -> Result<Row, RowFault> {
 pub(super) fn messages(source: &Source, line: &str) -> Result<Row, RowFault> {
     let field = source.field_messages.as_str();
     let system = source.field_system.as_deref();
-    let [list, ruled] = cells(line, [field, system.unwrap_or_default()])?;
+    let [list, ruled, tools] = cells(line, [field, system.unwrap_or_default(), TOOLS])?;
+    without_tools(tools.as_ref())?;
     let mut messages = system_turn(system, ruled)?;
     for (i, turn) in turns(field, list)?.into_iter().enumerate() {
         let at = |key: &str| format!("{field}[{i}].{key}");
@@ -55,12 +58,10 @@ pub(super) fn messages(source: &Source, line: &str) -> Result<Row, RowFault> {
 
 /// A list of `{from, value}`.
 pub(super) fn sharegpt(source: &Source, line: &str) -> Result<Row, RowFault> {
-    let field = match source.field_messages.as_str() {
-        "messages" => "conversations",
-        other => other,
-    };
+    let field = source.field_messages.as_str();
     let system = source.field_system.as_deref();
-    let [list, ruled] = cells(line, [field, system.unwrap_or_default()])?;
+    let [list, ruled, tools] = cells(line, [field, system.unwrap_or_default(), TOOLS])?;
+    without_tools(tools.as_ref())?;
     let mut messages = system_turn(system, ruled)?;
     for (i, turn) in turns(field, list)?.into_iter().enumerate() {
         let at = |key: &str| format!("{field}[{i}].{key}");
@@ -89,6 +90,19 @@ fn system_turn(field: Option<&str>, cell: Option<Cell>) -> Result<Vec<Message>, 
     };
     let system = optional_text(field, cell)?;
     Ok(system.map(|content| Message { role: "system".into(), content }).into_iter().collect())
+}
+
+/// Functions change what a template writes, and are not read: only a field that says nothing passes.
+fn without_tools(cell: Option<&Cell>) -> Result<(), RowFault> {
+    match cell {
+        None | Some(Cell::Empty | Cell::Other("null")) => Ok(()),
+        // Some files keep them as JSON inside a text.
+        Some(Cell::Text(text)) if matches!(text.trim(), "" | "[]" | "null") => Ok(()),
+        Some(_) => Err(RowFault::Value {
+            field: TOOLS.into(),
+            wrong: "is not supported: only the messages of a row are read".into(),
+        }),
+    }
 }
 
 fn turns(field: &str, cell: Option<Cell>) -> Result<Vec<Turn>, RowFault> {

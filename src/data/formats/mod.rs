@@ -7,6 +7,7 @@ mod text;
 mod tokenized;
 
 pub(super) use encode::{Encoder, Outcome, TOO_LONG};
+pub use text::alpaca_prompt;
 
 use super::Message;
 use super::error::RowFault;
@@ -49,7 +50,7 @@ pub(super) fn parse(source: &Source, line: &str) -> Result<Row, RowFault> {
         Format::Sharegpt => chat::sharegpt(source, line),
         Format::PromptCompletion => text::pair(source, line),
         Format::Completion => text::plain(source, line),
-        Format::Alpaca => text::alpaca(line),
+        Format::Alpaca => text::alpaca(source, line),
         Format::Tokenized => tokenized::ids(line),
     };
     row.map_err(|fault| match fault {
@@ -155,6 +156,39 @@ mod tests {
     }
 
     #[test]
+    fn alpacas_fields_may_have_names_of_their_own() {
+        let mut source = source("x.jsonl", Format::Alpaca);
+        source.field_prompt = Some("question".into());
+        source.field_completion = Some("answer".into());
+        let line = r#"{"question": "Q", "input": "X", "answer": "A", "instruction": "I", "output": "O"}"#;
+        let row = Row::Pair { prompt: alpaca_prompt("Q", Some("X")), completion: "A".into() };
+        assert_eq!(parse(&source, line), Ok(row));
+        let error = parse(&source, r#"{"instruction": "I", "output": "O"}"#).unwrap_err().to_string();
+        assert!(error.contains("`question` is missing; the row has `instruction`, `output`"), "{error}");
+    }
+
+    #[test]
+    fn sharegpt_reads_the_field_that_is_named() {
+        let mut source = source("x.jsonl", Format::Sharegpt);
+        let line = r#"{"messages": [{"from": "human", "value": "a"}], "conversations": [{"from": "human", "value": "b"}]}"#;
+        assert_eq!(parse(&source, line), Ok(chat(&[("user", "b")])));
+        source.field_messages = "messages".into();
+        assert_eq!(parse(&source, line), Ok(chat(&[("user", "a")])));
+    }
+
+    #[test]
+    fn keys_that_would_change_the_text_pass_where_they_say_nothing() {
+        for (turn, beside) in [
+            (r#""tool_calls": [], "reasoning_content": """#, r#""tools": []"#),
+            (r#""tool_calls": null, "reasoning_content": null"#, r#""tools": null"#),
+            (r#""function_call": """#, r#""tools": "[]""#),
+        ] {
+            let line = format!(r#"{{"messages": [{{"role": "user", "content": "a", {turn}}}], {beside}}}"#);
+            assert_eq!(row(Format::ChatTemplate, &line), Ok(chat(&[("user", "a")])), "{line}");
+        }
+    }
+
+    #[test]
     fn a_field_that_does_not_fit_is_named_with_what_was_found() {
         for (format, line, fact) in [
             (
@@ -179,6 +213,21 @@ mod tests {
                 Format::ChatTemplate,
                 r#"{"messages": [{"role": "user", "content": "a", "tool_calls": [1]}]}"#,
                 "`messages[0].tool_calls`",
+            ),
+            (
+                Format::ChatTemplate,
+                r#"{"messages": [{"role": "assistant", "content": "a", "reasoning_content": "b"}]}"#,
+                "`messages[0].reasoning_content` is not supported",
+            ),
+            (
+                Format::ChatTemplate,
+                r#"{"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]}"#,
+                "`tools` is not supported",
+            ),
+            (
+                Format::Sharegpt,
+                r#"{"tools": "[{}]", "conversations": [{"from": "human", "value": "a"}]}"#,
+                "`tools` is not supported",
             ),
             (
                 Format::Sharegpt,

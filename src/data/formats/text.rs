@@ -23,16 +23,24 @@ pub(super) fn plain(source: &Source, line: &str) -> Result<Row, RowFault> {
     text(&source.field_text, cell).map(Row::Text)
 }
 
-/// `instruction`, `input` (may be empty or missing), `output`.
-pub(super) fn alpaca(line: &str) -> Result<Row, RowFault> {
-    let [instruction, input, output] = cells(line, ["instruction", "input", "output"])?;
-    let instruction = text("instruction", instruction)?;
+/// `instruction`, `input` (may be empty or missing), `output`; the first and the last under names of their own where the
+/// source says so.
+pub(super) fn alpaca(source: &Source, line: &str) -> Result<Row, RowFault> {
+    let asked = source.field_prompt.as_deref().unwrap_or("instruction");
+    let answered = source.field_completion.as_deref().unwrap_or("output");
+    let [instruction, input, output] = cells(line, [asked, "input", answered])?;
+    let instruction = text(asked, instruction)?;
     let input = optional_text("input", input)?.filter(|i| !i.is_empty());
-    let prompt = match input {
+    let prompt = alpaca_prompt(&instruction, input.as_deref());
+    Ok(Row::Pair { prompt, completion: text(answered, output)? })
+}
+
+/// The prompt of Stanford Alpaca for an instruction, with an input or without.
+pub fn alpaca_prompt(instruction: &str, input: Option<&str>) -> String {
+    match input {
         Some(input) => format!(
             "{TASK}{WITH_INPUT}{REQUEST}### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
         ),
         None => format!("{TASK}{REQUEST}### Instruction:\n{instruction}\n\n### Response:\n"),
-    };
-    Ok(Row::Pair { prompt, completion: text("output", output)? })
+    }
 }

@@ -28,8 +28,6 @@ pub struct Counts {
     pub max_batch_targets: u64,
     /// Σ of tokens² of the micro-batch with the most.
     pub max_batch_squares: u64,
-    /// Tokens of the longest segment.
-    pub longest_segment: u64,
     /// Tokens / micro-batches.
     pub mean_batch_tokens: f64,
     /// Passes over the data.
@@ -44,7 +42,6 @@ impl Counts {
         for sample in samples {
             let length = u64::from(sample.tokens);
             self.segments += 1;
-            self.longest_segment = self.longest_segment.max(length);
             tokens += length;
             targets += u64::from(sample.loss_tokens);
             squares += length * length;

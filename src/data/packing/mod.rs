@@ -371,7 +371,6 @@ mod tests {
                     found.max_batch_tokens = found.max_batch_tokens.max(batch.tokens() as u64);
                     found.max_batch_targets = found.max_batch_targets.max(batch.targets.len() as u64);
                     found.max_batch_squares = found.max_batch_squares.max(squares);
-                    found.longest_segment = found.longest_segment.max(*lengths.iter().max().unwrap());
                 }
             }
             let found = found.closed();
