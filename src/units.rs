@@ -5,6 +5,11 @@ use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Mul, Sub};
 
+/// Bytes of a GiB.
+pub const BYTES_PER_GIB: f64 = 1_073_741_824.0;
+/// Joules of a kWh.
+pub const JOULES_PER_KWH: f64 = 3.6e6;
+
 macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
@@ -75,7 +80,7 @@ impl fmt::Display for Bytes {
             0..=1023 => format!("{} B", self.0),
             1024..=1_048_575 => format!("{:.1} KiB", b / 1024.0),
             1_048_576..=1_073_741_823 => format!("{:.1} MiB", b / 1_048_576.0),
-            _ => format!("{:.2} GiB", b / 1_073_741_824.0),
+            _ => format!("{:.2} GiB", b / BYTES_PER_GIB),
         };
         f.pad(&shown)
     }
@@ -117,8 +122,11 @@ impl fmt::Display for Seconds {
 
 impl fmt::Display for Joules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown =
-            if self.0 >= 3.6e5 { format!("{:.3} kWh", self.0 / 3.6e6) } else { format!("{:.0} J", self.0) };
+        let shown = if self.0 >= 3.6e5 {
+            format!("{:.3} kWh", self.0 / JOULES_PER_KWH)
+        } else {
+            format!("{:.0} J", self.0)
+        };
         f.pad(&shown)
     }
 }

@@ -68,7 +68,6 @@ fn estimate(arch: &Arch, config: &Config, memory_bytes: u64) -> Prediction {
         taken: &[],
         logits_rows: 512,
         file_bytes: None,
-        keeps_file_types: false,
         resident_bytes: 0,
     })
 }

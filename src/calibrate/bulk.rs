@@ -1,36 +1,42 @@
-//! What is measured once a machine, whatever the model: memory, disk, hashing, power.
+//! What is measured once a machine, whatever the model: memory, disk, values drawn and quantised, power.
 
-use super::stopwatch::Patience;
+use super::stopwatch::{Patience, Timed};
 use crate::error::Result;
 use crate::estimate::Machine;
 use crate::fs;
 use crate::meter::rapl::Rapl;
+use crate::model::weights::drawn;
+use fttrain_kernels::cpu::Nf4;
+use fttrain_kernels::sys::memory::give_back_pages;
+use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Floats of a buffer that is copied: 32 MiB, beyond the caches of most cores.
 const COPY_FLOATS: usize = 8 << 20;
-/// Bytes that are written to the disk and read back.
-const DISK_BYTES: usize = 16 << 20;
-/// Bytes that are hashed.
-const HASH_BYTES: usize = 4 << 20;
+/// Bytes that are written to the disk and read back: more than a disk's own cache hides.
+const DISK_BYTES: usize = 64 << 20;
+/// Written at once.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Bytes of a buffer that is touched for the first time, and how many there are.
+const FRESH_BYTES: usize = 16 << 20;
+const FRESH_BUFFERS: usize = 8;
+/// Values that are drawn and quantised, as rows of a matrix.
+const VALUES: usize = 2 << 20;
+const ROW: usize = 1024;
 /// How long power is watched, at rest and under load.
 const POWER_WATCH: Duration = Duration::from_millis(1500);
 
-/// Memory, disk under `home`, and hashing.
+/// Memory, values, and the disk under `home`.
 ///
 /// # Errors
 /// The disk under `home` cannot be written.
 pub fn measure(machine: &mut Machine, home: &Path, patience: Patience) -> Result<()> {
-    machine.fresh_bytes_per_s = fresh()?;
+    machine.fresh_bytes_per_s = fresh();
     machine.copy_bytes_per_s = copy(patience)?;
     machine.elementwise_bytes_per_s = machine.copy_bytes_per_s;
-    let bytes = vec![7u8; HASH_BYTES];
-    let timed = patience.time(&mut || {
-        std::hint::black_box(fs::sha256_bytes(&bytes));
-        Ok(())
-    })?;
-    machine.sha256_bytes_per_s = HASH_BYTES as f64 / timed.typical_s;
+    values(machine, patience)?;
     disk(machine, home, patience)
 }
 
@@ -46,24 +52,43 @@ fn copy(patience: Patience) -> Result<f64> {
     Ok(8.0 * COPY_FLOATS as f64 / timed.typical_s)
 }
 
-/// Bytes per second of a buffer's first touch: the system clears its pages. Buffers are kept until the end, for the
-/// allocator would hand the same pages out again.
-fn fresh() -> Result<f64> {
-    let mut kept = Vec::new();
-    let timed = Patience { budget: Duration::ZERO, least: 3 }.time(&mut || {
-        kept.push(std::hint::black_box(vec![1u8; DISK_BYTES]));
+/// Bytes per second of a first touch: the system clears the pages. What was touched and freed before is given back first,
+/// and the mean is taken over many buffers, for the first of them may find pages that the system has at hand.
+fn fresh() -> f64 {
+    give_back_pages();
+    let started = Instant::now();
+    let kept: Vec<Vec<u8>> = (0..FRESH_BUFFERS).map(|_| std::hint::black_box(vec![1; FRESH_BYTES])).collect();
+    let passed = started.elapsed().as_secs_f64();
+    drop(kept);
+    give_back_pages();
+    (FRESH_BUFFERS * FRESH_BYTES) as f64 / passed.max(1e-9)
+}
+
+/// Values per second that become NF4, and that are drawn for a model without weights.
+fn values(machine: &mut Machine, patience: Patience) -> Result<()> {
+    let rate = |timed: Timed| VALUES as f64 / timed.typical_s;
+    let drawn = || drawn("calibrate.weight", &[VALUES], 0, 0.02);
+    machine.draw_values_per_s = rate(patience.time(&mut || {
+        std::hint::black_box(drawn());
         Ok(())
-    })?;
-    Ok(DISK_BYTES as f64 / timed.typical_s)
+    })?);
+    let values = drawn();
+    machine.quantise_values_per_s = rate(patience.time(&mut || {
+        let copy = |range: Range<usize>, out: &mut [f32]| out.copy_from_slice(&values[range]);
+        std::hint::black_box(Nf4::encode((VALUES / ROW, ROW), true, copy));
+        Ok(())
+    })?);
+    Ok(())
 }
 
 fn disk(machine: &mut Machine, home: &Path, patience: Patience) -> Result<()> {
     fs::create_folders(home)?;
     let (small, large) = (home.join("calibrate-small.tmp"), home.join("calibrate-large.tmp"));
-    let bytes = vec![42u8; DISK_BYTES];
+    let block = vec![42u8; BLOCK_BYTES];
+    let mut all = |out: &mut dyn Write| (0..DISK_BYTES / BLOCK_BYTES).try_for_each(|_| out.write_all(&block));
     let timed = patience.time(&mut || fs::write_durable(&small, b"fttrain"));
-    let written =
-        Patience { budget: Duration::ZERO, least: 2 }.time(&mut || fs::write_durable(&large, &bytes));
+    let written = Patience { budget: Duration::ZERO, least: 1 }
+        .time(&mut || fs::write_durable_with(&large, &mut all).map(drop));
     let read = patience.time(&mut || fs::read_at_most(&large, u64::MAX).map(drop));
     for file in [&small, &large] {
         fs::remove_file(file)?;

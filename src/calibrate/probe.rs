@@ -6,16 +6,17 @@ use crate::config::Optimizer;
 use crate::error::Result;
 use crate::estimate::rates::Rate;
 use crate::estimate::trained::Update;
-use crate::estimate::work::{Class, Op, Stored, Way};
+use crate::estimate::work::{Class, Op, Site, Stored, Way};
 use crate::ops::attention::{self, Span};
 use crate::ops::linear::{Linear, Lora};
 use crate::ops::matmul::Precision;
 use crate::ops::norm::Norm;
 use crate::ops::optimizer::{self, Settings};
 use crate::ops::rope::Table;
-use crate::ops::{Grads, Matrix, ParamId, Weight, gate, head, host};
+use crate::ops::{Grads, Matrix, ParamId, Weight, gate, head, host, narrow};
 use candle_core::{DType, Device, Tensor};
 use fttrain_kernels::cpu::Nf4;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// An op at a shape; the fields are those of [`Rate`].
@@ -135,9 +136,12 @@ impl Probe {
             self.weight(self.n, self.k, trained)?.into()
         };
         let lora = (self.rank > 0).then(|| lora(self.rank)).transpose()?;
-        // As the model has it: a base that is kept narrow is multiplied narrow, too.
-        let precision = if self.stored == Stored::F32 { Precision::F32 } else { Precision::Bf16 };
-        Ok(Linear { weight, bias: None, lora, precision })
+        Ok(Linear { weight, bias: None, lora, precision: self.precision() })
+    }
+
+    /// As the model has it: a base that is kept narrow is multiplied narrow, and what products read is kept narrow, too.
+    fn precision(&self) -> Precision {
+        if self.stored == Stored::F32 { Precision::F32 } else { Precision::Bf16 }
     }
 
     fn linear(&self, patience: Patience) -> Result<(Timed, f64)> {
@@ -146,12 +150,21 @@ impl Probe {
         let mut round = layers.iter().cycle();
         let (x, dy) = (filled(self.m, self.k)?, filled(self.m, self.n)?);
         let saved = layers[0].forward(&x, None)?.1;
+        // A trained layer's gradient has memory of its own, whose pages are there and which no cache holds any more.
+        let mut kept: VecDeque<Grads> = (0..copies).map(|_| Grads::new(3)).collect();
+        if self.way == Way::Trained {
+            drop((0..copies).map(|_| filled(self.n, self.k)).collect::<Result<Vec<_>>>()?);
+        }
         let timed = patience.time(&mut || {
             let Some(layer) = round.next() else { return Ok(()) };
             if self.way == Way::Forward {
                 return layer.forward(&x, None).map(drop);
             }
-            layer.backward(&x, &saved, &dy, true, None, &mut Grads::new(3)).map(drop)
+            kept.pop_front();
+            let mut grads = Grads::new(3);
+            layer.backward(&x, &saved, &dy, true, None, &mut grads)?;
+            kept.push_back(grads);
+            Ok(())
         })?;
         let op = Op::linear(self.way, self.shape(), self.rank as f64, self.m as f64, 1.0);
         Ok((timed, op.flops))
@@ -184,12 +197,17 @@ impl Probe {
         let spans = [Span { q: 0..length, k: 0..length }];
         let q = filled(length, heads.query * head_dim)?;
         let (k, v) = (filled(length, heads.key * head_dim)?, filled(length, heads.key * head_dim)?);
-        let (out, saved) = attention::forward(&shape, &spans, &q, &k, &v)?;
+        let forward = || {
+            let kept = |x: &Tensor| narrow::kept(Site::Attention, x.clone(), self.precision());
+            attention::forward(&shape, &spans, &kept(&q)?, &kept(&k)?, &kept(&v)?)
+        };
+        let (_, saved) = forward()?;
+        let d_out = filled(length, heads.query * head_dim)?;
         let timed = patience.time(&mut || {
             if self.way == Way::Forward {
-                return attention::forward(&shape, &spans, &q, &k, &v).map(drop);
+                return forward().map(drop);
             }
-            attention::backward(&shape, &spans, &saved, &out).map(drop)
+            attention::backward(&shape, &spans, &saved, &d_out).map(drop)
         })?;
         let (length, width) = (length as f64, (heads.query * head_dim) as f64);
         let pairs = 0.5 * (length * length + length);
@@ -203,15 +221,21 @@ impl Probe {
         let arch = stand_in(hidden, width);
         let bytes = Op::elementwise(self.way, &arch, m as f64, m as f64, 1.0).map(|op| op.bytes);
         let norm = Norm { weight: Weight::frozen(filled(1, hidden)?.flatten_all()?), eps: 1e-5 };
-        let (x, gated, up) = (filled(m, hidden)?, filled(m, width)?, filled(m, width)?);
+        let (x, wide_gated, wide_up) = (filled(m, hidden)?, filled(m, width)?, filled(m, width)?);
         let positions: Vec<u32> = (0..m).filter_map(|p| u32::try_from(p % 512).ok()).collect();
         let rope = Table::new(&arch.ropes[0], arch.head_dim, 512);
         let q = filled(m, arch.heads * arch.head_dim)?;
         let (_, saved) = norm.forward(&x)?;
+        let kept = || -> Result<_> {
+            let kept = |x: &Tensor| narrow::kept(Site::Gate, x.clone(), self.precision());
+            Ok((kept(&wide_gated)?, kept(&wide_up)?))
+        };
+        let (gated, up) = kept()?;
         let timed = patience.time(&mut || {
             for tensor in [&q, &q] {
                 rope.forward(tensor, &positions)?;
             }
+            let (gated, up) = if self.way == Way::Forward { kept()? } else { (gated.clone(), up.clone()) };
             let act = gate::forward(&gated, &up)?;
             for _ in 0..2 {
                 norm.again(&saved)?;
@@ -219,7 +243,7 @@ impl Probe {
             if self.way == Way::Forward {
                 return Ok(());
             }
-            gate::backward(&gated, &up, act)?;
+            gate::backward(&gated, &up, narrow::wide(&act)?)?;
             for _ in 0..2 {
                 norm.backward(&saved, &x, None, &mut Grads::new(1))?;
             }
@@ -229,7 +253,7 @@ impl Probe {
     }
 
     fn optimizer(&self, optimizer: Optimizer, patience: Patience) -> Result<(Timed, f64)> {
-        let tensors = (COLD_VALUES / 4 / self.n.max(1)).clamp(1, 400);
+        let tensors = (COLD_VALUES / self.n.max(1)).clamp(1, 400);
         let is_narrow = self.stored == Stored::Bf16;
         let settings = Settings { optimizer, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.0 };
         // Adafactor makes means of the rows and columns of a matrix.
@@ -243,8 +267,11 @@ impl Probe {
         let mut sets = (0..tensors).map(|_| one()).collect::<Result<Vec<_>>>()?;
         let step = optimizer::Step { count: 1, lr: 1e-6, weight_decay: 0.0, grad_scale: 1.0, rounding: 0 };
         let timed = patience.time(&mut || {
-            for (rule, value, grad) in &mut sets {
+            // The norm is of all gradients: where a step updates the first of them, the caches hold the last.
+            for (_, _, grad) in &sets {
                 optimizer::sum_of_squares(grad)?;
+            }
+            for (rule, value, grad) in &mut sets {
                 rule.update(value, grad, &step)?;
             }
             Ok(())

@@ -56,8 +56,7 @@ fn size(value: f64) -> usize {
 
 fn probe(op: &Op, stored: Stored, logits_rows: u64) -> Probe {
     let m = if op.class == Class::Head { op.m.min(logits_rows as f64) } else { op.m };
-    let reads_weights = matches!(op.class, Class::Linear | Class::Head);
-    let stored = op.stored.unwrap_or(if reads_weights { stored } else { Stored::F32 });
+    let stored = op.stored.unwrap_or(stored.beside(op.class));
     Probe {
         class: op.class,
         way: op.way,
@@ -144,14 +143,17 @@ pub fn grid() -> Vec<Probe> {
     let plain = |class, way, m, n, k| Probe { class, way, stored: Stored::F32, m, n, k, rank: 0 };
     let mut others = Vec::new();
     for way in [Way::Forward, Way::Backward] {
-        for head_dim in [64, 128] {
-            for length in [64, 128, 256, 512, 1024, 2048] {
-                others.push(plain(Class::Attention, way, length, length, head_dim));
+        for stored in [Stored::Bf16, Stored::F32] {
+            let plain = |class, m, n, k| Probe { stored, ..plain(class, way, m, n, k) };
+            for head_dim in [64, 128] {
+                for length in [64, 128, 256, 512, 1024, 2048] {
+                    others.push(plain(Class::Attention, length, length, head_dim));
+                }
             }
-        }
-        for m in [64, 512, 4096] {
-            for (n, k) in [(1536, 576), (5632, 2048)] {
-                others.push(plain(Class::Elementwise, way, m, n, k));
+            for m in [64, 512, 4096] {
+                for (n, k) in [(1536, 576), (5632, 2048)] {
+                    others.push(plain(Class::Elementwise, m, n, k));
+                }
             }
         }
         for (n, k) in [(49_152, 576), (32_000, 2048)] {

@@ -1,7 +1,7 @@
 //! What a prediction rests on and how far it may be off, in figures and in words.
 
 use super::Quantities;
-use super::history::{Learned, Ratio};
+use super::history::Ratio;
 use super::interval::{self, Interval};
 use super::machine::{Evidence, Machine};
 use super::prediction::Inputs;
@@ -9,12 +9,9 @@ use crate::config::Method;
 use std::collections::BTreeMap;
 
 /// Bounds of every quantity that is predicted, by its key.
-pub(crate) fn intervals(
-    inputs: &Inputs<'_>,
-    predicted: &Quantities,
-    learned: &Learned,
-) -> BTreeMap<String, Interval> {
-    let time = interval::time_width(inputs.machine, learned);
+pub(crate) fn intervals(inputs: &Inputs<'_>, predicted: &Quantities) -> BTreeMap<String, Interval> {
+    let (machine, learned) = (inputs.machine, inputs.learned);
+    let time = interval::time_width(machine, learned);
     let wall = predicted.wall_s.map(|v| Interval::around(v, time));
     let bill = |seconds| inputs.price.bill(seconds).map(|b| b.cost_usd);
     let cost = wall.and_then(|w| Some(Interval { low: bill(w.low)?, high: bill(w.high)? }));
@@ -24,7 +21,7 @@ pub(crate) fn intervals(
         ("wall_s", wall),
         ("step_s", around(predicted.step_s, time)),
         ("tokens_per_s", around(predicted.tokens_per_s, time)),
-        ("peak_memory_bytes", around(peak, interval::memory_width(inputs.machine, learned))),
+        ("peak_memory_bytes", around(peak, interval::memory_width(machine, learned))),
         ("energy_j", around(predicted.energy_j, interval::energy_width(time))),
         ("cost_usd", cost),
     ]
@@ -34,7 +31,7 @@ pub(crate) fn intervals(
 }
 
 /// What every quantity rests on, by its key.
-pub(crate) fn basis(inputs: &Inputs<'_>, learned: &Learned) -> BTreeMap<String, String> {
+pub(crate) fn basis(inputs: &Inputs<'_>) -> BTreeMap<String, String> {
     let machine = inputs.machine;
     let rates = match machine.evidence {
         Evidence::Calibrated | Evidence::Measured => format!(
@@ -55,8 +52,8 @@ pub(crate) fn basis(inputs: &Inputs<'_>, learned: &Learned) -> BTreeMap<String, 
         1 => ", corrected by 1 past run".into(),
         n => format!(", corrected by {n} past runs"),
     };
-    let time = format!("{rates}{}", corrected(learned.time));
-    let memory = format!("sum of counted parts{}", corrected(learned.memory));
+    let time = format!("{rates}{}", corrected(inputs.learned.time));
+    let memory = format!("sum of counted parts{}", corrected(inputs.learned.memory));
     let energy = match machine.power_w {
         Some(_) => "measured power times predicted time",
         None => "not predicted: no power was measured here",
@@ -99,7 +96,7 @@ pub(crate) fn warnings(inputs: &Inputs<'_>) -> Vec<String> {
             }
         }
     }
-    if inputs.machine.evidence == crate::estimate::machine::Evidence::Measured {
+    if inputs.machine.evidence == Evidence::Measured {
         all.push(
             "the machine was measured for a few seconds only: `fttrain calibrate` narrows the interval"
                 .into(),
@@ -107,6 +104,13 @@ pub(crate) fn warnings(inputs: &Inputs<'_>) -> Vec<String> {
     }
     if inputs.counts.assumed {
         all.push("rows and their lengths are assumed, not counted: there is no data yet".into());
+        let data = &inputs.config.data;
+        if !data.test_datasets.is_empty() || !data.retention_datasets.is_empty() {
+            all.push(
+                "the rows to evaluate on are not assumed, and their evaluation is not in this estimate"
+                    .into(),
+            );
+        }
     }
     all
 }

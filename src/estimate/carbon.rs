@@ -5,6 +5,7 @@ use super::csv;
 use super::error::Error;
 use crate::config::Grid;
 use crate::error::Result;
+use crate::units::JOULES_PER_KWH;
 use serde::{Deserialize, Serialize};
 
 const SHIPPED: &str = include_str!("grid.csv");
@@ -12,7 +13,6 @@ const SHIPPED: &str = include_str!("grid.csv");
 const SOURCE: &str = "Google Cloud, region-carbon-info data/yearly/2025.csv";
 /// The year that its figures are of.
 const AS_OF: &str = "2025";
-const JOULES_PER_KWH: f64 = 3.6e6;
 
 /// A grid's intensity with its origin.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

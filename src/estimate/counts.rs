@@ -23,8 +23,6 @@ pub struct Counts {
     pub max_batch_tokens: u64,
     /// Targets of the micro-batch with most.
     pub max_batch_targets: u64,
-    /// Tokens of the longest segment.
-    pub max_segment: u64,
     /// Training samples: no micro-batch can have more rows.
     pub rows: u64,
     /// Tokens of all samples that are kept in memory, training and evaluation.
@@ -90,14 +88,12 @@ impl Counts {
         self.steps = self.steps.saturating_add(1);
         for batch in batches {
             let (tokens, targets) = (wide(batch.ids.len()), wide(batch.targets.len()));
-            let longest = batch.segments.iter().map(ExactSizeIterator::len).max();
             self.micro_batches = self.micro_batches.saturating_add(1);
             self.tokens = self.tokens.saturating_add(tokens);
             self.loss_tokens = self.loss_tokens.saturating_add(targets);
             self.segment_squares += squares(batch);
             self.max_batch_tokens = self.max_batch_tokens.max(tokens);
             self.max_batch_targets = self.max_batch_targets.max(targets);
-            self.max_segment = self.max_segment.max(wide(longest.unwrap_or(0)));
         }
     }
 
@@ -145,7 +141,6 @@ impl Counts {
             segment_squares: rows_seen as f64 * (length as f64).powi(2),
             max_batch_tokens: product(&[batch_rows, length]),
             max_batch_targets: product(&[batch_rows, length.saturating_sub(1)]),
-            max_segment: length,
             rows: train_rows,
             data_tokens: product(&[rows, length]),
             retention: EvalCounts::default(),
@@ -192,7 +187,7 @@ mod tests {
         assert_eq!((counts.steps, counts.micro_batches, counts.tokens), (1, 2, 12));
         assert_eq!(counts.loss_tokens, 2 + 4 + 3);
         assert!((counts.segment_squares - (9.0 + 25.0 + 16.0)).abs() < 1e-9);
-        assert_eq!((counts.max_batch_tokens, counts.max_batch_targets, counts.max_segment), (8, 6, 5));
+        assert_eq!((counts.max_batch_tokens, counts.max_batch_targets), (8, 6));
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub enum Error {
         low: String,
         /// The cap.
         cap: String,
-        /// Settings that keep it, nearest first; known for memory alone.
+        /// Settings that keep it, nearest first; empty where none was found.
         levers: Vec<String>,
     },
     /// The checkpoints will not fit on the disk.
@@ -132,12 +132,12 @@ impl Fault for Error {
                 "no batch or length makes it fit: a smaller base model, or `--qlora`, is needed".into()
             }
             Self::DoesNotFit { levers, .. } => format!("what fits: {}", levers.join("; ")),
-            Self::OverBudget { key: "max_memory_gib", levers, .. } if levers.is_empty() => {
+            Self::OverBudget { key, levers, .. } if !levers.is_empty() => {
+                format!("what keeps it: {}; or raise `budget.{key}`", levers.join("; "))
+            }
+            Self::OverBudget { key: "max_memory_gib", .. } => {
                 "raise `budget.max_memory_gib`, or take a smaller base model or `--qlora`: no batch or length keeps it"
                     .into()
-            }
-            Self::OverBudget { key: "max_memory_gib", levers, .. } => {
-                format!("what keeps it: {}; or raise `budget.max_memory_gib`", levers.join("; "))
             }
             Self::OverBudget { key, .. } => {
                 format!("raise `budget.{key}`, or lower `max_steps` or `num_epochs`")

@@ -1,6 +1,5 @@
 //! How a run is planned to fit: the peak with or without recompute, and what a full micro-batch would need.
 
-use super::history::Learned;
 use super::levers::Lever;
 use super::memory::{Layout, Load};
 use super::prediction::Inputs;
@@ -18,7 +17,6 @@ pub struct FullBatch {
 
 /// Share of the limit that `gradient_checkpointing = "auto"` fills before it recomputes.
 const AUTO_SAFETY: f64 = 0.9;
-const GIB: f64 = 1_073_741_824.0;
 
 /// The peak that a run is planned with.
 pub(crate) struct Peak {
@@ -30,26 +28,14 @@ pub(crate) struct Peak {
     pub(crate) recompute: bool,
 }
 
-/// Bytes that the run may take: the machine's, or the budget's where that is less.
-pub(crate) fn limit(inputs: &Inputs<'_>) -> u64 {
-    let cap = inputs.config.budget.max_memory_gib;
-    cap.map_or(inputs.limits.memory_bytes, |gib| rounded(gib * GIB).min(inputs.limits.memory_bytes))
-}
-
 /// The largest micro-batch of the data.
 pub(crate) fn load(inputs: &Inputs<'_>) -> Load {
     Load { tokens: inputs.counts.max_batch_tokens, targets: inputs.counts.max_batch_targets }
 }
 
 /// The peak of a micro-batch, with the decision on recompute where `recompute` leaves it open.
-pub(crate) fn peak(
-    inputs: &Inputs<'_>,
-    layout: &Layout<'_>,
-    learned: &Learned,
-    load: Load,
-    recompute: Option<bool>,
-) -> Peak {
-    let (factor, limit) = (learned.memory.factor(), limit(inputs));
+pub(crate) fn peak(inputs: &Inputs<'_>, layout: &Layout<'_>, load: Load, recompute: Option<bool>) -> Peak {
+    let (factor, limit) = (inputs.learned.memory.factor(), inputs.limits.memory_bytes);
     let counted = |recompute| floored(layout.peak(inputs.counts, load, recompute), inputs.resident_bytes);
     let expected = |recompute| sum(&counted(recompute)) as f64 * factor;
     let recompute = recompute.unwrap_or_else(|| expected(false) > limit as f64 * AUTO_SAFETY);

@@ -125,7 +125,6 @@ impl Case {
             taken: &[],
             logits_rows: 256,
             file_bytes: None,
-            keeps_file_types: false,
             resident_bytes: 0,
         })
     }

@@ -2,14 +2,14 @@
 //!
 //! The rule, by the class of evidence:
 //! - two or more finished runs on the machine: two standard deviations of their log ratios measured / predicted, for
-//!   a new run (√(1 + 1/n)), never below the floor;
+//!   a new run (√(1 + 1/n)), never below `LEAST_TIME`, nor below the scatter of the machine's measurements;
 //! - a pilot of the run: two of its own standard deviations;
 //! - a machine that was calibrated, or measured quickly: `CALIBRATED_TIME` or `QUICK_TIME`, or the scatter of its
 //!   measurements where that is more (twice it, where each was short);
-//! - a data sheet: the scatter of the published runs that its efficiency comes from;
+//! - a data sheet: `SHEET_TIME`, or the scatter of the published runs that its efficiency comes from where that is more;
 //! - an assumed machine: `ASSUMED_TIME`, a factor of four either way;
-//! - memory follows from counted shapes on any machine: `COLD_MEMORY` until runs narrow it, `DEVICE_MEMORY` on an
-//!   accelerator, whose allocator is not ours.
+//! - memory follows from counted shapes on any machine: `COLD_MEMORY`, on an accelerator, whose allocator is not ours,
+//!   `DEVICE_MEMORY`; of two or more runs, or a pilot, two standard deviations again, never below `LEAST_MEMORY`.
 
 use super::history::Learned;
 use super::machine::{Evidence, Kind, Machine};

@@ -2,7 +2,6 @@
 //! the time and the money that it leads to.
 
 use super::fit::{self, FullBatch};
-use super::history::Learned;
 use super::memory::Load;
 use super::prediction::{Inputs, Outline, outline};
 use super::{Counts, wide};
@@ -54,7 +53,6 @@ fn scaled(value: u64, part: u64, whole: u64) -> u64 {
 /// The search for settings around those of a config.
 pub(crate) struct Search<'a> {
     inputs: &'a Inputs<'a>,
-    learned: &'a Learned,
     /// Stands in place of the data's largest micro-batch.
     filled: Option<Load>,
     recompute: bool,
@@ -71,8 +69,8 @@ struct Change {
 
 impl<'a> Search<'a> {
     /// Around `inputs`, which are planned with or without recompute.
-    pub(crate) fn new(inputs: &'a Inputs<'a>, learned: &'a Learned, recompute: bool) -> Self {
-        Self { inputs, learned, filled: None, recompute, limit: fit::limit(inputs) }
+    pub(crate) fn new(inputs: &'a Inputs<'a>, recompute: bool) -> Self {
+        Self { inputs, filled: None, recompute, limit: inputs.limits.memory_bytes }
     }
 
     fn unchanged(&self) -> Change {
@@ -96,7 +94,7 @@ impl<'a> Search<'a> {
             _ => self.inputs.adapted,
         };
         let inputs = Inputs { config: &change.config, counts: &change.counts, adapted, ..*self.inputs };
-        read(&outline(&inputs, self.learned, change.load, Some(change.recompute)))
+        read(&outline(&inputs, change.load, Some(change.recompute)))
     }
 
     fn peak(&self, change: &Change) -> u64 {
@@ -119,19 +117,29 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Batches of `part / whole` of the size; as many tokens in as many more of them.
-    fn shrunk(&self, part: u64, whole: u64) -> Change {
+    /// Micro-batches of `part / whole` of the size, of which the data fill `most`: as many tokens in as many more steps,
+    /// or where `max_steps` says how many, in as many steps as many fewer tokens.
+    fn shrunk(&self, part: u64, whole: u64, most: u64) -> Change {
         let mut change = self.unchanged();
         let counts = &mut change.counts;
+        let (less, full) = (part.min(most).max(1), whole.min(most).max(1));
+        // One that the data cannot fill is judged as it is written.
+        let (part, whole) = if self.filled.is_some() { (part, whole) } else { (less, full) };
         change.load = Load {
             tokens: scaled(change.load.tokens, part, whole),
             targets: scaled(change.load.targets, part, whole),
         };
-        counts.max_batch_tokens = scaled(counts.max_batch_tokens, part, whole);
-        counts.micro_batches = scaled(counts.micro_batches, whole, part.max(1));
+        if self.inputs.config.train.max_steps.is_some() {
+            counts.tokens = scaled(counts.tokens, less, full);
+            counts.loss_tokens = scaled(counts.loss_tokens, less, full);
+            counts.segment_squares *= less as f64 / full as f64;
+        } else {
+            counts.steps = scaled(counts.steps, full, less);
+            counts.micro_batches = scaled(counts.micro_batches, full, less);
+        }
         for judged in [&mut counts.eval, &mut counts.retention] {
-            judged.max_batch_tokens = scaled(judged.max_batch_tokens, part, whole);
-            judged.micro_batches = scaled(judged.micro_batches, whole, part.max(1));
+            judged.max_batch_tokens = scaled(judged.max_batch_tokens, less, full);
+            judged.micro_batches = scaled(judged.micro_batches, full, less);
         }
         change
     }
@@ -163,18 +171,14 @@ impl<'a> Search<'a> {
 
     fn batch(&self) -> Option<Lever> {
         let now = wide(self.inputs.config.train.micro_batch_size);
-        self.lowered(now, 1, "micro_batch_size", &|value| self.shrunk(value, now))
+        // No micro-batch has more rows than there are.
+        let rows = self.inputs.counts.rows;
+        self.lowered(now, 1, "micro_batch_size", &|value| self.shrunk(value, now, rows))
     }
 
     fn length(&self) -> Option<Lever> {
         let now = wide(self.inputs.config.data.sequence_len);
-        self.lowered(now, LENGTH_STEP, "sequence_len", &|value| {
-            let mut change = self.shrunk(value, now);
-            let counts = &mut change.counts;
-            counts.max_segment = counts.max_segment.min(value);
-            counts.steps = scaled(counts.steps, now, value);
-            change
-        })
+        self.lowered(now, LENGTH_STEP, "sequence_len", &|value| self.shrunk(value, now, now))
     }
 
     fn with_method(&self, method: Method) -> Change {
@@ -305,5 +309,29 @@ impl<'a> Search<'a> {
                 self.lever(name.into(), &Change { recompute: true, ..plain })
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::estimate::fixture::{Case, config, limits, smollm2};
+
+    #[test]
+    fn a_smaller_batch_is_predicted_as_a_run_of_its_own_would_be() {
+        for max_steps in [None, Some(10)] {
+            let at = |micro_batch_size: usize, memory: u64| {
+                let mut config = config();
+                config.train.micro_batch_size = micro_batch_size;
+                config.train.max_steps = max_steps;
+                config.train.gradient_checkpointing = Some(true);
+                Case { limits: limits(memory), ..Case::new(smollm2(), config) }.predict()
+            };
+            let own = at(4, 64 << 30).predicted;
+            let (peak, step_s) = (own.peak_memory_bytes.unwrap(), own.step_s.unwrap());
+            let levers = at(16, peak).levers;
+            let lever = &levers[0];
+            assert_eq!((lever.setting.as_str(), lever.peak_memory_bytes), ("micro_batch_size = 4", peak));
+            assert!((lever.step_s / step_s - 1.0).abs() < 0.01, "{lever}: {step_s} s a step of its own");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::rates::{Glue, Rate};
 use super::work::Class;
 use crate::config::Budget;
+use crate::units::BYTES_PER_GIB;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -64,12 +65,14 @@ pub struct Machine {
     pub fresh_bytes_per_s: f64,
     /// Bytes per second from the disk, as far as its cache lets one see.
     pub disk_bytes_per_s: f64,
-    /// Bytes per second to the disk, synced.
+    /// Bytes per second to the disk, hashed and synced.
     pub disk_write_bytes_per_s: f64,
     /// Seconds of one small durable write.
     pub fsync_s: f64,
-    /// Bytes per second of SHA-256.
-    pub sha256_bytes_per_s: f64,
+    /// Values per second that become NF4.
+    pub quantise_values_per_s: f64,
+    /// Values per second of weights that are drawn anew.
+    pub draw_values_per_s: f64,
     /// Tokens per second of the tokenizer.
     pub tokenise_tokens_per_s: f64,
     /// Seconds that each optimizer step takes beside its ops.
@@ -109,7 +112,7 @@ impl Limits {
     /// No more memory than the budget allows.
     #[must_use]
     pub fn capped(&self, budget: &Budget) -> Self {
-        let cap = budget.max_memory_gib.map(|gib| super::rounded(gib * 1_073_741_824.0));
+        let cap = budget.max_memory_gib.map(|gib| super::rounded(gib * BYTES_PER_GIB));
         match cap.filter(|cap| *cap < self.memory_bytes) {
             Some(cap) => {
                 Self { memory_bytes: cap, memory_source: "budget.max_memory_gib".into(), ..self.clone() }
@@ -125,6 +128,9 @@ const ASSUMED_FLOPS_PER_CORE: f64 = 50e9;
 const ASSUMED_BYTES_PER_CORE: f64 = 5e9;
 /// Small products (one head, short segments) against large ones, where attention was not measured.
 const ATTENTION_EFFICIENCY: f64 = 0.35;
+/// Values per second that one core quantises to NF4, and draws, where that was not measured.
+const ASSUMED_QUANTISED_PER_CORE: f64 = 50e6;
+const ASSUMED_DRAWN_PER_CORE: f64 = 30e6;
 /// Resident bytes of the program itself, allocator and thread stacks, where not measured.
 const ASSUMED_BASELINE_BYTES: u64 = 64 << 20;
 
@@ -150,11 +156,12 @@ impl Machine {
             ]),
             elementwise_bytes_per_s: ASSUMED_BYTES_PER_CORE * cores,
             copy_bytes_per_s: ASSUMED_BYTES_PER_CORE * cores,
-            fresh_bytes_per_s: 1e9,
+            fresh_bytes_per_s: 3e9,
             disk_bytes_per_s: 500e6,
             disk_write_bytes_per_s: 500e6,
             fsync_s: 0.004,
-            sha256_bytes_per_s: 1e9,
+            quantise_values_per_s: ASSUMED_QUANTISED_PER_CORE * cores,
+            draw_values_per_s: ASSUMED_DRAWN_PER_CORE * cores,
             tokenise_tokens_per_s: 500e3,
             step_overhead_s: 0.005,
             launch_s: 0.0,
@@ -180,7 +187,8 @@ impl Machine {
                 self.fresh_bytes_per_s,
                 self.disk_bytes_per_s,
                 self.disk_write_bytes_per_s,
-                self.sha256_bytes_per_s,
+                self.quantise_values_per_s,
+                self.draw_values_per_s,
                 self.tokenise_tokens_per_s,
             ])
             .chain(self.power_w)

@@ -81,6 +81,8 @@ const SAMPLE_BYTES_PER_TOKEN: u64 = 8;
 const SAMPLE_BYTES_PER_ROW: u64 = 80;
 /// The tokenizer's tables (both directions of the vocabulary, merges), by entry: 14 MiB for the 49,152 of SmolLM2.
 const TOKENIZER_BYTES_PER_ENTRY: u64 = 300;
+/// The tokenizer's files, by entry of the vocabulary: 72 of SmolLM2, rounded up.
+const TOKENIZER_FILE_BYTES_PER_ENTRY: u64 = 80;
 
 impl BaseType {
     /// How products read it.
@@ -116,6 +118,14 @@ impl Layout<'_> {
                 let rest = product(&[p.frozen.saturating_sub(linear), others]);
                 sum(&[linear / 2, scales, rest])
             }
+        }
+    }
+
+    /// Values that loading quantises.
+    pub fn quantised_values(&self) -> u64 {
+        match self.base {
+            BaseType::Nf4 { .. } => self.parameters.frozen_linear,
+            BaseType::F32 | BaseType::Bf16 | BaseType::AsStored { .. } => 0,
         }
     }
 
@@ -311,9 +321,14 @@ impl Layout<'_> {
         moments
     }
 
-    /// Bytes of one checkpoint: trainable tensors and the optimizer's state, and a tokenizer beside them.
+    /// Bytes of one checkpoint: trained tensors and the optimizer's state.
     pub fn checkpoint_bytes(&self) -> u64 {
-        sum(&[self.trained.values, self.trained.state, product(&[wide(self.arch.vocab_size), 80])])
+        sum(&[self.trained.values, self.trained.state])
+    }
+
+    /// Bytes of the run's result: trained tensors, and the tokenizer beside them.
+    pub fn result_bytes(&self) -> u64 {
+        sum(&[self.trained.values, product(&[wide(self.arch.vocab_size), TOKENIZER_FILE_BYTES_PER_ENTRY])])
     }
 }
 

@@ -6,10 +6,9 @@ use super::error::Error;
 use super::prices::{Row, Table};
 use crate::config::{Cost, MOST_USD_PER_HOUR, Price};
 use crate::error::Result;
+use crate::units::JOULES_PER_KWH;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
-
-const JOULES_PER_KWH: f64 = 3.6e6;
 
 /// The machine's time from its start to its first run.
 pub const SET_UP: &str = "set-up";

@@ -13,25 +13,35 @@ pub(crate) const RECORD_BYTES: u64 = 16 << 20;
 /// Tokens of a sample that is decoded before and after training, at most.
 pub const SAMPLE_TOKENS: usize = 96;
 
+/// What a run computes.
+pub(crate) struct Ops<'a> {
+    pub(crate) model: &'a Model<'a>,
+    pub(crate) training: &'a [Op],
+    /// Seconds in which the first step touches memory that nobody touched before.
+    pub(crate) touching_s: f64,
+}
+
 /// Seconds of each phase, multiplied by what past runs taught of it.
 pub(crate) fn phases(
     inputs: &Inputs<'_>,
     layout: &Layout<'_>,
-    model: &Model<'_>,
-    training: &[Op],
+    Ops { model, training, touching_s }: &Ops<'_>,
     learned: &Learned,
 ) -> Vec<(String, f64)> {
     let (counts, machine) = (inputs.counts, inputs.machine);
     let eval = counts.eval;
     let kept = sum(&[layout.base_bytes(), product(&[layout.parameters.trainable, 4])]);
-    let file = inputs.file_bytes.unwrap_or_else(|| product(&[layout.parameters.total, 2]));
     let commits = commits(inputs.config, counts.steps);
+    // The result is read back once it is written.
+    let result = time::save(layout.result_bytes(), 1, machine)
+        + layout.result_bytes() as f64 / machine.disk_bytes_per_s.max(1.0);
+    let saved = time::save(layout.checkpoint_bytes(), commits, machine) + result;
     let hidden = inputs.arch.hidden_size as f64;
     let of = |ops: &[Op]| -> f64 {
         let classes = time::by_class(ops, machine, model.stored, hidden);
         classes.into_iter().map(|(class, s)| s * learned.class(class)).sum()
     };
-    let train = of(training) + counts.steps as f64 * machine.step_overhead_s;
+    let train = of(training) + counts.steps as f64 * machine.step_overhead_s + touching_s;
     // Lists of ops are long: none is made for passes that do not happen.
     let times = |passes: u64, ops: &dyn Fn() -> Vec<Op>| match passes {
         0 => 0.0,
@@ -43,18 +53,31 @@ pub(crate) fn phases(
         times(counts.fisher.passes, &|| model.information(&counts.fisher.volume(), &layout.parameters));
     let decoded = (2 * inputs.config.output.samples.len() * SAMPLE_TOKENS) as f64;
     let phases = [
-        ("load", time::load(file, kept, machine)),
+        ("load", load(inputs, layout, kept)),
         ("tokenise", time::tokenise(counts.data_tokens, machine)),
         ("calibrate", 0.0),
         ("train", train),
         ("evaluate", judged + retained + informed + time::decode(decoded, kept, machine)),
-        ("save", time::save(layout.checkpoint_bytes(), commits, machine)),
+        ("save", saved),
     ];
     phases
         .into_iter()
         .map(|(name, s)| (name.to_owned(), taken(inputs.taken, name, s * learned.phase(name))))
         .filter(|(_, s)| *s > 0.0)
         .collect()
+}
+
+/// Weights are read from their files, or drawn where the config asks for new ones; those that become NF4 are quantised.
+fn load(inputs: &Inputs<'_>, layout: &Layout<'_>, kept: u64) -> f64 {
+    let (machine, total) = (inputs.machine, layout.parameters.total);
+    let (file, drawn) = if inputs.config.base.reinit_weights {
+        (0, total)
+    } else {
+        (inputs.file_bytes.unwrap_or_else(|| product(&[total, 2])), 0)
+    };
+    time::load(file, kept, machine)
+        + drawn as f64 / machine.draw_values_per_s.max(1.0)
+        + layout.quantised_values() as f64 / machine.quantise_values_per_s.max(1.0)
 }
 
 /// What a phase will have taken: data and machine are read once, so the clock's word stands for the model's; of
@@ -67,10 +90,18 @@ fn taken(taken: &[(String, f64)], name: &str, modelled: f64) -> f64 {
     }
 }
 
-/// Checkpoints of a run: on time, and at the end.
-fn commits(config: &Config, steps: u64) -> u64 {
-    let on_time = config.schedule.save_steps.map_or(0, |n| steps / n.max(1));
-    on_time.saturating_add(1)
+/// Checkpoints of a run, at most: on time, at each evaluation where the best is kept, and at the end.
+pub(crate) fn commits(config: &Config, steps: u64) -> u64 {
+    let schedule = &config.schedule;
+    let saves = schedule.save_steps.unwrap_or(steps).max(1);
+    let judges = schedule.eval_steps.filter(|_| schedule.load_best_model_at_end).unwrap_or(saves).max(1);
+    let both = saves / gcd(saves, judges) * judges;
+    let is_due = |step: u64| step.is_multiple_of(saves) || step.is_multiple_of(judges);
+    steps / saves + (steps / judges - steps / both) + u64::from(!is_due(steps) || steps == 0)
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Bytes of a checkpoint, and of all that may lie in the output folder at once.
@@ -80,6 +111,6 @@ pub(crate) fn disk(config: &Config, counts: &Counts, layout: &Layout<'_>) -> (u6
     let best = u64::from(config.schedule.load_best_model_at_end);
     // One more than is kept: the new one is committed before the oldest goes.
     let kept = config.schedule.save_total_limit.map_or(made, |n| made.min(wide(n).saturating_add(1 + best)));
-    let all = sum(&[product(&[kept, one]), one / 3, RECORD_BYTES]);
+    let all = sum(&[product(&[kept, one]), layout.result_bytes(), RECORD_BYTES]);
     (one, all.saturating_add(all / 20))
 }

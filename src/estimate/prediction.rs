@@ -30,7 +30,7 @@ pub struct Inputs<'a> {
     pub counts: &'a Counts,
     /// How fast.
     pub machine: &'a Machine,
-    /// How much memory.
+    /// How much memory, capped by the budget already.
     pub limits: &'a Limits,
     /// What an hour costs.
     pub price: &'a PriceUsed,
@@ -40,10 +40,8 @@ pub struct Inputs<'a> {
     pub taken: &'a [(String, f64)],
     /// Rows of logits that the head keeps at once.
     pub logits_rows: u64,
-    /// Bytes of the base's files, where known.
+    /// Bytes of a GGUF base's tensors, whose types QLoRA keeps; `None` = another base, in values of 2 bytes.
     pub file_bytes: Option<u64>,
-    /// The base keeps the types of its file (GGUF under QLoRA): its bytes are those of the file.
-    pub keeps_file_types: bool,
     /// What the process that will run has held at its highest so far; 0 where another one will.
     pub resident_bytes: u64,
 }
@@ -98,6 +96,9 @@ pub struct Prediction {
     pub disk_bytes: u64,
     /// The machine's name.
     pub machine: String,
+    /// Threads that it is for.
+    #[serde(default)]
+    pub threads: usize,
     /// Build of the program that measured it.
     pub build: String,
     /// How its numbers came about.
@@ -130,6 +131,8 @@ pub(crate) struct Outline<'a> {
     pub(crate) layout: Layout<'a>,
     pub(crate) memory: fit::Peak,
     pub(crate) training: Vec<Op>,
+    /// Seconds in which the first step touches memory that nobody touched before.
+    touching_s: f64,
     /// Phases as they follow from counts and rates alone.
     pub(crate) plain: Vec<(String, f64)>,
     /// Phases corrected by past runs.
@@ -139,15 +142,10 @@ pub(crate) struct Outline<'a> {
 }
 
 /// Counts to work, work to time and money, shapes to memory, for one micro-batch `load`.
-pub(crate) fn outline<'a>(
-    inputs: &Inputs<'a>,
-    learned: &Learned,
-    load: Load,
-    recompute: Option<bool>,
-) -> Outline<'a> {
+pub(crate) fn outline<'a>(inputs: &Inputs<'a>, load: Load, recompute: Option<bool>) -> Outline<'a> {
     let parameters = Parameters::count(inputs.arch, &inputs.config.method, inputs.adapted);
     let layout = layout(inputs, parameters);
-    let memory = fit::peak(inputs, &layout, learned, load, recompute);
+    let memory = fit::peak(inputs, &layout, load, recompute);
     let model = Model {
         arch: inputs.arch,
         method: &inputs.config.method,
@@ -157,23 +155,25 @@ pub(crate) fn outline<'a>(
     };
     let volume = inputs.counts.volume();
     let training = model.training(&volume, inputs.counts.steps as f64, &parameters, memory.recompute);
-    let plain = phases::phases(inputs, &layout, &model, &training, &Learned::default());
-    let phases = phases::phases(inputs, &layout, &model, &training, learned);
-    let corrected = quantities(inputs, &phases, sum(&memory.parts));
-    Outline { layout, memory, training, plain, phases, corrected }
+    let ops = phases::Ops { model: &model, training: &training, touching_s: touching(inputs, &memory) };
+    let plain = phases::phases(inputs, &layout, &ops, &Learned::default());
+    let phases = phases::phases(inputs, &layout, &ops, inputs.learned);
+    let touching_s = ops.touching_s;
+    let learned_s = touching_s * inputs.learned.phase("train");
+    let corrected = quantities(inputs, &phases, learned_s, sum(&memory.parts));
+    Outline { layout, memory, training, touching_s, plain, phases, corrected }
 }
 
 /// Predicts a run.
 pub fn predict(inputs: &Inputs<'_>) -> Prediction {
-    let learned = inputs.learned;
     let stated = inputs.config.train.gradient_checkpointing;
-    let run = outline(inputs, learned, fit::load(inputs), stated);
+    let run = outline(inputs, fit::load(inputs), stated);
     let (counts, memory, parameters) = (inputs.counts, &run.memory, &run.layout.parameters);
-    let search = || Search::new(inputs, learned, memory.recompute);
-    let levers =
-        if sum(&memory.parts) > fit::limit(inputs) { search().fitting() } else { search().cheaper(&run) };
+    let search = || Search::new(inputs, memory.recompute);
+    let does_fit = sum(&memory.parts) <= inputs.limits.memory_bytes;
+    let levers = if does_fit { search().cheaper(&run) } else { search().fitting() };
     let flops: f64 = run.training.iter().map(|op| op.flops).sum();
-    let classes = classes(inputs, learned, &run);
+    let classes = classes(inputs, &run);
     let (checkpoint_bytes, disk_bytes) = phases::disk(inputs.config, counts, &run.layout);
     Prediction {
         parameters: parameters.total,
@@ -182,11 +182,11 @@ pub fn predict(inputs: &Inputs<'_>) -> Prediction {
         flops: by_class(&run.training),
         work: run.training,
         predicted: run.corrected,
-        uncorrected: quantities(inputs, &run.plain, memory.uncorrected),
+        uncorrected: quantities(inputs, &run.plain, run.touching_s, memory.uncorrected),
         uncorrected_phases: run.plain.clone(),
         classes,
-        interval: basis::intervals(inputs, &run.corrected, learned),
-        basis: basis::basis(inputs, learned),
+        interval: basis::intervals(inputs, &run.corrected),
+        basis: basis::basis(inputs),
         modelled: basis::modelled(inputs.machine, &run.corrected),
         memory_parts: parts::named(memory.parts),
         phases: inputs.price.share(&run.phases),
@@ -198,9 +198,10 @@ pub fn predict(inputs: &Inputs<'_>) -> Prediction {
         merge_bytes: run.layout.merging(),
         disk_bytes,
         machine: inputs.machine.name.clone(),
+        threads: inputs.machine.threads,
         build: inputs.machine.build.clone(),
         evidence: inputs.machine.evidence,
-        learned: learned.clone(),
+        learned: inputs.learned.clone(),
         limits: inputs.limits.clone(),
         price: inputs.price.clone(),
         counts: *counts,
@@ -216,7 +217,7 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
     let is_accelerator = inputs.machine.kind == machine::Kind::Accelerator;
     let bf16 = inputs.config.base.bf16.unwrap_or(inputs.machine.bf16_base || is_accelerator);
     let base = match (&inputs.config.method, inputs.file_bytes) {
-        (Method::Qlora { .. }, Some(bytes)) if inputs.keeps_file_types => BaseType::AsStored { bytes },
+        (Method::Qlora { .. }, Some(bytes)) => BaseType::AsStored { bytes },
         (Method::Qlora { double_quant, .. }, _) => {
             let others = if inputs.config.base.bf16 == Some(false) { 4 } else { 2 };
             BaseType::Nf4 { double_quant: *double_quant, others }
@@ -247,13 +248,23 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
     }
 }
 
-fn quantities(inputs: &Inputs<'_>, phases: &[(String, f64)], peak: u64) -> Quantities {
+/// The first step finds no page of gradients, moments, activations and workspace: the system clears them then.
+fn touching(inputs: &Inputs<'_>, memory: &fit::Peak) -> f64 {
+    if inputs.machine.kind == machine::Kind::Accelerator || inputs.counts.steps == 0 {
+        return 0.0;
+    }
+    let [_base, _trained, gradients, moments, activations, workspace, logits, _data, _runtime] = memory.parts;
+    let bytes = sum(&[gradients, moments, activations, workspace, logits]);
+    bytes as f64 / inputs.machine.fresh_bytes_per_s.max(1.0)
+}
+
+fn quantities(inputs: &Inputs<'_>, phases: &[(String, f64)], touching_s: f64, peak: u64) -> Quantities {
     let wall_s: f64 = phases.iter().map(|(_, s)| s).sum();
     let train = phases.iter().find(|(n, _)| n == "train").map(|(_, s)| *s);
     let train = train.filter(|s| *s > 0.0 && inputs.counts.steps > 0);
     Quantities {
         wall_s: Some(wall_s),
-        step_s: train.map(|s| s / inputs.counts.steps as f64),
+        step_s: train.map(|s| (s - touching_s).max(0.0) / inputs.counts.steps as f64),
         tokens_per_s: train.map(|s| inputs.counts.tokens as f64 / s),
         peak_memory_bytes: Some(peak),
         energy_j: inputs.machine.power_w.map(|w| w * wall_s),
@@ -261,13 +272,13 @@ fn quantities(inputs: &Inputs<'_>, phases: &[(String, f64)], peak: u64) -> Quant
     }
 }
 
-fn classes(inputs: &Inputs<'_>, learned: &Learned, run: &Outline<'_>) -> Vec<ClassSeconds> {
+fn classes(inputs: &Inputs<'_>, run: &Outline<'_>) -> Vec<ClassSeconds> {
     let hidden = inputs.arch.hidden_size as f64;
     let plain = time::by_class(&run.training, inputs.machine, run.layout.base.stored(), hidden);
-    let whole = learned.phase("train");
+    let whole = inputs.learned.phase("train");
     let one = |(class, s): (Class, f64)| ClassSeconds {
         class,
-        predicted_s: s * whole * learned.class(class),
+        predicted_s: s * whole * inputs.learned.class(class),
         uncorrected_s: s,
     };
     plain.into_iter().map(one).collect()
@@ -287,6 +298,7 @@ fn by_class(ops: &[Op]) -> BTreeMap<String, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Optimizer;
     use crate::estimate::counts::EvalCounts;
     use crate::estimate::fixture::{Case, config, limits, llama_70b, price, smollm2};
     use crate::estimate::history::Past;
@@ -455,16 +467,27 @@ mod tests {
     }
 
     #[test]
-    fn the_disk_holds_one_checkpoint_more_than_are_kept() {
+    fn the_disk_holds_one_checkpoint_more_than_are_kept_and_the_result() {
         let (arch, mut config) = (smollm2(), config());
         config.train.max_steps = Some(100);
         config.schedule.save_steps = Some(10);
         config.schedule.save_total_limit = Some(2);
-        let p = run(&arch, &config, 64 << 30, None);
-        let one = 4_884_480 * 12 + 49_152 * 80;
-        assert_eq!(p.checkpoint_bytes, one);
-        let all = 3 * one + one / 3 + phases::RECORD_BYTES;
-        assert_eq!(p.disk_bytes, all + all / 20);
+        let with = |config: &Config, checkpoints: u64, values: u64, state: u64| {
+            let p = run(&arch, config, 64 << 30, None);
+            assert_eq!(p.checkpoint_bytes, values + state);
+            let result = values + 49_152 * 80;
+            let all = checkpoints * (values + state) + result + phases::RECORD_BYTES;
+            assert_eq!(p.disk_bytes, all + all / 20);
+        };
+        with(&config, 3, 4_884_480 * 4, 4_884_480 * 8);
+        // The one at the end is the tenth, and not one more.
+        config.schedule.save_total_limit = None;
+        with(&config, 10, 4_884_480 * 4, 4_884_480 * 8);
+        config.schedule.save_steps = Some(30);
+        with(&config, 4, 4_884_480 * 4, 4_884_480 * 8);
+        // Nothing beside the weights: the result is as large as a checkpoint.
+        (config.method, config.train.optimizer) = (Method::Full, Optimizer::Sgd);
+        with(&config, 4, 134_515_008 * 4, 0);
     }
 
     #[test]

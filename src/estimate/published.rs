@@ -11,10 +11,10 @@ use super::{Counts, Parameters, sum, time, wide};
 use crate::arch::{Arch, Family, Layer, Linear, Proj, Rope, RopeScaling};
 use crate::config::{Lora, Method, Targets};
 use crate::error::Result;
+use crate::units::BYTES_PER_GIB;
 
 /// The shipped rows; the columns are named in the first line.
 const SHIPPED: &str = include_str!("published.csv");
-const GIB: f64 = 1_073_741_824.0;
 /// Rows of logits that frameworks keep: all of a micro-batch.
 const ALL_ROWS: u64 = u64::MAX;
 
@@ -50,6 +50,8 @@ pub struct Published {
     pub sequence: u64,
     /// Micro-batches that were timed.
     pub micro_batches: u64,
+    /// Optimizer steps that they make.
+    pub steps: u64,
     /// Activations were recomputed.
     pub recompute: bool,
     /// Seconds that they took.
@@ -138,6 +140,7 @@ fn row(fields: &csv::Row<'_>) -> Result<Published, Error> {
         batch: whole("batch")?,
         sequence: whole("sequence")?,
         micro_batches: whole("micro_batches")?,
+        steps: whole("steps")?,
         recompute: whole("recompute")? == 1,
         seconds: fields.needed("seconds")?,
         memory_gib: fields.needed("memory_gib")?,
@@ -164,8 +167,7 @@ impl Published {
         let volume = Volume { tokens, targets: tokens, squares: tokens * sequence, calls };
         let (arch, method, adapted) = (&self.arch, &self.method, self.adapted.as_slice());
         let model = Model { arch, method, adapted, stored: self.stored(), update: Update::ADAMW };
-        let steps = if self.micro_batches > 100 { calls / 8.0 } else { 1.0 };
-        model.training(&volume, steps, &Parameters::count(arch, method, adapted), self.recompute)
+        model.training(&volume, self.steps as f64, &Parameters::count(arch, method, adapted), self.recompute)
     }
 
     /// Seconds that a machine is predicted to take.
@@ -218,7 +220,7 @@ impl Published {
     /// Prediction against what was published.
     pub fn compare(&self, machine: &Machine) -> Compared {
         let predicted_s = self.predicted_s(machine);
-        let predicted_gib = self.predicted_bytes(machine) as f64 / GIB;
+        let predicted_gib = self.predicted_bytes(machine) as f64 / BYTES_PER_GIB;
         let method = match self.method {
             Method::Full => "full",
             Method::Lora(_) => "LoRA",
@@ -244,25 +246,25 @@ mod tests {
     use super::*;
     use crate::estimate::sheets;
 
+    /// Not a measure of the fit: a generation's rows are drawn together over its cards and shapes, and a row moves towards
+    /// the others. One that is further off was misread, or its share went lost on the way to the rates.
+    const OFF_PCT: f64 = 60.0;
+
     #[test]
     fn rows_are_read_and_each_is_for_one_thing() {
         let rows = shipped().unwrap();
         let of = |used| rows.iter().filter(|r| r.used == used).count();
         assert!(of(Use::Fit) >= 5 && of(Use::Test) >= 12 && of(Use::Launch) == 1);
-        assert!(rows.iter().all(|r| !r.source.is_empty()));
+        assert!(rows.iter().all(|r| !r.source.is_empty() && (1..=r.micro_batches).contains(&r.steps)));
     }
 
     #[test]
-    fn a_row_that_was_fitted_on_comes_out_nearly_as_it_was() {
+    fn a_row_that_was_fitted_on_comes_out_in_its_order_of_magnitude() {
         let (sheets, rows) = (sheets::shipped().unwrap(), shipped().unwrap());
         for row in rows.iter().filter(|r| r.used == Use::Fit && r.stored() != Stored::Quantised) {
             let sheet = sheets::find(&sheets, &row.accelerator).unwrap();
             let compared = row.compare(&sheets::machine(sheet, &sheets, &rows));
-            println!(
-                "{} {:+.0} % {:+.0} %",
-                compared.what, compared.time_error_pct, compared.memory_error_pct
-            );
-            assert!(compared.time_error_pct.abs() < 60.0, "{compared:?}");
+            assert!(compared.time_error_pct.abs() < OFF_PCT, "{compared:?}");
         }
     }
 }

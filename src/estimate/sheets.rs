@@ -9,10 +9,10 @@ use super::published::{Published, Use};
 use super::rates::Rate;
 use super::work::{Class, Stored, Way};
 use crate::error::Result;
+use crate::units::BYTES_PER_GIB;
 
 /// The shipped table; the columns are named in its first line.
 const SHIPPED: &str = include_str!("sheets.csv");
-const GIB: f64 = 1_073_741_824.0;
 /// Share of the bandwidth that element-wise kernels reach: typical of streaming kernels.
 const BANDWIDTH_SHARE: f64 = 0.7;
 /// Context, libraries' workspaces and the allocator's slack on a device: 0.4 to 0.8 GiB on CUDA 12.
@@ -81,8 +81,6 @@ pub struct ShareAt {
 pub struct Reached {
     /// Share of the peak with a bf16 or trained base.
     pub share: f64,
-    /// Share of the peak with a quantised base.
-    pub quantised: f64,
     /// Seconds of a launch.
     pub launch_s: f64,
     /// Scatter around these shares.
@@ -112,24 +110,22 @@ pub fn reached(generation: &str, sheets: &[Sheet], published: &[Published]) -> R
         })
     };
     let all: Vec<ShareAt> = published.iter().filter(|row| row.used == Use::Fit).filter_map(share).collect();
-    let of = |same: bool, quantised: bool| -> Vec<f64> {
-        let wanted = all.iter().filter(|at| at.same || !same);
-        wanted.filter(|at| (at.stored == Stored::Quantised) == quantised).map(|at| at.share).collect()
+    let of = |same: bool| -> Vec<f64> {
+        let wanted = all.iter().filter(|at| at.stored != Stored::Quantised && (at.same || !same));
+        wanted.map(|at| at.share).collect()
     };
-    let mut own = of(true, false);
+    let mut own = of(true);
     let of_generation = !own.is_empty();
     if !of_generation {
-        own = of(false, false);
+        own = of(false);
     }
     let spread = match own.iter().copied().reduce(f64::max).zip(own.iter().copied().reduce(f64::min)) {
         Some((high, low)) if own.len() > 1 => (high / low).sqrt() - 1.0,
         _ => 0.0,
     };
     let share = if own.is_empty() { TYPICAL_SHARE } else { median(&mut own) };
-    let mut quantised = of(true, true);
     Reached {
         share,
-        quantised: if quantised.is_empty() { QUANTISED_SHARE * share } else { median(&mut quantised) },
         launch_s,
         spread,
         runs: own.len(),
@@ -196,7 +192,7 @@ pub fn limits(sheet: &Sheet, vram_gib: Option<f64>) -> Limits {
     let gib = vram_gib.unwrap_or(sheet.vram_gib);
     Limits {
         cores: 1,
-        memory_bytes: super::rounded(gib * GIB * USABLE),
+        memory_bytes: super::rounded(gib * BYTES_PER_GIB * USABLE),
         memory_source: format!("memory of one {}", sheet.name),
     }
 }
@@ -241,7 +237,6 @@ mod tests {
         for sheet in &sheets {
             let reached = reached(&sheet.generation, &sheets, &published);
             assert!((0.1..0.95).contains(&reached.share), "{} {reached:?}", sheet.name);
-            assert!(reached.quantised < reached.share, "{} {reached:?}", sheet.name);
             assert!((0.0..1e-3).contains(&reached.launch_s), "{reached:?}");
             assert!(machine(sheet, &sheets, &published).is_sound());
         }

@@ -61,7 +61,7 @@ pub fn one(op: &Op, machine: &Machine, stored: Stored, hidden: f64) -> f64 {
     let adapter = if op.rank > 0.0 { ADAPTER_KERNELS } else { 0.0 };
     let launches = op.calls * (kernels(op.class) + adapter) * machine.launch_s;
     // An accelerator works while the host launches: the slower of the two sets the pace.
-    (glue * work / machine.rate(op, op.stored.unwrap_or(stored))).max(launches)
+    (glue * work / machine.rate(op, op.stored.unwrap_or(stored.beside(op.class)))).max(launches)
 }
 
 /// Seconds to read `file_bytes` of weights and widen them to `kept_bytes`, from the start of the process.
@@ -71,11 +71,11 @@ pub fn load(file_bytes: u64, kept_bytes: u64, machine: &Machine) -> f64 {
         + kept_bytes as f64 / machine.fresh_bytes_per_s.max(1.0)
 }
 
-/// Seconds to commit `times` folders of `bytes` each: written, hashed as they are written, synced.
+/// Seconds to commit `times` folders of `bytes` each: written into fresh pages of the system's cache, hashed meanwhile, synced.
 pub fn save(bytes: u64, times: u64, machine: &Machine) -> f64 {
     let each = SYNCS_PER_COMMIT * machine.fsync_s
         + bytes as f64 / machine.disk_write_bytes_per_s.max(1.0)
-        + bytes as f64 / machine.sha256_bytes_per_s.max(1.0);
+        + bytes as f64 / machine.fresh_bytes_per_s.max(1.0);
     each * times as f64
 }
 

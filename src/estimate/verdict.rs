@@ -6,11 +6,8 @@ use super::machine::Limits;
 use super::prediction::Prediction;
 use crate::config::Budget;
 use crate::error::{Kind, Result};
-use crate::units::{Bytes, Usd};
+use crate::units::{BYTES_PER_GIB, Bytes, JOULES_PER_KWH, Usd};
 use std::path::Path;
-
-const GIB: f64 = 1_073_741_824.0;
-const JOULES_PER_KWH: f64 = 3.6e6;
 
 /// Judges a prediction; gives the warnings of a run that may start.
 ///
@@ -32,12 +29,13 @@ pub fn refuse(prediction: &Prediction, limits: &Limits, budget: &Budget) -> Resu
             continue;
         };
         let [low, high] = [bounds.low, bounds.high].map(|v| v / cap.per_unit);
+        let keeps = |lever: &&Lever| cap.with(lever).is_some_and(|value| value <= cap.value);
         if low > cap.value {
             refused.push(Error::OverBudget {
                 key: cap.key,
                 low: (cap.show)(low),
                 cap: (cap.show)(cap.value),
-                levers: prediction.levers.iter().map(ToString::to_string).collect(),
+                levers: prediction.levers.iter().filter(keeps).map(ToString::to_string).collect(),
             });
         } else if high > cap.value {
             warnings.push(format!(
@@ -102,6 +100,19 @@ struct Cap {
     show: fn(f64) -> String,
 }
 
+impl Cap {
+    /// What a setting leads to, in the cap's unit; `None` where it is not known, and where none is sought for its sake.
+    fn with(&self, lever: &Lever) -> Option<f64> {
+        let value = match self.quantity {
+            "cost_usd" => lever.cost_usd?,
+            "wall_s" => lever.wall_s,
+            "peak_memory_bytes" => lever.peak_memory_bytes as f64,
+            _ => return None,
+        };
+        Some(value / self.per_unit)
+    }
+}
+
 fn caps(budget: &Budget) -> Vec<Cap> {
     let cap = |key, quantity, value: Option<f64>, per_unit, show: fn(f64) -> String| {
         value.map(|value| Cap { key, quantity, value, per_unit, show })
@@ -109,7 +120,9 @@ fn caps(budget: &Budget) -> Vec<Cap> {
     [
         cap("max_usd", "cost_usd", budget.max_usd, 1.0, |v| Usd(v).to_string()),
         cap("max_hours", "wall_s", budget.max_hours, 3600.0, |v| format!("{v:.3} h")),
-        cap("max_memory_gib", "peak_memory_bytes", budget.max_memory_gib, GIB, |v| format!("{v:.2} GiB")),
+        cap("max_memory_gib", "peak_memory_bytes", budget.max_memory_gib, BYTES_PER_GIB, |v| {
+            format!("{v:.2} GiB")
+        }),
         cap("max_energy_kwh", "energy_j", budget.max_energy_kwh, JOULES_PER_KWH, |v| format!("{v:.3} kWh")),
     ]
     .into_iter()
@@ -202,6 +215,30 @@ mod tests {
         let text = refuse(&p, &super::super::fixture::limits(64 << 30), &budget).unwrap_err().to_string();
         assert!(text.contains("budget.max_memory_gib") && text.contains("micro_batch_size = "), "{text}");
         assert!(text.contains("sequence_len = ") && !text.contains("max_steps"), "{text}");
+    }
+
+    #[test]
+    fn a_cap_on_time_or_money_names_the_settings_that_keep_it() {
+        let mut config = config();
+        let whole = prediction(&config, 64 << 30);
+        // Half of the steps, and half of one more, which nobody takes.
+        let half = whole.counts.steps / 2;
+        let dropped = (whole.counts.steps - half) as f64 - 0.5;
+        let hours = (whole.predicted.wall_s.unwrap() - dropped * whole.predicted.step_s.unwrap()) / 3600.0;
+        let refusal = |config: &Config| {
+            let p = prediction(config, 64 << 30);
+            refuse(&p, &limits(64 << 30), &config.budget).unwrap_err().to_string()
+        };
+        let caps = [(Some(hours), None, "max_hours"), (None, Some(2.0 * hours), "max_usd")];
+        for (max_hours, max_usd, key) in caps {
+            config.budget = Budget { max_usd, max_hours, ..Budget::default() };
+            let text = refusal(&config);
+            assert!(text.contains(&format!("what keeps it: max_steps = {half} (")), "{text}");
+            assert!(text.contains(&format!("or raise `budget.{key}`")), "{text}");
+        }
+        config.budget = Budget { max_hours: Some(1e-9), ..Budget::default() };
+        let text = refusal(&config);
+        assert!(text.contains("or lower `max_steps`") && !text.contains("what keeps it"), "{text}");
     }
 
     #[test]

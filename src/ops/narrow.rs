@@ -32,7 +32,7 @@ pub(super) fn to(x: Tensor, dtype: DType) -> Result<Tensor> {
 }
 
 /// x in f32, exactly.
-pub(super) fn wide(x: &Tensor) -> Result<Tensor> {
+pub fn wide(x: &Tensor) -> Result<Tensor> {
     to(x.clone(), DType::F32)
 }
 

@@ -36,7 +36,7 @@ fn rates(machine: &Machine) -> Table {
             _ => words::flops_per_s(v),
         };
         table.row([
-            key.0.name().to_owned(),
+            op(key.0).to_owned(),
             way(key.1).to_owned(),
             stored(key.2).to_owned(),
             rates().count().to_string(),
@@ -49,6 +49,7 @@ fn rates(machine: &Machine) -> Table {
 
 fn rest(machine: &Machine) -> Table {
     let per_s = |v: f64| format!("{}/s", words::bytes(v));
+    let values = |v: f64| format!("{:.1} M/s", v / 1e6);
     let watts = |w: f64| format!("{w:.1} W");
     let mut table = Table::new().left("").right("measured");
     for (what, value) in [
@@ -59,7 +60,8 @@ fn rest(machine: &Machine) -> Table {
         ("disk, read through the cache", per_s(machine.disk_bytes_per_s)),
         ("disk, written and synced", per_s(machine.disk_write_bytes_per_s)),
         ("one small durable write", words::seconds(machine.fsync_s)),
-        ("SHA-256", per_s(machine.sha256_bytes_per_s)),
+        ("values drawn", values(machine.draw_values_per_s)),
+        ("values quantised", values(machine.quantise_values_per_s)),
         ("scatter of repeated runs", words::share(machine.spread)),
         ("power at rest", or_word(machine.idle_power_w, watts, NOT_MEASURED)),
         ("power under load", or_word(machine.power_w, watts, NOT_MEASURED)),
@@ -67,6 +69,17 @@ fn rest(machine: &Machine) -> Table {
         table.row([what.to_owned(), visible(&value)]);
     }
     table
+}
+
+fn op(class: Class) -> &'static str {
+    match class {
+        Class::Optimizer => "AdamW",
+        Class::Adamw8bit => "8-bit AdamW",
+        Class::Adafactor => "Adafactor",
+        Class::Lion => "Lion",
+        Class::Sgd => "SGD",
+        _ => class.name(),
+    }
 }
 
 fn way(way: Way) -> &'static str {

@@ -6,12 +6,10 @@ use super::plan::Plan;
 use super::{Error, folder};
 use crate::config::Budget;
 use crate::error::Result;
+use crate::estimate::phases;
 use crate::meter::Phase;
-use crate::units::{Bytes, Joules, Seconds, Usd};
+use crate::units::{BYTES_PER_GIB, Bytes, JOULES_PER_KWH, Joules, Seconds, Usd};
 use std::path::Path;
-
-const BYTES_PER_GIB: f64 = 1_073_741_824.0;
-const JOULES_PER_KWH: f64 = 3.6e6;
 
 /// What a run has taken, over all its processes; `None` = not known, and then no cap on it can be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -49,8 +47,7 @@ impl Longest {
         let evals: Vec<EvalRecord> = metrics::read(&plan.out.join("eval.jsonl"))?;
         let retention: Vec<EvalRecord> = metrics::read(&plan.out.join(folder::RETENTION))?;
         let longest = |evals: &[EvalRecord]| evals.iter().map(|record| record.wall_s).fold(0.0, f64::max);
-        let every = plan.config().schedule.save_steps;
-        let commits = every.map_or(1, |n| (plan.epochs.total_steps() / n.max(1)).max(1));
+        let commits = phases::commits(plan.config(), plan.epochs.total_steps());
         let saving = plan.prediction.phases.iter().filter(|phase| phase.name == Phase::Save.name());
         Ok(Self {
             step_s: steps.iter().map(|record| record.step_s).fold(0.0, f64::max),

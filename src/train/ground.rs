@@ -212,7 +212,6 @@ impl Ground {
             taken,
             logits_rows: head::chunk_rows(self.arch.vocab_size) as u64,
             file_bytes: self.source.gguf_bytes(),
-            keeps_file_types: self.source.is_gguf(),
             resident_bytes,
         })
     }
@@ -239,6 +238,8 @@ pub fn start_threads(wanted: Option<usize>) -> Result<usize> {
     if let Ok(name) = std::env::var("FTTRAIN_KERNEL") {
         fttrain_kernels::cpu::force(&name).map_err(Error::Kernel)?;
     }
+    // Chosen here, on no worker of the pool: the choice may try products, which workers take part in.
+    fttrain_kernels::cpu::path();
     // Asked here for the first time, with the workers' stacks and before there is a model or a text.
     bare();
     Ok(threads)

@@ -25,7 +25,7 @@ pub(super) fn of(arch: &Arch, machine: &Machine) -> Vec<Past> {
         let report: serde_json::Value = serde_json::from_str(&outcome.report_json).ok()?;
         let is_same = prediction.machine == machine.name
             && prediction.build == machine.build
-            && prediction.limits.cores == machine.threads
+            && prediction.threads == machine.threads
             && prediction.parameters == arch.parameter_count();
         (is_same && is_on_cpu(&report) && !is_disturbed(&report)).then(|| past(&prediction, &report))?
     };

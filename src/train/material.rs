@@ -89,7 +89,6 @@ pub(super) fn counts(
         segment_squares: plan.segment_squares as f64,
         max_batch_tokens: plan.max_batch_tokens,
         max_batch_targets: plan.max_batch_targets,
-        max_segment: plan.longest_segment,
         rows: epochs.plan().rows() as u64,
         data_tokens: epochs.samples().iter().map(|s| u64::from(Length::from(s).tokens)).sum(),
         assumed: !plan.exact,

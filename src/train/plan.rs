@@ -5,6 +5,7 @@ use super::entered::Coming;
 use super::folder::{self, Holds};
 use super::ground::{Ground, Terms, powered};
 use super::material::{Material, RetentionBatches, counts};
+use super::schedule::Schedule;
 use super::{Error, session};
 use crate::config::{Config, Data, Method, Resolved};
 use crate::data::packing::Epochs;
@@ -177,6 +178,8 @@ impl Draft {
             notes,
         };
         plan.notes.extend(plan.inexact());
+        let steps = plan.epochs.total_steps();
+        plan.notes.extend(Schedule::new(&plan.config().train, steps).never_peaks());
         if plan.config().train.optimizer_in_backward {
             plan.notes.push(IN_BACKWARD.into());
         }

@@ -31,6 +31,16 @@ impl Schedule {
         }
     }
 
+    /// A warning where the run ends before the warm-up does.
+    pub fn never_peaks(&self) -> Option<String> {
+        (self.warmup >= self.total && self.warmup > 0).then(|| {
+            format!(
+                "the learning rate never reaches its peak: it warms up for {} of {} steps",
+                self.warmup, self.total
+            )
+        })
+    }
+
     /// The rate of update `k`, from 0: under warm-up the first is 0.
     pub fn lr_at(&self, k: u64) -> f64 {
         if k < self.warmup {

@@ -39,7 +39,7 @@ pub enum Way {
     Trained,
 }
 
-/// How the frozen weights that an op reads are kept.
+/// How the frozen weights that an op reads are kept, or the activations that it reads in their place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stored {
@@ -49,6 +49,19 @@ pub enum Stored {
     Bf16,
     /// Blocks of few bits.
     Quantised,
+}
+
+impl Stored {
+    /// How an op of a class keeps what it reads, beside such a base: what no weight is multiplied with is kept as products
+    /// round it.
+    #[must_use]
+    pub fn beside(self, class: Class) -> Self {
+        match (class, self) {
+            (Class::Linear | Class::Head, _) => self,
+            (_, Self::F32) => Self::F32,
+            _ => Self::Bf16,
+        }
+    }
 }
 
 impl Class {
@@ -62,9 +75,7 @@ impl Class {
             Self::Optimizer | Self::Adamw8bit | Self::Adafactor | Self::Lion | Self::Sgd => "optimizer",
         }
     }
-}
 
-impl Class {
     /// What people call its ops.
     pub fn words(self) -> &'static str {
         match self {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 const CHUNK: usize = 1 << 16;
 
 /// Norms 1, biases 0, all else normal with mean 0 and the given standard deviation.
-pub(super) fn values(name: &str, shape: &[usize], seed: u64, std: f64) -> Vec<f32> {
+pub fn drawn(name: &str, shape: &[usize], seed: u64, std: f64) -> Vec<f32> {
     let len = shape.iter().product();
     if name.ends_with("norm.weight") {
         return vec![1.0; len];
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn fresh_weights_are_normal_and_depend_on_seed_and_name_alone() {
-        let draw = |name: &str, seed| values(name, &[400, 500], seed, 0.02);
+        let draw = |name: &str, seed| drawn(name, &[400, 500], seed, 0.02);
         let a = draw("model.embed_tokens.weight", 1);
         assert_eq!(a, draw("model.embed_tokens.weight", 1));
         assert_ne!(a, draw("model.embed_tokens.weight", 2));
@@ -74,8 +74,8 @@ mod tests {
 
     #[test]
     fn norms_are_ones_and_biases_zeros() {
-        assert_eq!(values("model.norm.weight", &[2], 1, 0.02), [1.0, 1.0]);
-        assert_eq!(values("a.input_layernorm.weight", &[1], 1, 0.02), [1.0]);
-        assert_eq!(values("a.q_proj.bias", &[2], 1, 0.02), [0.0, 0.0]);
+        assert_eq!(drawn("model.norm.weight", &[2], 1, 0.02), [1.0, 1.0]);
+        assert_eq!(drawn("a.input_layernorm.weight", &[1], 1, 0.02), [1.0]);
+        assert_eq!(drawn("a.q_proj.bias", &[2], 1, 0.02), [0.0, 0.0]);
     }
 }

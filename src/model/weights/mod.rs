@@ -10,6 +10,7 @@ mod read;
 
 pub use fault::{Error, Mismatch};
 pub use gguf_names::{gguf_name, interleaved_heads};
+pub use init::drawn;
 pub use read::interleave;
 
 use crate::arch::safetensors::{self, Dtype};
@@ -167,7 +168,7 @@ impl Loader {
     fn load_here(&self, name: &str, dtype: DType) -> Result<Tensor> {
         let slot = self.slot(name)?;
         if let Some(fresh) = self.fresh {
-            let values = init::values(name, &slot.shape, fresh.seed, fresh.std);
+            let values = drawn(name, &slot.shape, fresh.seed, fresh.std);
             return Ok(Tensor::from_vec(values, &*slot.shape, &Device::Cpu)?.to_dtype(dtype)?);
         }
         let bytes = self.bytes(slot)?;
