@@ -2,9 +2,10 @@
 
 use super::say;
 use crate::calibrate;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::estimate::Counts;
 use crate::fs;
+use crate::report::json;
 use crate::report::profile_table;
 use crate::train::ground::{Ground, start_threads};
 use crate::train::material::counted;
@@ -39,9 +40,7 @@ pub(super) fn run(args: &CalibrateArgs) -> Result<u8> {
         }
     })?;
     if args.json {
-        let text =
-            serde_json::to_string_pretty(&machine).map_err(|e| Error::new(Kind::Bug, e.to_string()))?;
-        super::print(&format!("{text}\n"));
+        super::print(&json::to_text(&machine)?);
     } else {
         super::print(&profile_table::profile_table(&machine, Screen::stdout()));
     }

@@ -3,7 +3,8 @@
 use super::SetArgs;
 use crate::data::prepare;
 use crate::data::tokenizer::Tokenizer;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
+use crate::report::json;
 use crate::train::ground::Ground;
 use clap::Args;
 use std::path::PathBuf;
@@ -27,7 +28,6 @@ pub(super) fn run(args: &DataArgs) -> Result<u8> {
     let tokenizer =
         Tokenizer::open(&ground.source.tokenizer()?, &ground.arch, config.data.chat_template.as_deref())?;
     let summary = prepare(config, &tokenizer, None)?.summary;
-    let json = || serde_json::to_string_pretty(&summary).map_err(|e| Error::new(Kind::Bug, e.to_string()));
-    super::print(&format!("{}\n", if args.json { json()? } else { summary.to_string() }));
+    super::print(&if args.json { json::to_text(&summary)? } else { format!("{summary}\n") });
     Ok(0)
 }

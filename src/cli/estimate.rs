@@ -3,12 +3,13 @@
 use super::SetArgs;
 use super::train::{plan_of, verdict};
 use crate::calibrate::Profiles;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::estimate::Counts;
 use crate::estimate::machines::{Candidate, Market};
 use crate::fs;
 use crate::ops::device;
 use crate::report::estimate_table;
+use crate::report::json;
 use crate::report::machines_table::{self, MachineRow};
 use crate::train::ground::{Ground, Spot};
 use crate::train::material::counted;
@@ -58,9 +59,7 @@ pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
         .warnings
         .extend(device::chosen(ground.resolved.config.train.device).err().map(|error| error.to_string()));
     if args.json {
-        let text =
-            serde_json::to_string_pretty(&prediction).map_err(|e| Error::new(Kind::Bug, e.to_string()))?;
-        super::print(&format!("{text}\n"));
+        super::print(&json::to_text(&prediction)?);
         return Ok(0);
     }
     let mut plan = plan_of(&ground, &prediction, data.as_ref());

@@ -1,7 +1,7 @@
 //! What is metered and trains nothing: another program, or an evaluation. It is a run of the ledger with its cost, and
 //! has a report as every run does.
 
-use super::settle::{self, Settled, settle};
+use super::settle::{self, Earlier, Settled, settle};
 use crate::error::Result;
 use crate::estimate::carbon::Intensity;
 use crate::estimate::{Prediction, PriceUsed};
@@ -68,7 +68,8 @@ impl Job {
         measured: &Measured,
         ended: Ended,
     ) -> (Report, Result<()>, Vec<String>) {
-        let settled = settle(measured, &[], &self.price, self.grid.as_ref(), &machine::cpu_model());
+        let settled =
+            settle(measured, &Earlier::default(), &self.price, self.grid.as_ref(), &machine::cpu_model());
         let loss = ended.loss;
         let report = report::build(self.inputs(measured, &settled, ended));
         let Some(book) = book else { return (report, Ok(()), Vec::new()) };

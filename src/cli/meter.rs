@@ -114,9 +114,9 @@ fn prepare(args: &MeterArgs) -> Result<(Job, Duration)> {
     folder::permit(&out, folder::look(&out), &crate::train::Options::default())?;
     let shown = command::shown(&args.command);
     let interval = resolved.as_ref().map(|r| Duration::from_millis(r.config.meter.interval_ms));
-    let (price, grid, toml, purpose, prediction) = match resolved {
-        Some(resolved) => estimated(resolved)?,
-        None => (price(args)?, None, String::new(), "experiment".to_owned(), None),
+    let equivalent = match resolved {
+        Some(resolved) => Equivalent::estimate(resolved)?,
+        None => Equivalent { price: price(args)?, ..Equivalent::default() },
     };
     let name = args.name.clone().or_else(|| shown.first().cloned()).unwrap_or_default();
     let job = Job {
@@ -125,21 +125,21 @@ fn prepare(args: &MeterArgs) -> Result<(Job, Duration)> {
             started_at: ledger::now(),
             output_dir: out.to_string_lossy().into_owned(),
             config_hash: crate::fs::sha256_bytes(shown.join("\0").as_bytes()),
-            config_toml: toml,
+            config_toml: equivalent.toml,
             data_hash: String::new(),
             base_hash: String::new(),
-            project: String::new(),
-            purpose: args.purpose.clone().unwrap_or(purpose),
+            project: equivalent.project,
+            purpose: args.purpose.clone().or(equivalent.purpose).unwrap_or_else(|| "experiment".to_owned()),
             method: METHOD.into(),
             base: name,
             // Another program's time says nothing about this one's estimates.
             prediction_json: None,
-            usd_per_hour: price.usd_per_hour,
+            usd_per_hour: equivalent.price.usd_per_hour,
         },
         out,
-        price,
-        grid,
-        prediction,
+        price: equivalent.price,
+        grid: equivalent.grid,
+        prediction: equivalent.prediction,
         shown,
     };
     Ok((job, interval.unwrap_or(Meter::INTERVAL)))
@@ -148,18 +148,34 @@ fn prepare(args: &MeterArgs) -> Result<(Job, Duration)> {
 /// The method of runs that are another program's.
 const METHOD: &str = "command";
 
-type Estimated = (PriceUsed, Option<Intensity>, String, String, Option<Prediction>);
+/// What the config of an equivalent run says of a command.
+#[derive(Default)]
+struct Equivalent {
+    price: PriceUsed,
+    grid: Option<Intensity>,
+    toml: String,
+    project: String,
+    purpose: Option<String>,
+    prediction: Option<Prediction>,
+}
 
-/// Price, grid, config, purpose and prediction of the equivalent run.
-fn estimated(resolved: Resolved) -> Result<Estimated> {
-    let ground = Ground::lay(resolved)?;
-    let (counts, _) = counted(&ground)?;
-    let (machine, _) = ground.machine(&counts)?;
-    let spot = Spot { machine: &machine, limits: &ground.limits, price: &ground.price };
-    let prediction = ground.predict_on(&counts, spot, &ground.learned(&machine));
-    let config = &ground.resolved.config;
-    let purpose = config.output.purpose.clone();
-    Ok((prediction.price.clone(), ground.grid, ground.resolved.toml, purpose, Some(prediction)))
+impl Equivalent {
+    fn estimate(resolved: Resolved) -> Result<Self> {
+        let ground = Ground::lay(resolved)?;
+        let (counts, _) = counted(&ground)?;
+        let (machine, _) = ground.machine(&counts)?;
+        let spot = Spot { machine: &machine, limits: &ground.limits, price: &ground.price };
+        let prediction = ground.predict_on(&counts, spot, &ground.learned(&machine));
+        let Resolved { config, toml, .. } = ground.resolved;
+        Ok(Self {
+            price: prediction.price.clone(),
+            grid: ground.grid,
+            toml,
+            project: config.output.project,
+            purpose: Some(config.output.purpose),
+            prediction: Some(prediction),
+        })
+    }
 }
 
 fn price(args: &MeterArgs) -> Result<PriceUsed> {

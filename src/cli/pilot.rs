@@ -1,8 +1,9 @@
 //! `fttrain pilot CONFIG`
 
 use super::{SetArgs, say};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::fs;
+use crate::report::json;
 use crate::report::pilot_table::{Foretold, pilot_table};
 use crate::report::words;
 use crate::study::pilot::{Asked, Pilot, pilot};
@@ -44,7 +45,7 @@ pub(super) fn run(args: &PilotArgs) -> Result<u8> {
         home: &home,
     };
     let found = pilot(&asked, &mut |line| say(line))?;
-    let text = serde_json::to_string_pretty(&found).map_err(|e| Error::new(Kind::Bug, e.to_string()))? + "\n";
+    let text = json::to_text(&found)?;
     fs::write_durable(&folder.join("pilot.json"), text.as_bytes())?;
     super::print(&if args.json { text } else { pilot_table(&foretold(&found), Screen::stdout()) });
     Ok(0)

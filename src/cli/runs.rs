@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::fs;
 use crate::ledger::{Ledger, RunRow};
+use crate::report::json;
 use crate::report::runs::accuracy::Accuracy;
 use crate::report::runs::compare::Comparison;
 use crate::report::runs::show::Shown;
@@ -86,23 +87,23 @@ pub(super) fn run(args: &RunsArgs) -> Result<u8> {
             let mut outcomes = ledger.history(u32::MAX)?;
             outcomes.retain(|outcome| rows.iter().any(|row| row.run_id == outcome.run_id));
             let found = Accuracy::of(&outcomes);
-            if args.json { runs::json(&found)? } else { found.terminal(screen) }
+            if args.json { json::to_text(&found)? } else { found.terminal(screen) }
         }
         None => {
             let rows = args.filter.rows(&ledger)?;
-            if args.json { runs::json(&rows)? } else { runs::terminal(&rows, screen) }
+            if args.json { json::to_text(&rows)? } else { runs::terminal(&rows, screen) }
         }
         Some(RunsVerb::Show { run, json }) => {
             let shown = show(&ledger, run)?;
-            if *json { runs::json(&shown)? } else { shown.terminal(screen) }
+            if *json { json::to_text(&shown)? } else { shown.terminal(screen) }
         }
         Some(RunsVerb::Compare { a, b, json }) => {
             let found = Comparison::of(&ledger, [show(&ledger, a)?, show(&ledger, b)?])?;
-            if *json { runs::json(&found)? } else { found.terminal(screen) }
+            if *json { json::to_text(&found)? } else { found.terminal(screen) }
         }
         Some(RunsVerb::Spend { filter, json }) => {
             let spend = Spend::of(&filter.rows(&ledger)?);
-            if *json { runs::json(&spend)? } else { spend.terminal(screen) }
+            if *json { json::to_text(&spend)? } else { spend.terminal(screen) }
         }
     };
     super::print(&text);

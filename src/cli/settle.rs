@@ -27,22 +27,37 @@ pub(super) struct Settled {
 /// More of the wall time than this, and the meter is part of what it measures.
 const MOST_OVERHEAD: f64 = 0.005;
 
-/// Settles a run of which `measured` is the last process; `earlier` are phases of processes before it.
+/// What processes of a run took before its last one.
+#[derive(Default)]
+pub(super) struct Earlier {
+    /// Seconds by phase.
+    pub(super) phases: Vec<(String, f64)>,
+    /// Joules, where they were metered.
+    pub(super) energy_j: Option<f64>,
+}
+
+/// Settles a run of which `measured` is the last process.
 pub(super) fn settle(
     measured: &Measured,
-    earlier: &[(String, f64)],
+    earlier: &Earlier,
     price: &PriceUsed,
     grid: Option<&Intensity>,
     cpu: &str,
 ) -> Settled {
-    let earlier_s: f64 = earlier.iter().map(|(_, s)| s).sum();
+    let earlier_s: f64 = earlier.phases.iter().map(|(_, s)| s).sum();
     let wall_s = earlier_s + measured.wall_s;
     let lines = parts(measured, cpu);
     let (energy_j, kind) = energy::total(&lines);
-    // Of processes before this one only the time is known: they are taken to have drawn what this one does.
-    let kind = if earlier_s > 0.0 { kind.max(Kind::Modelled) } else { kind };
-    let power_w = energy_j.filter(|_| measured.wall_s > 0.0).map(|j| j / measured.wall_s);
-    let energy_j = power_w.map(|w| w * wall_s);
+    let (energy_j, kind) = match earlier.energy_j {
+        _ if earlier_s <= 0.0 => (energy_j, kind),
+        Some(before) => (energy_j.map(|here| before + here), kind),
+        // Of what was not metered the time is known: it is taken to have drawn what this process does.
+        None => {
+            let share = wall_s / measured.wall_s;
+            (energy_j.filter(|_| share.is_finite()).map(|here| here * share), kind.max(Kind::Modelled))
+        }
+    };
+    let power_w = energy_j.filter(|_| wall_s > 0.0).map(|j| j / wall_s);
     let mut price = price.clone();
     price.set_power(power_w, kind);
     let costs = price.lines(wall_s);
@@ -64,7 +79,7 @@ pub(super) fn settle(
             ..Quantities::default()
         },
         carbon: grid.zip(energy_j).map(|(grid, j)| grid.of(j)),
-        phases: phases(measured, earlier, &price),
+        phases: phases(measured, &earlier.phases, &price),
         energy: lines,
         costs,
         warnings: warnings(measured),
@@ -74,7 +89,7 @@ pub(super) fn settle(
 fn parts(measured: &Measured, cpu: &str) -> Vec<EnergyLine> {
     let processor = energy::Reading {
         counted_j: measured.package_j,
-        is_partial: measured.energy_partial,
+        is_partial: measured.package_partial,
         integrated_j: None,
         busy_s: measured.cpu_s,
     };
@@ -111,7 +126,7 @@ fn warnings(measured: &Measured) -> Vec<String> {
             "the machine slept for {asleep:.1} s: not in the run's time, and nothing was metered"
         ));
     }
-    if measured.energy_partial && measured.package_j.is_some() {
+    if measured.package_partial && measured.package_j.is_some() {
         all.push("the processor's energy counter did not cover the whole run: its energy is modelled".into());
     }
     // A run of a moment pays for the meter's first look alone.
@@ -177,7 +192,7 @@ mod tests {
 
     #[test]
     fn energy_without_a_meter_is_modelled_and_what_follows_from_it_too() {
-        let settled = settle(&measured(), &[], &price(&own()), None, "AMD EPYC");
+        let settled = settle(&measured(), &Earlier::default(), &price(&own()), None, "AMD EPYC");
         let energy = 150.0 * 1.872;
         assert_eq!(settled.measured.energy_j, None);
         assert!((settled.modelled.energy_j.unwrap() - energy).abs() < 1e-9);
@@ -193,7 +208,7 @@ mod tests {
         let device =
             DeviceTotal { name: "Tesla T4".into(), energy_j: Some(5000.0), ..DeviceTotal::default() };
         let seen = Measured { package_j: Some(3000.0), devices: vec![device], ..measured() };
-        let settled = settle(&seen, &[], &price(&own()), None, "AMD EPYC");
+        let settled = settle(&seen, &Earlier::default(), &price(&own()), None, "AMD EPYC");
         assert_eq!((settled.measured.energy_j, settled.modelled.energy_j), (Some(8000.0), None));
         assert_eq!(settled.costs.last().unwrap().amount.kind(), Kind::Measured);
         assert!((settled.measured.cost_usd.unwrap() - 0.1008).abs() < 1e-12);
@@ -201,28 +216,34 @@ mod tests {
 
     #[test]
     fn one_unknown_part_makes_the_whole_unknown() {
-        let settled = settle(&measured(), &[], &price(&own()), None, "a riddle");
+        let settled = settle(&measured(), &Earlier::default(), &price(&own()), None, "a riddle");
         assert_eq!((settled.measured.energy_j, settled.modelled.energy_j), (None, None));
         assert_eq!((settled.measured.cost_usd, settled.modelled.cost_usd), (None, None));
         let hour_alone = Cost { usd_per_kwh: None, ..own() };
-        let settled = settle(&measured(), &[], &price(&hour_alone), None, "a riddle");
+        let settled = settle(&measured(), &Earlier::default(), &price(&hour_alone), None, "a riddle");
         assert!((settled.measured.cost_usd.unwrap() - 0.1).abs() < 1e-12, "energy is no part of this bill");
     }
 
     #[test]
-    fn a_resumed_run_is_billed_whole_and_its_earlier_energy_is_a_model() {
+    fn a_resumed_run_is_billed_whole_and_its_earlier_energy_is_a_model_unless_it_was_metered() {
         let seen = Measured { package_j: Some(3000.0), ..measured() };
-        let earlier = [("before the resume".to_owned(), 100.0)];
-        let settled = settle(&seen, &earlier, &price(&own()), None, "AMD EPYC");
+        let phases = vec![("before the resume".to_owned(), 100.0)];
+        let unknown = Earlier { phases, energy_j: None };
+        let settled = settle(&seen, &unknown, &price(&own()), None, "AMD EPYC");
         assert_eq!(settled.measured.wall_s, Some(200.0));
         assert_eq!((settled.measured.energy_j, settled.modelled.energy_j), (None, Some(6000.0)));
+        let metered = Earlier { energy_j: Some(500.0), ..unknown };
+        let settled = settle(&seen, &metered, &price(&own()), None, "AMD EPYC");
+        assert_eq!((settled.measured.energy_j, settled.modelled.energy_j), (Some(3500.0), None));
+        let expected = 0.2 + 3500.0 / 3.6e6 * 0.36;
+        assert!((settled.measured.cost_usd.unwrap() - expected).abs() < 1e-12);
     }
 
     #[test]
     fn carbon_follows_from_energy_and_a_sleep_is_said() {
         let grid = Intensity { region: "x".into(), g_per_kwh: 360.0, source: "s".into(), as_of: None };
         let seen = Measured { package_j: Some(1e4), suspended_s: Some(7.0), ..measured() };
-        let settled = settle(&seen, &[], &price(&Cost::default()), Some(&grid), "AMD EPYC");
+        let settled = settle(&seen, &Earlier::default(), &price(&Cost::default()), Some(&grid), "AMD EPYC");
         assert!((settled.carbon.unwrap().grams - 1.0).abs() < 1e-12);
         assert!(settled.warnings[0].contains("slept for 7.0 s"), "{:?}", settled.warnings);
         assert_eq!(settled.measured.cost_usd, None);

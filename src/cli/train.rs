@@ -1,6 +1,6 @@
 //! `fttrain --lora CONFIG` and `fttrain resume RUN`: estimate, train, report.
 
-use super::settle::{self, Settled, settle};
+use super::settle::{self, Earlier, Settled, settle};
 use super::{AcceptArgs, SetArgs, TrainArgs, place, repeats, say};
 use crate::config::Resolved;
 use crate::data::Summary;
@@ -8,7 +8,8 @@ use crate::error::{Error, Kind, Result};
 use crate::estimate::time::ClassTime;
 use crate::estimate::{self, Prediction, PriceUsed, verdict};
 use crate::ledger::{self, Final, Status as LedgerStatus};
-use crate::meter::process::resident;
+use crate::meter::process::{code_since_bare, resident};
+use crate::meter::tag::Part;
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
 use crate::ops::device;
 use crate::ops::profile::{self, Profile};
@@ -91,9 +92,11 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
         Ok(_) => None,
     };
     let mut inputs = inputs(&session, &plan, &measured, &settled, status, reason, &result)?;
-    // Gathering them is a part of the run too, and may be its peak.
-    let peak_bytes = &mut inputs.measured.peak_memory_bytes;
-    *peak_bytes = peak_bytes.map(|peak| peak.max(resident().1.unwrap_or(0)));
+    if !plan.device.is_cuda() {
+        // Gathering them is a part of the run too, and may be its peak.
+        let peak_bytes = &mut inputs.measured.peak_memory_bytes;
+        *peak_bytes = peak_bytes.map(|peak| peak.max(resident().1.unwrap_or(0)));
+    }
     let report = report::build(inputs);
     let page = page(&plan, &report);
     enter(&mut session, &report, &measured, &settled, status);
@@ -207,7 +210,7 @@ pub(super) fn plan_of(ground: &Ground, prediction: &Prediction, data: Option<&Su
     let counts = &prediction.counts;
     report::Plan {
         base: ground.source.name().into(),
-        method: session::method_name(&ground.resolved.config.method).into(),
+        method: ground.resolved.config.method.flag().name().into(),
         machine: prediction.machine.clone(),
         parameters: parameters(prediction),
         data: data.map(|s| data_summary(s, ground.resolved.config.data.sequence_len)).unwrap_or_default(),
@@ -270,10 +273,10 @@ fn data_summary(summary: &Summary, sequence_len: usize) -> DataSummary {
 
 /// What the run took, processes before this one included.
 fn settled(session: &Session, plan: &Plan, measured: &Measured) -> Settled {
-    let earlier =
+    let phases =
         [("before the resume", session.earlier_s - session.lost_s), ("lost to a kill", session.lost_s)];
-    let earlier: Vec<(String, f64)> =
-        earlier.into_iter().filter(|(_, s)| *s > 0.0).map(|(name, s)| (name.to_owned(), s)).collect();
+    let phases = phases.into_iter().filter(|(_, s)| *s > 0.0).map(|(name, s)| (name.to_owned(), s)).collect();
+    let earlier = Earlier { phases, energy_j: session.earlier_energy_j() };
     let ground = &plan.ground;
     settle(measured, &earlier, &ground.price, ground.grid.as_ref(), &plan.machine.name)
 }
@@ -289,8 +292,10 @@ fn inputs(
 ) -> Result<report::Inputs> {
     let ground = &plan.ground;
     let samples = session.samples();
-    let measured_parts: BTreeMap<&str, u64> =
+    let mut measured_parts: BTreeMap<&str, u64> =
         crate::meter::tag::process().at_peak().named().map(|(part, bytes)| (part.name(), bytes)).collect();
+    // Code that training runs first is read from the program's file then, and stays.
+    *measured_parts.entry(Part::Runtime.name()).or_default() += code_since_bare().unwrap_or(0);
     let part = |p: &estimate::MemoryPart| report::PartInput {
         name: p.name.clone(),
         predicted_bytes: Some(p.bytes),
@@ -301,7 +306,7 @@ fn inputs(
         run_id: session.run_id.clone(),
         status,
         reason,
-        method: Some(session::method_name(&ground.resolved.config.method).into()),
+        method: Some(ground.resolved.config.method.flag().name().into()),
         started_at: Some(session.started_at.clone()),
         predicted: session.estimate.predicted,
         measured: estimate::Quantities {
@@ -319,7 +324,7 @@ fn inputs(
         phases: settled.phases.clone(),
         memory_parts: session.estimate.memory_parts.iter().map(part).collect(),
         price: price(&ground.price),
-        provenance: provenance(plan),
+        provenance: provenance(plan, measured),
         parameters: parameters(&plan.prediction),
         planned_steps: Some(plan.epochs.total_steps()),
         steps: crate::train::metrics::read(&plan.out.join("metrics.jsonl"))?,
@@ -327,7 +332,9 @@ fn inputs(
         retention: crate::train::metrics::read(&plan.out.join(folder::RETENTION))?,
         flops_per_step: Some(plan.prediction.flops_per_step),
         peak_flops_per_s: peak(plan).flops_per_s,
-        peak_source: Some("the fastest product that was measured on this machine".into()),
+        peak_source: peak(plan)
+            .flops_per_s
+            .map(|_| "the fastest product that was measured on this machine".into()),
         data: data_summary(&plan.summary, ground.resolved.config.data.sequence_len),
         samples: prompts
             .map(|(i, prompt)| SamplePair {
@@ -352,8 +359,11 @@ fn inputs(
     })
 }
 
-/// What this machine was measured to reach.
+/// What this machine was measured to reach; nothing on a GPU, for it was its CPU that was measured.
 fn peak(plan: &Plan) -> Peak {
+    if plan.device.is_cuda() {
+        return Peak::default();
+    }
     Peak { flops_per_s: plan.machine.peak_flops_per_s(), bytes_per_s: Some(plan.machine.copy_bytes_per_s) }
 }
 
@@ -371,14 +381,14 @@ fn show_profile(plan: &Plan, profile: &Profile) -> Result<()> {
     Ok(())
 }
 
-fn provenance(plan: &Plan) -> report::Provenance {
+fn provenance(plan: &Plan, measured: &Measured) -> report::Provenance {
     let ground = &plan.ground;
     report::Provenance {
         version: Some(env!("CARGO_PKG_VERSION").into()),
         build: Some(session::build_name()),
         os: Some(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
         cpu: Some(plan.machine.name.clone()),
-        gpu: None,
+        gpu: measured.devices.first().map(|gpu| gpu.name.clone()),
         device: Some(device::name(&plan.device).into()),
         threads: Some(ground.threads as u64),
         kernel: Some(fttrain_kernels::cpu::path().name().into()),

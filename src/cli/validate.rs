@@ -1,10 +1,11 @@
 //! `fttrain validate`
 
 use super::say;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::estimate::published::{self, Compared};
 use crate::estimate::sheets;
 use crate::fs;
+use crate::report::json;
 use crate::report::study_table::{self, ScoreRow};
 use crate::report::words;
 use crate::study::grid::Extent;
@@ -44,7 +45,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<u8> {
     let found = validate(args.size, &folder, &home, &mut |done, all, row| {
         say(&format!("{done}/{all}  {}  {}", settings(row), errors(row)));
     })?;
-    let text = to_json(&found)?;
+    let text = json::to_text(&found)?;
     fs::write_durable(&folder.join("validate.json"), text.as_bytes())?;
     let rows = score_rows(&found);
     fs::write_durable(&folder.join("validate.html"), page(&found, &rows).as_bytes())?;
@@ -52,11 +53,6 @@ pub(super) fn run(args: &ValidateArgs) -> Result<u8> {
     say(&beside(&found));
     say(&format!("{}", folder.join("validate.html").display()));
     Ok(0)
-}
-
-fn to_json<T: serde::Serialize>(value: &T) -> Result<String> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::new(Kind::Bug, e.to_string()))?;
-    Ok(text + "\n")
 }
 
 fn settings(row: &Row) -> String {
@@ -155,7 +151,7 @@ fn published_runs(json: bool) -> Result<u8> {
         })
         .collect();
     if json {
-        super::print(&to_json(&compared)?);
+        super::print(&json::to_text(&compared)?);
         return Ok(0);
     }
     let of = |used: &str, pair: &dyn Fn(&Compared) -> Pair| {

@@ -189,14 +189,25 @@ const HIDDEN: &str = "…";
 
 /// The command line as it may be written down.
 pub fn shown(command: &[OsString]) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    without_secrets(words.iter().map(AsRef::as_ref))
+}
+
+fn without_secrets<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut hides_next = false;
-    for word in command {
-        let word = word.to_string_lossy();
-        all.push(if std::mem::take(&mut hides_next) { HIDDEN.into() } else { without_secret(&word) });
-        hides_next = word.starts_with('-') && !word.contains('=') && is_secret_name(&word);
-    }
-    all
+    let one = |word: &'a str| {
+        if std::mem::take(&mut hides_next) {
+            return HIDDEN.into();
+        }
+        // A line for a shell has words of its own.
+        if word.contains(char::is_whitespace) {
+            return without_secrets(word.split_whitespace()).join(" ");
+        }
+        let word = word.trim_matches(['"', '\'']);
+        hides_next = word.starts_with('-') && !word.contains('=') && is_secret_name(word);
+        without_secret(word)
+    };
+    words.map(one).collect()
 }
 
 fn is_secret_name(name: &str) -> bool {
@@ -246,6 +257,10 @@ mod tests {
         assert_eq!(shown_as(&["x", "hf_abcdef"]), "x …");
         assert_eq!(shown_as(&["x", "--name=hf_abcdef"]), "x --name=…");
         assert_eq!(shown_as(&["x", "https://me:pw@host/a"]), "x https://…@host/a");
+        assert_eq!(
+            shown_as(&["sh", "-c", "A_KEY='a b' x --token abc \"hf_y\" | tee 'hf_z'"]),
+            "sh -c A_KEY=… b x --token … … | tee …"
+        );
         assert_eq!(shown_as(&["x", "--max_tokens=5", "--tokenizer", "t"]), "x --max_tokens=5 --tokenizer t");
     }
 

@@ -59,19 +59,18 @@ impl EnergyMeter {
 }
 
 /// A level integrated over time by trapezoids, such as power to energy; intervals longer than `longest_gap_s` are left
-/// out and counted.
+/// out.
 #[derive(Debug, Clone, Copy)]
 pub struct Integral {
     longest_gap_s: f64,
     last: Option<(f64, f64)>,
     sum: Option<f64>,
-    gap_s: f64,
 }
 
 impl Integral {
     /// An empty one.
     pub fn new(longest_gap_s: f64) -> Self {
-        Self { longest_gap_s, last: None, sum: None, gap_s: 0.0 }
+        Self { longest_gap_s, last: None, sum: None }
     }
 
     /// Takes the level at a moment.
@@ -82,8 +81,6 @@ impl Integral {
             let passed = at_s - before_s;
             if passed <= self.longest_gap_s {
                 *sum += f64::midpoint(before, now) * passed;
-            } else {
-                self.gap_s += passed;
             }
         }
     }
@@ -91,11 +88,6 @@ impl Integral {
     /// The integral; `None` = no level was ever read.
     pub fn sum(&self) -> Option<f64> {
         self.sum
-    }
-
-    /// Seconds that it does not cover.
-    pub fn gap_s(&self) -> f64 {
-        self.gap_s
     }
 }
 
@@ -150,7 +142,7 @@ mod tests {
         assert_eq!(power.sum(), Some(175.0));
         power.read(100.0, Some(300.0));
         power.read(100.5, Some(300.0));
-        assert_eq!((power.sum(), power.gap_s()), (Some(325.0), 99.0));
+        assert_eq!(power.sum(), Some(325.0));
         power.read(101.0, None);
         assert_eq!(power.sum(), Some(325.0));
     }

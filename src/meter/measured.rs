@@ -62,8 +62,8 @@ pub struct Measured {
     pub gpu_j: Option<f64>,
     /// Joules by all counters there are; `None` = not measured.
     pub energy_j: Option<f64>,
-    /// A counter did not cover the whole run: its joules are a part.
-    pub energy_partial: bool,
+    /// The packages' counter did not cover the whole run: its joules are a part.
+    pub package_partial: bool,
     /// Seconds in which the accelerators computed: the busy share over time, mean of all.
     pub gpu_busy_s: Option<f64>,
     /// Each accelerator by itself.

@@ -149,8 +149,21 @@ pub fn resident() -> (Option<u64>, Option<u64>) {
 
 /// Resident bytes of this process when it was asked first, before it held anything: code, allocator, stacks.
 pub fn bare() -> Option<u64> {
-    static BARE: OnceLock<Option<u64>> = OnceLock::new();
-    *BARE.get_or_init(|| resident().0)
+    Some(first_look()?.0)
+}
+
+/// Resident bytes of files that were read since then by running what is in them: code.
+pub fn code_since_bare() -> Option<u64> {
+    let now = Kept::open(Path::new(STATUS))?.read(|text| kib_field(text, "RssFile:"))?;
+    Some(now.saturating_sub(first_look()?.1))
+}
+
+/// Resident bytes, and those of files among them, when they were asked for first.
+fn first_look() -> Option<(u64, u64)> {
+    static FIRST: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+    *FIRST.get_or_init(|| {
+        Kept::open(Path::new(STATUS))?.read(|text| memory(text).0.zip(kib_field(text, "RssFile:")))
+    })
 }
 
 const STATUS: &str = "/proc/self/status";

@@ -200,7 +200,7 @@ impl Record {
             package_j: self.package.total_j(),
             gpu_j: self.gpu.total_j(),
             energy_j,
-            energy_partial: self.package.partial() || self.gpu.partial(),
+            package_partial: self.package.partial(),
             gpu_busy_s: self.busy.sum(),
             devices: self.closing.devices,
             processes: self.closing.processes,
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!((measured.peak_rss_bytes, measured.major_faults, measured.read_bytes), (None, None, None));
         assert_eq!((measured.gpu_busy_s, measured.peak_group_bytes), (None, None));
         assert_eq!(measured.phases[0].cpu_s, None);
-        assert!(!measured.energy_partial);
+        assert!(!measured.package_partial);
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
             reading(0.3, 1, Some(900.0)),
         ]);
         assert_eq!(measured.energy_j, Some(10.0));
-        assert!(measured.energy_partial);
+        assert!(measured.package_partial);
     }
 
     #[test]

@@ -76,11 +76,6 @@ impl Meter {
         self.shared.timeline.enter(phase);
     }
 
-    /// The phase it is in.
-    pub fn phase(&self) -> Phase {
-        self.shared.timeline.phase()
-    }
-
     /// Wall time since the start.
     pub fn elapsed(&self) -> Seconds {
         Seconds(seconds(self.shared.timeline.elapsed_ns()))

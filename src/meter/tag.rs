@@ -1,4 +1,4 @@
-//! Accounting of tagged memory: how much each part of the estimate holds now, at its highest, and when all together
+//! Accounting of tagged memory: how much each part of the estimate holds now, and when all together
 //! were highest. Counters only: an add and a sub are a few atomic operations.
 
 pub use crate::estimate::parts::{Part, PartBytes};
@@ -11,7 +11,6 @@ const PARTS: usize = Part::ALL.len();
 #[derive(Debug)]
 pub struct Account {
     current: [AtomicU64; PARTS],
-    peak: [AtomicU64; PARTS],
     total: AtomicU64,
     total_peak: AtomicU64,
     at_peak: [AtomicU64; PARTS],
@@ -31,7 +30,6 @@ impl Account {
     pub const fn new() -> Self {
         Self {
             current: [const { AtomicU64::new(0) }; PARTS],
-            peak: [const { AtomicU64::new(0) }; PARTS],
             total: AtomicU64::new(0),
             total_peak: AtomicU64::new(0),
             at_peak: [const { AtomicU64::new(0) }; PARTS],
@@ -40,8 +38,7 @@ impl Account {
 
     /// Adds bytes to a part.
     pub fn add(&self, part: Part, bytes: u64) {
-        let now = self.current[part as usize].fetch_add(bytes, Ordering::AcqRel) + bytes;
-        self.peak[part as usize].fetch_max(now, Ordering::AcqRel);
+        self.current[part as usize].fetch_add(bytes, Ordering::AcqRel);
         let total = self.total.fetch_add(bytes, Ordering::AcqRel) + bytes;
         // Threads that add at the same instant may leave a mixture here; parts are added from one thread in practice.
         if total > self.total_peak.fetch_max(total, Ordering::AcqRel) {
@@ -63,11 +60,6 @@ impl Account {
     /// Bytes of a part now.
     pub fn current(&self, part: Part) -> u64 {
         self.current[part as usize].load(Ordering::Acquire)
-    }
-
-    /// Bytes of a part at its own highest.
-    pub fn peak(&self, part: Part) -> u64 {
-        self.peak[part as usize].load(Ordering::Acquire)
     }
 
     /// Bytes of every part now.
@@ -152,7 +144,6 @@ mod tests {
             assert_eq!(ACCOUNT.current(Part::Activations), 50);
         }
         assert_eq!(ACCOUNT.current(Part::Activations), 0);
-        assert_eq!(ACCOUNT.peak(Part::Activations), 50);
         weights.resize(120);
         assert_eq!((weights.bytes(), ACCOUNT.current(Part::BaseWeights)), (120, 120));
         weights.resize(10);
@@ -170,7 +161,6 @@ mod tests {
         let held = |parts: PartBytes| parts.named().filter(|(_, bytes)| *bytes > 0).collect::<Vec<_>>();
         assert_eq!(held(ACCOUNT.at_peak()), [(Part::BaseWeights, 100), (Part::Activations, 500)]);
         assert_eq!(held(ACCOUNT.now()), [(Part::BaseWeights, 100), (Part::Logits, 200)]);
-        assert_eq!(ACCOUNT.peak(Part::Logits), 200);
     }
 
     #[test]
@@ -194,6 +184,5 @@ mod tests {
             }
         });
         assert_eq!(ACCOUNT.current(Part::Workspace), 0);
-        assert!(ACCOUNT.peak(Part::Workspace) <= 12);
     }
 }

@@ -6,7 +6,6 @@ use super::record::{
     DataSummary, ErrorPct, Interval, MemoryPart, Moment, Parameters, Parent, Phase, Price, Provenance,
     Report, Retention, SamplePair, Status, Training, Work,
 };
-use super::timeline;
 use crate::estimate::energy::EnergyLine;
 use crate::estimate::time::ClassTime;
 use crate::estimate::{Carbon, CostLine, Quantities};
@@ -172,7 +171,7 @@ pub fn build(inputs: Inputs) -> Report {
         carbon: inputs.carbon,
         costs: inputs.costs,
         warnings: inputs.warnings,
-        timeline: timeline::thin(inputs.timeline),
+        timeline: inputs.timeline,
         parent: inputs.parent,
     }
 }

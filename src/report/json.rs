@@ -3,16 +3,15 @@
 use super::{Error, Report};
 use crate::error::Result;
 use crate::fs;
+use serde::Serialize;
 use std::path::Path;
 
 /// No report is larger: samples are short and steps are in files of their own.
 pub const MAX_BYTES: u64 = 64 << 20;
 
-/// The file's text: indented, every digit, a line break at the end.
-pub fn to_text(report: &Report) -> Result<String> {
-    let mut text = serde_json::to_string_pretty(report).map_err(Error::Unwritable)?;
-    text.push('\n');
-    Ok(text)
+/// As files and the terminal have it: indented, every digit, a line break at the end.
+pub fn to_text(of: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string_pretty(of).map_err(Error::Unwritable)? + "\n")
 }
 
 /// As the ledger keeps it, small: what the run was at each moment stands among its samples.

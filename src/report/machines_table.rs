@@ -1,5 +1,6 @@
 //! One run on many machines: ranked by cost and by time, with what would make it fit where it does not.
 
+use super::json;
 use super::table::{Table, section, wrap};
 use super::words::{self, UNKNOWN, or_word};
 use crate::estimate::Prediction;
@@ -58,8 +59,7 @@ pub fn rank(rows: &mut [MachineRow]) {
 /// # Errors
 /// A value that JSON cannot hold.
 pub fn json(rows: &[MachineRow]) -> crate::error::Result<String> {
-    let text = serde_json::to_string_pretty(&serde_json::json!({ "machines": rows }));
-    Ok(text.map_err(super::Error::Unwritable)? + "\n")
+    json::to_text(&serde_json::json!({ "machines": rows }))
 }
 
 /// The rows as a table, and beneath it what would make the run fit.

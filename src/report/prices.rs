@@ -1,6 +1,6 @@
 //! The price table as a list: the cheapest first, each row with its age; where it was read stands in the JSON.
 
-use super::Error;
+use super::json;
 use super::table::{Table, wrap};
 use super::words;
 use crate::error::Result;
@@ -26,7 +26,7 @@ pub fn json(rows: &[&Row], today: Date) -> Result<String> {
         .iter()
         .map(|row| Aged { machine: row.key(), row, age_days: row.age_days(today), is_old: row.is_old(today) })
         .collect();
-    Ok(serde_json::to_string_pretty(&aged).map_err(Error::Unwritable)? + "\n")
+    json::to_text(&aged)
 }
 
 /// The list as a table, with a word about rows that are too old to be trusted.

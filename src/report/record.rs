@@ -82,7 +82,7 @@ pub struct Report {
     /// What the reader must know before trusting a number.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// How the run stood over its time, at most [`super::timeline::MOST`] moments.
+    /// How the run stood over its time, about [`super::timeline::MOST`] moments.
     #[serde(default)]
     pub timeline: Vec<Moment>,
     /// The run that this one comes from or is nearest to.

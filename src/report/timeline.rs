@@ -1,11 +1,11 @@
-//! The run over its time: what the meter saw, from the first process to the last, in at most [`MOST`] moments.
+//! The run over its time: what the meter saw, from the first process to the last, in about [`MOST`] moments.
 
 use super::record::Moment;
 use crate::estimate::parts::PartBytes;
 use crate::ledger;
 use crate::meter::Measured;
 
-/// More than a page can show side by side.
+/// More than a page can show side by side. Earlier processes and this one are cut apart: that may add one.
 pub const MOST: usize = 300;
 
 /// Counters as they were read; rates are their differences.
@@ -69,22 +69,6 @@ fn rates(looks: &[Look<'_>], stride: usize) -> Vec<Moment> {
         last = Some(end);
     }
     moments
-}
-
-/// At most [`MOST`] of them; what is left out gives its memory to the one that follows.
-pub(super) fn thin(moments: Vec<Moment>) -> Vec<Moment> {
-    let stride = moments.len().div_ceil(MOST).max(1);
-    if stride == 1 {
-        return moments;
-    }
-    let peak = |part: &[Moment], of: fn(&Moment) -> Option<u64>| part.iter().filter_map(of).max();
-    let one = |part: &[Moment]| {
-        let last = part.last()?.clone();
-        let (rss_bytes, device_bytes) = (peak(part, |m| m.rss_bytes), peak(part, |m| m.device_bytes));
-        let parts = part.iter().filter_map(|m| m.parts).max_by_key(PartBytes::sum);
-        Some(Moment { rss_bytes, device_bytes, parts, ..last })
-    };
-    moments.chunks(stride).filter_map(one).collect()
 }
 
 #[cfg(test)]

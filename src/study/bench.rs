@@ -1,8 +1,9 @@
 //! What the runs of the grid are made of: a random model's shapes, a tokenizer of its vocabulary, rows of exact lengths.
 
 use super::Error;
-use super::grid::{Cell, Extent, Method, Size};
+use super::grid::{Cell, Extent, Size};
 use super::{quoted, sample};
+use crate::config::MethodFlag;
 use crate::data::rng::Rng;
 use crate::data::{IGNORE, Sample};
 use crate::error::Result;
@@ -93,9 +94,9 @@ impl Bench {
 
     fn config(&self, cell: &Cell, steps: usize, data: &Path, out: &Path) -> Result<String> {
         let adapter = match cell.method {
-            Method::Full => String::new(),
-            Method::Lora => format!("adapter = \"lora\"\nlora_r = {}\n", cell.rank),
-            Method::Qlora => format!("adapter = \"qlora\"\nlora_r = {}\n", cell.rank),
+            MethodFlag::Full => String::new(),
+            MethodFlag::Lora => format!("adapter = \"lora\"\nlora_r = {}\n", cell.rank),
+            MethodFlag::Qlora => format!("adapter = \"qlora\"\nlora_r = {}\n", cell.rank),
         };
         let threads = if cell.alone { "threads = 1\n" } else { "" };
         Ok(format!(

@@ -1,12 +1,13 @@
 //! The grid of settings that the estimate is judged on, and a sample of it that fills the space evenly.
 
-use serde::{Deserialize, Serialize};
+use crate::config::MethodFlag;
+use serde::Serialize;
 
 /// One run of the grid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Cell {
     /// `full`, `lora` or `qlora`.
-    pub method: Method,
+    pub method: MethodFlag,
     /// Which model.
     pub size: Size,
     /// `micro_batch_size`.
@@ -21,31 +22,8 @@ pub struct Cell {
     pub alone: bool,
 }
 
-/// How it is learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Every weight.
-    Full,
-    /// An adapter.
-    Lora,
-    /// An adapter on a base of four bits.
-    Qlora,
-}
-
-impl Method {
-    /// The flag that starts such a run.
-    pub fn flag(self) -> &'static str {
-        match self {
-            Self::Full => "--full",
-            Self::Lora => "--lora",
-            Self::Qlora => "--qlora",
-        }
-    }
-}
-
 /// Random models, made here from their shapes; speed and memory do not depend on what a weight says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Size {
     /// 4 layers of 256.
@@ -102,14 +80,12 @@ impl Extent {
         let all = &Size::ALL;
         if self == Self::Quick { all.get(..2).unwrap_or(all) } else { all }
     }
-
-    /// Whether the cell at this place is run again at the end: what a run differs from itself by.
-    pub fn repeats(self, at: usize) -> bool {
-        at.is_multiple_of(6)
-    }
 }
 
-const METHODS: [Method; 3] = [Method::Lora, Method::Full, Method::Qlora];
+/// One cell in so many is run again at the end: what a run differs from itself by.
+pub const REPEAT_EVERY: usize = 6;
+
+const METHODS: [MethodFlag; 3] = [MethodFlag::Lora, MethodFlag::Full, MethodFlag::Qlora];
 const BATCHES: [usize; 4] = [1, 2, 4, 8];
 const SEQUENCES: [usize; 5] = [128, 256, 512, 1024, 2048];
 const RANKS: [usize; 3] = [4, 16, 64];
@@ -147,7 +123,7 @@ pub fn sample(extent: Extent) -> Vec<Cell> {
         })
     };
     for cell in (1..10_000).filter_map(cell) {
-        let cell = if cell.method == Method::Full { Cell { rank: 0, ..cell } } else { cell };
+        let cell = if cell.method == MethodFlag::Full { Cell { rank: 0, ..cell } } else { cell };
         let fits = cell.batch * cell.sequence <= cell.size.most_tokens();
         if cells.len() < extent.rows() && fits && !cells.contains(&cell) {
             cells.push(cell);

@@ -57,6 +57,9 @@ impl Fault for Error {
                 3 => Kind::Data,
                 4 => Kind::Model,
                 5 => Kind::Resource,
+                6 => Kind::Device,
+                7 => Kind::Diverged,
+                8 => Kind::Busy,
                 _ => Kind::Bug,
             },
             Self::Output { .. } => Kind::Bug,
@@ -65,7 +68,7 @@ impl Fault for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Write { .. } => Some("choose another folder with --out".into()),
+            Self::Write { .. } | Self::Run { code: 8, .. } => Some("choose another folder with --out".into()),
             _ => None,
         }
     }

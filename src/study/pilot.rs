@@ -6,7 +6,7 @@ use super::child::Child;
 use super::curve::{self, Ending};
 use super::quoted;
 use super::sample::{self, Drawn};
-use crate::config::{self, Method};
+use crate::config;
 use crate::data;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
@@ -127,7 +127,7 @@ pub fn pilot(asked: &Asked<'_>, said: &mut dyn FnMut(&str)) -> Result<Pilot> {
         drawn.held_out.len()
     ));
     let child = Child::new(asked.home)?;
-    let flag = flag(&subject.resolved.config.method).to_owned();
+    let flag = subject.resolved.config.method.flag().to_string();
     let report = child.json(&[flag, config.display().to_string(), "--json".into(), "--profile".into()])?;
     let ran = Finished::read(asked.folder, report)?;
 
@@ -224,7 +224,7 @@ fn lay(folder: &Path, subject: &Ground, drawn: &Drawn, counts: &Counts, steps: u
     Ok(config)
 }
 
-/// What is not to be forgotten is the whole run's: what it costs is part of each step.
+/// What is not to be forgotten is the whole run's, judged before and after as there: replay and pulls are part of each step.
 fn retention(settings: &BTreeMap<String, String>) -> String {
     let mut text = String::new();
     for row in 0.. {
@@ -267,14 +267,6 @@ fn is_replaced(key: &str) -> bool {
     ];
     let tables = ["datasets.", "test_datasets.", "retention_datasets.", "budget."];
     KEYS.contains(&key) || tables.iter().any(|table| key.starts_with(table))
-}
-
-fn flag(method: &Method) -> &'static str {
-    match method {
-        Method::Full => "--full",
-        Method::Lora(_) => "--lora",
-        Method::Qlora { .. } => "--qlora",
-    }
 }
 
 /// What the pilot's process left.

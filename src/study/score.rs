@@ -1,5 +1,4 @@
-//! Predictions against measurements: errors by quantity, how often and how tightly the interval held, and the naive
-//! forecasts that a prediction must beat.
+//! Predictions against measurements: errors by quantity, and how often and how tightly the interval held.
 
 use crate::estimate::history::median;
 use serde::{Deserialize, Serialize};

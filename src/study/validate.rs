@@ -5,10 +5,11 @@ use super::child::Child;
 use super::grid::{self, Cell, Extent};
 use super::reference::Reference;
 use super::score::{Pair, Score};
-use crate::calibrate::Profiles;
+use crate::calibrate::{Profiles, Provenance};
 use crate::error::{Kind, Result};
 use crate::estimate::Prediction;
 use crate::estimate::history::median;
+use crate::estimate::running::{Correction, Projection};
 use crate::fs;
 use crate::train::metrics::{self, StepRecord};
 use serde::Serialize;
@@ -92,7 +93,7 @@ pub fn validate(
         }
     }
     // At the end, for hours lie between the two.
-    for (at, row) in rows.iter_mut().filter(|(at, _)| extent.repeats(*at)) {
+    for (at, row) in rows.iter_mut().filter(|(at, _)| at.is_multiple_of(grid::REPEAT_EVERY)) {
         let child = child(folder, &format!("home-{at:03}-again"), &profile)?;
         row.repeated = again(&bench, &format!("row-{at:03}-again"), &row.cell, &child)?;
     }
@@ -133,7 +134,7 @@ fn again(bench: &Bench, name: &str, cell: &Cell, child: &Child) -> Result<BTreeM
 /// memory or disk did not suffice: one cell is no reason to lose an hour.
 fn train(cell: &Cell, config: &Path, out: &Path, child: &Child) -> Result<Option<Value>> {
     let path = config.to_string_lossy().into_owned();
-    let report = child.json(&[cell.method.flag().into(), path, "--json".into()]);
+    let report = child.json(&[cell.method.to_string(), path, "--json".into()]);
     let checkpoints = out.join("checkpoints");
     if checkpoints.is_dir() {
         fs::remove_folder(&checkpoints)?;
@@ -217,8 +218,8 @@ fn run(
         prediction_sha256,
         quantities,
         drift,
-        after_probe: probed(&steps, 1),
-        progress_bar: probed(&steps, 0),
+        after_probe: corrected(&steps),
+        progress_bar: progress_bar(&steps),
         roofline: roofline(prediction.as_ref(), &report, child),
         unattributed_pct: unattributed(&report),
         repeated: BTreeMap::new(),
@@ -236,24 +237,39 @@ fn pair(predicted: &Value, report: &Value, key: &str) -> Option<Pair> {
     })
 }
 
-/// Training time by the first half of the steps, the first `skipped` of them left out of the rate.
-fn probed(steps: &[StepRecord], skipped: usize) -> Option<Pair> {
-    let half = steps.len() / 2;
-    let seen = steps.get(skipped..half).filter(|seen| !seen.is_empty())?;
-    let rate = seen.iter().map(|s| s.step_s).sum::<f64>() / seen.iter().map(|s| s.tokens as f64).sum::<f64>();
-    let done: f64 = steps[..half].iter().map(|s| s.step_s).sum();
-    let left: f64 = steps[half..].iter().map(|s| s.tokens as f64).sum();
-    let predicted = done + rate * left;
-    let measured = steps.iter().map(|s| s.step_s).sum();
+/// Training time by fttrain's own correction after the first half of the steps.
+fn corrected(steps: &[StepRecord]) -> Option<Pair> {
+    let mut correction = Correction::new(steps.iter().map(|s| s.tokens).sum(), 0.0);
+    for step in &steps[..steps.len() / 2] {
+        correction.observe(step.tokens, step.step_s);
+    }
+    let Projection { wall_s, interval, .. } = correction.projection()?;
+    Some(Pair {
+        predicted: wall_s,
+        low: interval.low,
+        high: interval.high,
+        measured: steps.iter().map(|s| s.step_s).sum(),
+    })
+}
+
+/// Training time by the mean rate of the first half of the steps.
+fn progress_bar(steps: &[StepRecord]) -> Option<Pair> {
+    let seen = &steps[..steps.len() / 2];
+    let sum = |steps: &[StepRecord], of: fn(&StepRecord) -> f64| -> f64 { steps.iter().map(of).sum() };
+    let share = sum(seen, |s| s.tokens as f64) / sum(steps, |s| s.tokens as f64);
+    let predicted = sum(seen, |s| s.step_s) / share;
     // A progress bar states no interval.
-    Some(Pair { predicted, low: predicted, high: predicted, measured })
+    let pair = Pair { predicted, low: predicted, high: predicted, measured: sum(steps, |s| s.step_s) };
+    predicted.is_finite().then_some(pair)
 }
 
 /// FLOPs of a step over the fastest product that the profile holds.
 fn roofline(prediction: Option<&Prediction>, report: &Value, child: &Child) -> Option<Pair> {
     let (profiles, _) = Profiles::load(&child.home().join(Profiles::FILE));
-    let peak = profiles.machines().last()?.peak_flops_per_s()?;
-    let predicted = prediction?.flops_per_step / peak;
+    let prediction = prediction?;
+    let here = Provenance::here(prediction.threads);
+    let predicted =
+        prediction.flops_per_step / profiles.find(&prediction.machine, &here)?.peak_flops_per_s()?;
     let measured = report["measured"]["step_s"].as_f64().filter(|s| *s > 0.0)?;
     Some(Pair { predicted, low: predicted, high: predicted, measured })
 }
@@ -297,10 +313,13 @@ mod tests {
     #[test]
     fn a_probe_leaves_the_first_step_out_and_a_progress_bar_does_not() {
         let steps = [step(1, 3.0), step(2, 1.0), step(3, 1.0), step(4, 1.0), step(5, 1.0), step(6, 1.0)];
-        let (probe, bar) = (probed(&steps, 1).unwrap(), probed(&steps, 0).unwrap());
+        let (probe, bar) = (corrected(&steps).unwrap(), progress_bar(&steps).unwrap());
         assert!((probe.measured - 8.0).abs() < 1e-9 && (probe.predicted - 8.0).abs() < 1e-9);
+        assert!(probe.low < 8.0 && 8.0 < probe.high, "{probe:?}");
         assert!((bar.predicted - 10.0).abs() < 1e-9);
-        assert_eq!(probed(&steps[..1], 0), None);
+        for one in [&steps[..1], &steps[..3]] {
+            assert_eq!(corrected(one).is_some(), progress_bar(one).is_some(), "skill compares the same rows");
+        }
     }
 
     fn row(first: f64, again: Option<f64>) -> Row {

@@ -33,6 +33,8 @@ pub struct Large {
     pub kept: usize,
     /// In use at their highest since pages were given back.
     pub peak: usize,
+    /// In use and kept together at their highest since then.
+    pub resident: usize,
 }
 
 /// Bytes of large blocks now.
@@ -59,8 +61,9 @@ pub fn give_back_pages() {
     rayon::broadcast(|_| collect());
     collect();
     let mut pages = pages();
-    pages.large.peak = pages.large.used;
     pages.keep_at_most(0);
+    pages.large.peak = pages.large.used;
+    pages.large.resident = pages.large.used;
 }
 
 /// Sizes that one list of freed blocks serves.
@@ -103,7 +106,7 @@ unsafe impl Send for Pages {}
 
 static PAGES: Mutex<Pages> = Mutex::new(Pages {
     kept: [Kept { first: std::ptr::null_mut(), bytes: 0 }; STEPS * OCTAVES],
-    large: Large { used: 0, kept: 0, peak: 0 },
+    large: Large { used: 0, kept: 0, peak: 0, resident: 0 },
 });
 
 /// Nothing allocates or panics while this is held.
@@ -143,6 +146,7 @@ impl Pages {
     fn add_used(&mut self, bytes: usize) {
         self.large.used += bytes;
         self.large.peak = self.large.peak.max(self.large.used);
+        self.large.resident = self.large.resident.max(self.large.used + self.large.kept);
     }
 
     /// A block, and whether it is fresh: cleared. Null where the system has no more memory.
@@ -354,7 +358,10 @@ mod tests {
             assert!((0..BYTES).all(|i| *first.add(i) == 0));
             first.write_bytes(7, BYTES);
             Allocator.dealloc(first, a);
-            assert_eq!(large(), Large { used: base.used, kept: BYTES, peak: base.used + BYTES });
+            assert_eq!(
+                large(),
+                Large { used: base.used, kept: BYTES, peak: base.used + BYTES, resident: base.used + BYTES }
+            );
 
             let again = Allocator.alloc_zeroed(layout(BYTES - BYTES / 64));
             assert_eq!(again, first, "the same class");
@@ -377,6 +384,6 @@ mod tests {
             Allocator.dealloc(large_again, a);
         }
         give_back_pages();
-        assert_eq!(large(), Large { used: base.used, kept: 0, peak: base.used });
+        assert_eq!(large(), Large { used: base.used, kept: 0, peak: base.used, resident: base.used });
     }
 }

@@ -278,7 +278,7 @@ mod tests {
     use super::*;
     use crate::estimate::fixture::{Case, config, smollm2};
 
-    /// The nth run, the newest first: predicted too little by `pct` of the measured step time.
+    /// The nth run, the newest first: predicted too much by `pct` percent of the measured step time.
     fn outcome(nth: usize, pct: f64, disturbed: bool) -> Outcome {
         let prediction = Case::new(smollm2(), config()).predict();
         let step_s = prediction.predicted.step_s.unwrap() / (1.0 + pct / 100.0);

@@ -15,7 +15,6 @@ use crate::train::screen::{Screen, visible};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
 use std::fmt::Write;
 
 /// Which runs are meant; what is not said keeps all.
@@ -72,11 +71,6 @@ pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
         word: text.to_owned(),
         known: "2025-11-02, 2025-11-02T10:11:12Z, 7d, 12h".to_owned(),
     })?)
-}
-
-/// Anything of this room as JSON, every digit.
-pub fn json(of: &impl Serialize) -> Result<String> {
-    Ok(serde_json::to_string_pretty(of).map_err(Error::Unwritable)? + "\n")
 }
 
 /// The table, with what was spent in all.
