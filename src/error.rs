@@ -98,17 +98,40 @@ impl<F: Fault> From<F> for Error {
     }
 }
 
-/// A tensor operation that fails after all shapes were checked is a fault of the program.
+/// A tensor operation that fails after all shapes were checked is a fault of the program, or of a GPU: its driver's and
+/// cuBLAS's codes stand in the text.
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        Self::new(Kind::Bug, format!("tensor operation failed: {error}"))
-            .hint("please report this with the config that led to it")
+        let text = error.to_string();
+        let (kind, hint) = if text.contains("CUDA_ERROR_OUT_OF_MEMORY") {
+            (
+                Kind::Resource,
+                "lower `micro_batch_size` or `sequence_len`, or set `gradient_checkpointing = true`",
+            )
+        } else if ["CUDA_ERROR_", "CUBLAS_STATUS_"].iter().any(|code| text.contains(code)) {
+            (Kind::Device, "look at the driver's log (`nvidia-smi`, `dmesg`), then resume the run")
+        } else {
+            (Kind::Bug, "please report this with the config that led to it")
+        };
+        Self::new(kind, format!("tensor operation failed: {text}")).hint(hint)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_that_fails_is_no_fault_of_the_program() {
+        for (text, kind) in [
+            ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", Kind::Resource),
+            ("DriverError(CUDA_ERROR_ECC_UNCORRECTABLE, \"\")", Kind::Device),
+            ("CublasError(CUBLAS_STATUS_EXECUTION_FAILED)", Kind::Device),
+            ("shape mismatch in matmul", Kind::Bug),
+        ] {
+            assert_eq!(Error::from(candle_core::Error::Msg(text.into()).bt()).kind, kind, "{text}");
+        }
+    }
 
     #[test]
     fn all_problems_are_listed_with_their_hints() {

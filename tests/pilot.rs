@@ -32,15 +32,15 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
 }
 
-/// Of the evaluation loss after twenty steps: what bf16 may change.
-const BF16: f64 = 0.01;
+/// Of the evaluation loss after twenty steps: what bf16, or 8-bit moments, may change.
+const NARROW: f64 = 0.01;
 
 /// Trains `configs/smollm2-gsm8k.toml` for twenty steps of one pack; its folder.
 fn pilot(place: &Place, base: &str) -> PathBuf {
-    pilot_with(place, "pilot", base, &[])
+    pilot_with(place, "--lora", "pilot", base, &[])
 }
 
-fn pilot_with(place: &Place, name: &str, base: &str, more: &[&str]) -> PathBuf {
+fn pilot_with(place: &Place, method: &str, name: &str, base: &str, more: &[&str]) -> PathBuf {
     let out = place.path(name);
     let sets = [
         format!("base_model={base}"),
@@ -51,7 +51,7 @@ fn pilot_with(place: &Place, name: &str, base: &str, more: &[&str]) -> PathBuf {
         "val_set_size=20".into(),
         "sample_prompts=[]".into(),
     ];
-    let mut arguments = vec!["--lora", "configs/smollm2-gsm8k.toml"];
+    let mut arguments = vec![method, "configs/smollm2-gsm8k.toml"];
     for set in sets.iter().map(String::as_str).chain(more.iter().copied()) {
         arguments.extend(["--set", set]);
     }
@@ -202,20 +202,43 @@ fn a_smaller_model_stands_in_for_a_larger_one() {
     assert!(high / step > 1.09, "carried over, it is less certain");
 }
 
-/// Rows are packed short, so that both runs fit into a few minutes.
-#[test]
-#[ignore = "needs FTTRAIN_SMOLLM2_HF and FTTRAIN_GSM8K"]
-fn the_final_evaluation_loss_in_bf16_is_within_a_hundredth_of_that_in_f32() {
+/// Evaluation loss after twenty steps with each of two values of a key, and with which bytes of optimizer state. Rows are
+/// packed short, so that both runs fit into a few minutes.
+fn two_ways(method: &str, key: &str, values: [&str; 2], more: &[&str]) -> [(f64, f64); 2] {
     let place = Place::new();
-    let [narrow, exact] = ["true", "false"].map(|bf16| {
-        let sets = [&format!("bf16={bf16}"), "sequence_len=512"];
-        let out = pilot_with(&place, bf16, &variable("FTTRAIN_SMOLLM2_HF"), &sets);
+    values.map(|value| {
+        let sets: Vec<_> = [format!("{key}={value}"), "sequence_len=512".into()]
+            .into_iter()
+            .chain(more.iter().map(|s| (*s).into()))
+            .collect();
+        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+        let out = pilot_with(&place, method, value, &variable("FTTRAIN_SMOLLM2_HF"), &sets);
         let evals = lines(&out.join("eval.jsonl"));
         let last = evals.last().unwrap();
         assert_eq!(last["step"], 20);
-        last["loss"].as_f64().unwrap()
-    });
+        let report = json(&out.join("report.json"));
+        let parts = report["memory_parts"].as_array().unwrap();
+        let moments = parts.iter().find(|part| part["name"] == "moments").unwrap();
+        (last["loss"].as_f64().unwrap(), moments["measured_bytes"].as_f64().unwrap())
+    })
+}
+
+#[test]
+#[ignore = "needs FTTRAIN_SMOLLM2_HF and FTTRAIN_GSM8K"]
+fn the_final_evaluation_loss_in_bf16_is_within_a_hundredth_of_that_in_f32() {
+    let [(narrow, _), (exact, _)] = two_ways("--lora", "bf16", ["true", "false"], &[]);
     println!("evaluation loss {exact} in f32, {narrow} in bf16");
-    assert!((narrow - exact).abs() <= BF16 * exact, "{narrow}, in f32 {exact}");
+    assert!((narrow - exact).abs() <= NARROW * exact, "{narrow}, in f32 {exact}");
     assert!((narrow - exact).abs() > 0.0, "bf16 was not used");
+}
+
+#[test]
+#[ignore = "needs FTTRAIN_SMOLLM2_HF and FTTRAIN_GSM8K"]
+fn full_fine_tuning_with_moments_of_8_bits_ends_within_a_hundredth_of_that_in_f32() {
+    let optimizers = ["adamw_8bit", "adamw"];
+    let [(narrow, kept), (exact, whole)] =
+        two_ways("--full", "optimizer", optimizers, &["adapter=full", "learning_rate=5e-5"]);
+    println!("evaluation loss {exact} in f32, {narrow} with 8 bits; moments {whole} and {kept} bytes");
+    assert!((narrow - exact).abs() <= NARROW * exact, "{narrow}, in f32 {exact}");
+    assert!(kept < 0.3 * whole, "{kept} of {whole} bytes");
 }

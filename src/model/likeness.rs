@@ -57,8 +57,10 @@ impl Logits {
         for ((ids, a), (_, b)) in self.texts.iter().zip(&other.texts) {
             let rows = a.chunks_exact(self.vocabulary).zip(b.chunks_exact(self.vocabulary));
             for (at, (a, b)) in rows.enumerate() {
-                let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                found.max_abs = found.max_abs.max(apart);
+                // Of two numbers of which one is none, the difference is none either: it is shown, not passed over.
+                let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+                found.max_abs =
+                    apart.fold(found.max_abs, |most, x| if x > most || x.is_nan() { x } else { most });
                 let (log_a, log_b) = (log_softmax(a), log_softmax(b));
                 found.kl += log_a.iter().zip(&log_b).map(|(a, b)| a.exp() * (a - b)).sum::<f64>();
                 found.same_top += f64::from(u8::from(largest(a) == largest(b)));

@@ -94,7 +94,8 @@ pub fn folder(merged: &Merged, like: &WeightFiles, kind: Kind, small: &Files, ou
     for (name, tensors) in &shards {
         bytes += shard(merged, tensors, kind, name, &mut staging)?.size;
     }
-    if shards.len() > 1 {
+    // A reader looks for this name, or for an index that says another.
+    if shards.len() > 1 || !shards.contains_key("model.safetensors") {
         let text = index(&shards, kind);
         staging.write("model.safetensors.index.json", &mut |out| out.write_all(text.as_bytes()))?;
     }
