@@ -151,13 +151,33 @@ impl Pages {
 
     /// A block, and whether it is fresh: cleared. Null where the system has no more memory.
     fn allocate(&mut self, class: Class) -> (*mut u8, bool) {
-        let reused = self.pop(class);
+        let reused = self.pop(class).or_else(|| self.refit(class));
         self.make_room(class.bytes, 0);
         let block = reused.unwrap_or_else(|| system::map(class.bytes));
         if !block.is_null() {
             self.add_used(class.bytes);
         }
         (block, reused.is_none())
+    }
+
+    /// A kept block of a class near by, cut or extended, where a fresh one would cost a kept one its pages anyway: what
+    /// full fine-tuning's activations lay in, its gradients lie in afterwards.
+    fn refit(&mut self, class: Class) -> Option<*mut u8> {
+        let would_fit = self.large.used + self.large.kept + class.bytes <= self.large.peak + SLACK;
+        if would_fit {
+            return None;
+        }
+        let near = (1..=STEPS).flat_map(|off| [Some(class.index + off), class.index.checked_sub(off)]);
+        let known = |index: &usize| self.kept.get(*index).is_some_and(|kept| !kept.first.is_null());
+        let index = near.flatten().find(known)?;
+        let old = Class { index, bytes: bytes_of(index) };
+        let block = self.pop(old)?;
+        let moved = system::remap(block, old.bytes, class.bytes);
+        if moved.is_null() {
+            self.push(old, block);
+            return None;
+        }
+        Some(moved)
     }
 
     /// A block's bytes in one of another class. Null where the system has no more memory; then the block is what it was.
@@ -380,6 +400,19 @@ mod tests {
             let another = Allocator.alloc(a);
             assert_eq!(large().kept, 0, "two are: a kept one of three is too many");
             Allocator.dealloc(another, a);
+
+            // Three were used at most, one is slack: a block of another size takes over a kept one's pages.
+            let c = layout(BYTES + BYTES / 2);
+            let (second, third) = (Allocator.alloc(a), Allocator.alloc(a));
+            third.add(BYTES / 2).write(9);
+            Allocator.dealloc(second, a);
+            Allocator.dealloc(third, a);
+            let refitted = Allocator.alloc(c);
+            assert_eq!(*refitted.add(BYTES / 2), 9, "extended, not fresh");
+            Allocator.dealloc(refitted, c);
+            let cleared = Allocator.alloc_zeroed(c);
+            assert_eq!((*cleared, *cleared.add(BYTES / 2)), (0, 0));
+            Allocator.dealloc(cleared, c);
 
             Allocator.dealloc(large_again, a);
         }
