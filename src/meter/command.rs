@@ -180,34 +180,51 @@ fn adopt_orphans() {
 #[cfg(not(target_os = "linux"))]
 fn adopt_orphans() {}
 
-/// Words in the name of an option or variable whose value is a secret.
-const SECRET_WORDS: [&str; 8] =
-    ["token", "secret", "password", "passwd", "credential", "credentials", "apikey", "key"];
+/// Words in the name of an option, variable or header whose value is a secret.
+const SECRET_WORDS: [&str; 10] = [
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "credential",
+    "credentials",
+    "apikey",
+    "key",
+    "authorization",
+    "bearer",
+];
 /// Beginnings of well-known keys.
 const SECRET_BEGINNINGS: [&str; 6] = ["hf_", "sk-", "ghp_", "github_pat_", "AKIA", "glpat-"];
 const HIDDEN: &str = "…";
 
-/// The command line as it may be written down.
+/// The command line as it may be written down. A line for a shell has words of its own: where one of them is a secret, none
+/// is shown, for only the shell knows where the secret ends.
 pub fn shown(command: &[OsString]) -> Vec<String> {
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
-    without_secrets(words.iter().map(AsRef::as_ref))
+    let mut all = without_secrets(words.iter().map(AsRef::as_ref));
+    for (shown, word) in all.iter_mut().zip(&words) {
+        let has_several = word.contains(char::is_whitespace);
+        let bare = word.split_whitespace().map(|inner| inner.trim_matches(['"', '\'', '{', '(', '[']));
+        if has_several && without_secrets(bare).iter().any(|inner| inner.contains(HIDDEN)) {
+            HIDDEN.clone_into(shown);
+        }
+    }
+    all
 }
 
 fn without_secrets<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut hides_next = false;
     let one = |word: &'a str| {
-        if std::mem::take(&mut hides_next) {
-            return HIDDEN.into();
-        }
-        // A line for a shell has words of its own.
-        if word.contains(char::is_whitespace) {
-            return without_secrets(word.split_whitespace()).join(" ");
-        }
-        let word = word.trim_matches(['"', '\'']);
-        hides_next = word.starts_with('-') && !word.contains('=') && is_secret_name(word);
-        without_secret(word)
+        let hides = std::mem::replace(&mut hides_next, names_the_next(word));
+        if hides { HIDDEN.into() } else { without_secret(word) }
     };
     words.map(one).collect()
+}
+
+/// `--token`, and `"token":` inside a word.
+fn names_the_next(word: &str) -> bool {
+    let is_name = word.starts_with('-') || word.ends_with(':');
+    is_name && !word.contains('=') && is_secret_name(word)
 }
 
 fn is_secret_name(name: &str) -> bool {
@@ -257,10 +274,17 @@ mod tests {
         assert_eq!(shown_as(&["x", "hf_abcdef"]), "x …");
         assert_eq!(shown_as(&["x", "--name=hf_abcdef"]), "x --name=…");
         assert_eq!(shown_as(&["x", "https://me:pw@host/a"]), "x https://…@host/a");
-        assert_eq!(
-            shown_as(&["sh", "-c", "A_KEY='a b' x --token abc \"hf_y\" | tee 'hf_z'"]),
-            "sh -c A_KEY=… b x --token … … | tee …"
-        );
+        for line in [
+            "A_KEY='a b' x",
+            "x --token abc",
+            "x --password 'a b c' --lr 1",
+            "x \"hf_y\" | tee z",
+            "curl -H 'Authorization: Bearer abc' u",
+            "x '{\"api_key\": \"abc\"}'",
+        ] {
+            assert_eq!(shown_as(&["sh", "-c", line]), "sh -c …", "{line}");
+        }
+        assert_eq!(shown_as(&["sh", "-c", "x  --lr 'a b' | tee z"]), "sh -c x  --lr 'a b' | tee z");
         assert_eq!(shown_as(&["x", "--max_tokens=5", "--tokenizer", "t"]), "x --max_tokens=5 --tokenizer t");
     }
 

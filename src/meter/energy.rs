@@ -58,8 +58,8 @@ impl EnergyMeter {
     }
 }
 
-/// A level integrated over time by trapezoids, such as power to energy; intervals longer than `longest_gap_s` are left
-/// out.
+/// A level integrated over time by trapezoids, such as power to energy; intervals longer than `longest_gap_s` are
+/// left out.
 #[derive(Debug, Clone, Copy)]
 pub struct Integral {
     longest_gap_s: f64,

@@ -1,5 +1,5 @@
-//! Accounting of tagged memory: how much each part of the estimate holds now, and when all together
-//! were highest. Counters only: an add and a sub are a few atomic operations.
+//! Accounting of tagged memory: how much each part of the estimate holds now, and held when all together were highest.
+//! Counters only: an add and a sub are a few atomic operations.
 
 pub use crate::estimate::parts::{Part, PartBytes};
 
