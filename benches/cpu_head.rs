@@ -4,7 +4,9 @@ mod support;
 
 use candle_core::DType;
 use criterion::Criterion;
-use fttrain::ops::{Grads, Weight, head};
+use fttrain::ops::head::Head;
+use fttrain::ops::matmul::Precision;
+use fttrain::ops::{Grads, Weight};
 use std::hint::black_box;
 use support::{MODELS, Work, case, tensor, type_name};
 
@@ -19,16 +21,18 @@ fn losses(c: &mut Criterion) {
         let product = 2 * COUNTED * model.vocabulary * model.hidden;
         for dtype in [DType::F32, DType::BF16] {
             let weight = Weight::frozen(tensor(model.vocabulary, model.hidden, dtype));
+            let precision = if dtype == DType::BF16 { Precision::Bf16 } else { Precision::F32 };
+            let head = Head { weight, precision };
             let name = |what: &str| {
                 let shape = format!("{COUNTED}x{}x{}", model.vocabulary, model.hidden);
                 format!("{}/{shape}/{what} {}", model.name, type_name(dtype))
             };
             case(c, "cpu_head", &name("loss"), Work::Flops(product, dtype), || {
-                black_box(head::loss(&hidden, &weight, &targets).unwrap());
+                black_box(head.loss(&hidden, &targets).unwrap());
             });
             let mut grads = Grads::new(0);
             case(c, "cpu_head", &name("loss and gradient"), Work::Flops(2 * product, dtype), || {
-                black_box(head::loss_and_backward(&hidden, &weight, &targets, 1.0, &mut grads).unwrap());
+                black_box(head.loss_and_backward(&hidden, &targets, 1.0, &mut grads).unwrap());
             });
         }
     }

@@ -92,7 +92,7 @@ fn every_tensor_of_a_full_or_saved_module_learns_at_once() {
 /// The values of what is frozen, widened.
 fn frozen(decoder: &Decoder) -> Vec<Vec<f32>> {
     let linears = decoder.blocks.iter().flat_map(Block::linears).map(|linear| &linear.weight);
-    let matrices = linears.chain([&decoder.embedding, &decoder.head]).filter(|w| w.param.is_none());
+    let matrices = linears.chain([&decoder.embedding, &decoder.head.weight]).filter(|w| w.param.is_none());
     let vectors = decoder.blocks.iter().flat_map(Block::vectors).chain([&decoder.norm.weight]);
     let vectors = vectors.filter(|w| w.param.is_none()).map(|w| w.value.to_dtype(DType::F32).unwrap());
     let all = matrices.map(|w| w.value.to_f32().unwrap()).chain(vectors.map(|v| v.copy().unwrap()));

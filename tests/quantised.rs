@@ -159,7 +159,7 @@ fn a_gguf_file_in_its_own_types_is_the_model_that_its_f32_copy_is() {
     let matrices = |decoder: &Decoder| {
         let linears = decoder.blocks.iter().flat_map(fttrain::model::block::Block::linears);
         let all = linears.map(|linear| linear.weight.value.clone());
-        all.chain([decoder.embedding.value.clone(), decoder.head.value.clone()]).collect::<Vec<_>>()
+        all.chain([decoder.embedding.value.clone(), decoder.head.weight.value.clone()]).collect::<Vec<_>>()
     };
     let mut in_blocks = 0;
     for (own, f32) in matrices(&own).iter().zip(&matrices(&f32)) {

@@ -8,12 +8,13 @@ use crate::estimate::rates::Rate;
 use crate::estimate::trained::Update;
 use crate::estimate::work::{Class, Op, Site, Stored, Way};
 use crate::ops::attention::{self, Span};
+use crate::ops::head::Head;
 use crate::ops::linear::{Linear, Lora};
 use crate::ops::matmul::Precision;
 use crate::ops::norm::Norm;
 use crate::ops::optimizer::{self, Settings};
 use crate::ops::rope::Table;
-use crate::ops::{Grads, Matrix, ParamId, Weight, gate, head, host, narrow};
+use crate::ops::{Grads, Matrix, ParamId, Weight, gate, host, narrow};
 use candle_core::{DType, Device, Tensor};
 use fttrain_kernels::cpu::Nf4;
 use std::collections::VecDeque;
@@ -172,14 +173,15 @@ impl Probe {
 
     fn head(&self, patience: Patience) -> Result<(Timed, f64)> {
         let trained = (self.way == Way::Trained).then_some(ParamId(0));
-        let weight: Weight<Matrix> = self.weight(self.n, self.k, trained)?.into();
+        let weight = self.weight(self.n, self.k, trained)?.into();
+        let head = Head { weight, precision: self.precision() };
         let hidden = filled(self.m, self.k)?;
         let targets = vec![0; self.m];
         let timed = patience.time(&mut || {
             if self.way == Way::Forward {
-                return head::loss(&hidden, &weight, &targets).map(drop);
+                return head.loss(&hidden, &targets).map(drop);
             }
-            head::loss_and_backward(&hidden, &weight, &targets, 1.0, &mut Grads::new(1)).map(drop)
+            head.loss_and_backward(&hidden, &targets, 1.0, &mut Grads::new(1)).map(drop)
         })?;
         Ok((timed, Op::head(self.way, self.shape(), self.m as f64, 1.0).flops))
     }

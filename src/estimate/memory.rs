@@ -2,7 +2,7 @@
 //! measured figure against. What stands at which moment follows from the ops (`model/decoder.rs`, `model/block.rs`), and
 //! the allocator keeps no more large blocks than once stood together.
 
-use super::parameters::{Parameters, rank, trains_head};
+use super::parameters::{Parameters, rank};
 use super::trained::Trained;
 use super::work::Stored;
 use super::{Counts, product, sum, wide};
@@ -189,11 +189,10 @@ impl Layout<'_> {
     }
 
     /// Beside a chunk of logits: the last block's output, counted rows of it, these normed, and their gradients; the
-    /// chunk as products read it on its way back, in f32 where the head's own gradient is made of it.
+    /// chunk as products read it on its way back.
     fn beside_logits(&self, load: Load) -> u64 {
         let row = product(&[wide(self.arch.hidden_size), F32]);
-        let packed = if trains_head(self.method) { F32 } else { self.product_value() };
-        let slopes = product(&[self.logits(load) / F32, packed]);
+        let slopes = product(&[self.logits(load) / F32, self.product_value()]);
         sum(&[product(&[load.tokens, row]), product(&[load.targets, 3, row]), slopes])
     }
 

@@ -7,6 +7,7 @@ use super::{Decoder, Frozen, Params};
 use crate::arch::{self, Arch, Proj};
 use crate::error::Result;
 use crate::ops::dora::{self, Dora};
+use crate::ops::head::Head;
 use crate::ops::linear::{Linear, Lora};
 use crate::ops::norm::Norm;
 use crate::ops::rope::Table;
@@ -44,7 +45,7 @@ pub fn decoder(
     let blocks =
         (0..arch.layers.len()).map(|layer| builder.block(layer, &tables)).collect::<Result<Vec<_>>>()?;
     let norm = builder.norm("model.norm")?;
-    let head = match (arch.tie_word_embeddings, trained) {
+    let weight = match (arch.tie_word_embeddings, trained) {
         (false, _) => builder.matrix("lm_head", frozen.tables())?,
         // PEFT copies a tied head that is to be trained, which unties it.
         (true, Trained::Adapter(adapter)) if adapter.trains_whole("lm_head") => {
@@ -55,6 +56,7 @@ pub fn decoder(
         }
         (true, _) => embedding.clone(),
     };
+    let head = Head { weight, precision: frozen.precision() };
     let decoder = Decoder { embedding, blocks, norm, head };
     Ok((decoder, builder.params))
 }

@@ -8,9 +8,10 @@ use crate::ops::attention::Span;
 use crate::ops::device::Gpu;
 use crate::ops::dropout::Noise;
 use crate::ops::gpu::{self, Placed};
+use crate::ops::head::{self, Head, Scored};
 use crate::ops::norm::Norm;
 use crate::ops::profile;
-use crate::ops::{Grads, Matrix, ParamId, Weight, embedding, head, host, matmul};
+use crate::ops::{Grads, Matrix, ParamId, Weight, embedding, host};
 use candle_core::{DType, Tensor};
 
 /// A decoder, frozen or trained in part or whole.
@@ -22,8 +23,8 @@ pub struct Decoder {
     pub blocks: Vec<Block>,
     /// Before the head.
     pub norm: Norm,
-    /// `[V, D]`; the embedding's own where tied.
-    pub head: Weight<Matrix>,
+    /// To the vocabulary.
+    pub head: Head,
 }
 
 /// How a training pass is done.
@@ -122,7 +123,7 @@ impl Decoder {
             kept.push(if how.recompute { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
             x = y;
         }
-        let vocabulary = self.head.value.shape()?.0;
+        let vocabulary = self.head.weight.value.shape()?.0;
         let rows = head::chunk_rows(vocabulary).min(batch.targets.len());
         let logits = 4 * rows as u64 * vocabulary as u64;
         let mut standing: u64 = kept.iter().map(Kept::bytes).sum();
@@ -169,21 +170,21 @@ impl Decoder {
             return Ok(0.0);
         }
         let (counted, targets) = counted(&self.hidden(batch)?, batch)?;
-        head::loss(&self.norm.forward(&counted)?.0, &self.head, &targets)
+        self.head.loss(&self.norm.forward(&counted)?.0, &targets)
     }
 
     /// Log-probability of each target, in the batch's order, and whether it was the likeliest token.
-    pub fn log_probabilities(&self, batch: &Batch) -> Result<Vec<head::Scored>> {
+    pub fn log_probabilities(&self, batch: &Batch) -> Result<Vec<Scored>> {
         if batch.targets.is_empty() {
             return Ok(Vec::new());
         }
         let (counted, targets) = counted(&self.hidden(batch)?, batch)?;
-        head::log_probabilities(&self.norm.forward(&counted)?.0, &self.head, &targets)
+        self.head.log_probabilities(&self.norm.forward(&counted)?.0, &targets)
     }
 
     /// Logits `[N, V]` of every row: for tests and checks, on short texts.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
-        matmul::nt(&self.norm.forward(&self.hidden(batch)?)?.0, &self.head.value)
+        self.head.logits(&self.norm.forward(&self.hidden(batch)?)?.0)
     }
 
     /// Appends tokens to each text and returns the logits `[texts, V]` of the last of each.
@@ -199,7 +200,7 @@ impl Decoder {
         let last: Vec<u32> =
             spans.iter().filter_map(|s| u32::try_from(s.q.end.checked_sub(1)?).ok()).collect();
         let last = x.index_select(&Tensor::from_slice(&last, last.len(), x.device())?, 0)?;
-        matmul::nt(&self.norm.forward(&last)?.0, &self.head.value)
+        self.head.logits(&self.norm.forward(&last)?.0)
     }
 
     /// Values of a token's keys in one block.
@@ -228,7 +229,7 @@ impl Decoder {
     ) -> Result<(f64, Tensor)> {
         let (counted, targets) = counted(x, batch)?; // [C, D]
         let (normed, saved) = self.norm.forward(&counted)?;
-        let (sum, d_normed) = head::loss_and_backward(&normed, &self.head, &targets, scale, grads)?;
+        let (sum, d_normed) = self.head.loss_and_backward(&normed, &targets, scale, grads)?;
         let d_counted = self.norm.backward(&saved, &d_normed, None, grads)?;
         let dx = Tensor::zeros(x.shape(), DType::F32, x.device())?;
         if let Some(gpu) = Gpu::of(&dx) {
@@ -250,7 +251,7 @@ impl Decoder {
 
     /// Bytes of the weights that are not trained; a tied head counts once.
     pub fn frozen_bytes(&self) -> u64 {
-        let head = Some(&self.head).filter(|head| !head.value.is(&self.embedding.value));
+        let head = Some(&self.head.weight).filter(|head| !head.value.is(&self.embedding.value));
         let matrices = self.blocks.iter().flat_map(Block::linears).map(|linear| &linear.weight);
         let matrices = matrices.chain([&self.embedding]).chain(head).filter(|w| w.param.is_none());
         let vectors = self.blocks.iter().flat_map(Block::vectors).chain([&self.norm.weight]);

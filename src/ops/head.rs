@@ -29,134 +29,152 @@ pub fn chunk_rows(v: usize) -> usize {
     (CHUNK / v.max(1)).clamp(32, 1024)
 }
 
-/// hidden `[C, D]` of the counted tokens, weight `[V, D]` → Σ of the token losses, in f64.
-pub fn loss(hidden: &Tensor, weight: &Weight<Matrix>, targets: &[u32]) -> Result<f64> {
-    let _span = profile::op(Site::Head);
-    if let Some(gpu) = Gpu::of(hidden) {
-        return Ok(on_gpu(&gpu, hidden, weight, targets, None, &mut Grads::new(0))?.0);
-    }
-    let mut sum = 0.0;
-    for rows in chunks(weight, targets)? {
-        let logits = logits(hidden, weight, &rows)?;
-        sum += total(&losses(&logits, &targets[rows], None)?);
-    }
-    Ok(sum)
+/// The projection to the vocabulary.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// `[V, D]`; the embedding's own where tied.
+    pub weight: Weight<Matrix>,
+    /// What its products are rounded to.
+    pub precision: Precision,
 }
 
-/// Σ of the token losses and the gradient of `scale·Σ` with respect to hidden `[C, D]`; a trained weight's too.
-pub fn loss_and_backward(
-    hidden: &Tensor,
-    weight: &Weight<Matrix>,
-    targets: &[u32],
-    scale: f32,
-    grads: &mut Grads,
-) -> Result<(f64, Tensor)> {
-    backward(hidden, weight, targets, &vec![scale; targets.len()], grads)
-}
-
-/// Each token's log-probability, and whether it was the likeliest.
-pub fn log_probabilities(hidden: &Tensor, weight: &Weight<Matrix>, targets: &[u32]) -> Result<Vec<Scored>> {
-    let _span = profile::op(Site::Head);
-    let mut scored = Vec::with_capacity(targets.len());
-    for rows in chunks(weight, targets)? {
-        let (logits, targets) = (logits(hidden, weight, &rows)?, &targets[rows]);
-        let likeliest = likeliest(&logits, targets)?;
-        let losses = losses(&logits, targets, None)?;
-        let both = losses.into_iter().zip(likeliest);
-        scored.extend(both.map(|(loss, is_likeliest)| Scored { log_probability: -loss, is_likeliest }));
-    }
-    Ok(scored)
-}
-
-/// The backward of [`log_probabilities`]: `d` `[C]`, the gradient of any loss of them → that of hidden `[C, D]`; a
-/// trained weight's too.
-pub fn log_probabilities_backward(
-    hidden: &Tensor,
-    weight: &Weight<Matrix>,
-    targets: &[u32],
-    d: &[f32],
-    grads: &mut Grads,
-) -> Result<Tensor> {
-    let scales: Vec<f32> = d.iter().map(|d| -d).collect();
-    Ok(backward(hidden, weight, targets, &scales, grads)?.1)
-}
-
-/// Σ of the token losses, and gradients of `Σ scale·loss`, `scales` `[C]`.
-fn backward(
-    hidden: &Tensor,
-    weight: &Weight<Matrix>,
-    targets: &[u32],
-    scales: &[f32],
-    grads: &mut Grads,
-) -> Result<(f64, Tensor)> {
-    let _span = profile::op(Site::Head);
-    if scales.len() != targets.len() {
-        return Err(Error::new(Kind::Bug, format!("{} gradients of {} tokens", scales.len(), targets.len())));
-    }
-    if let Some(gpu) = Gpu::of(hidden) {
-        return on_gpu(&gpu, hidden, weight, targets, Some(scales), grads);
-    }
-    let mut sum = 0.0;
-    let mut parts = Vec::new();
-    for rows in chunks(weight, targets)? {
-        let slopes = logits(hidden, weight, &rows)?;
-        sum += total(&losses(&slopes, &targets[rows.clone()], Some(&scales[rows.clone()]))?);
-        parts.push(matmul::nn(&slopes, &weight.value)?);
-        if let Some(id) = weight.param {
-            let inputs = hidden.narrow(0, rows.start, rows.len())?;
-            matmul::tn(grads.slot(id), &slopes, &inputs, 1.0, Precision::F32)?;
+impl Head {
+    /// hidden `[N, D]` → logits `[N, V]`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        match Gpu::of(hidden) {
+            Some(_) => matmul::nt(hidden, &self.weight.value),
+            None => matmul::nt_in(hidden, &self.weight.value, self.precision),
         }
     }
-    let d_hidden = match parts.len() {
-        0 => host::zeros(hidden.shape())?,
-        1 => parts.remove(0),
-        _ => Tensor::cat(&parts, 0)?,
-    };
-    Ok((sum, d_hidden))
-}
 
-/// The rows of each chunk.
-fn chunks(weight: &Weight<Matrix>, targets: &[u32]) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
-    let (rows, count) = (chunk_rows(weight.value.shape()?.0), targets.len());
-    // As many chunks as it takes, all of nearly one size: the weight is read once for each, however few its rows.
-    let even = count.div_ceil(count.div_ceil(rows).max(1)).max(1);
-    Ok((0..count).step_by(even).map(move |first| first..count.min(first + even)))
-}
-
-/// Losses and gradients on a GPU, which is waited for once; without scales the gradient is 0.
-fn on_gpu(
-    gpu: &Gpu,
-    hidden: &Tensor,
-    weight: &Weight<Matrix>,
-    targets: &[u32],
-    scales: Option<&[f32]>,
-    grads: &mut Grads,
-) -> Result<(f64, Tensor)> {
-    let losses = Losses::new(gpu)?;
-    // As on the CPU, a bf16 weight is multiplied in bf16.
-    let w = product::dense(&weight.value)?;
-    let d_hidden = Tensor::zeros(hidden.shape(), DType::F32, hidden.device())?;
-    for rows in chunks(weight, targets)? {
-        let inputs = hidden.narrow(0, rows.start, rows.len())?;
-        let inputs = gpu::values::as_dtype(gpu, &inputs, w.dtype())?;
-        let logits = product::fresh(gpu, (&inputs, false), (w, true), 1.0)?;
-        let scales = scales.map(|scales| &scales[rows.clone()]);
-        losses.add(&logits, &targets[rows.clone()], scales)?;
-        if scales.is_none() {
-            continue;
+    /// hidden `[C, D]` of the counted tokens → Σ of the token losses, in f64.
+    pub fn loss(&self, hidden: &Tensor, targets: &[u32]) -> Result<f64> {
+        let _span = profile::op(Site::Head);
+        if let Some(gpu) = Gpu::of(hidden) {
+            return Ok(self.on_gpu(&gpu, hidden, targets, None, &mut Grads::new(0))?.0);
         }
-        let slopes = gpu::values::as_dtype(gpu, &logits, w.dtype())?;
-        let d_rows = d_hidden.narrow(0, rows.start, rows.len())?;
-        product::multiply(gpu, (&slopes, false), (w, false), &d_rows, 1.0, false)?;
-        if let Some(id) = weight.param {
-            product::gradient(gpu, grads.slot(id), &slopes, &inputs, 1.0)?;
+        let mut sum = 0.0;
+        for rows in self.chunks(targets)? {
+            let logits = self.logits(&of(hidden, &rows)?)?;
+            sum += total(&losses(&logits, &targets[rows], None)?);
         }
+        Ok(sum)
     }
-    Ok((losses.sum()?, d_hidden))
+
+    /// Σ of the token losses and the gradient of `scale·Σ` with respect to hidden `[C, D]`; a trained weight's too.
+    pub fn loss_and_backward(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        scale: f32,
+        grads: &mut Grads,
+    ) -> Result<(f64, Tensor)> {
+        self.backward(hidden, targets, &vec![scale; targets.len()], grads)
+    }
+
+    /// Each token's log-probability, and whether it was the likeliest.
+    pub fn log_probabilities(&self, hidden: &Tensor, targets: &[u32]) -> Result<Vec<Scored>> {
+        let _span = profile::op(Site::Head);
+        let mut scored = Vec::with_capacity(targets.len());
+        for rows in self.chunks(targets)? {
+            let (logits, targets) = (self.logits(&of(hidden, &rows)?)?, &targets[rows]);
+            let likeliest = likeliest(&logits, targets)?;
+            let losses = losses(&logits, targets, None)?;
+            let both = losses.into_iter().zip(likeliest);
+            scored.extend(both.map(|(loss, is_likeliest)| Scored { log_probability: -loss, is_likeliest }));
+        }
+        Ok(scored)
+    }
+
+    /// The backward of [`Self::log_probabilities`]: `d` `[C]`, the gradient of any loss of them → that of hidden `[C, D]`;
+    /// a trained weight's too.
+    pub fn log_probabilities_backward(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        d: &[f32],
+        grads: &mut Grads,
+    ) -> Result<Tensor> {
+        let scales: Vec<f32> = d.iter().map(|d| -d).collect();
+        Ok(self.backward(hidden, targets, &scales, grads)?.1)
+    }
+
+    /// Σ of the token losses, and gradients of `Σ scale·loss`, `scales` `[C]`.
+    fn backward(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        scales: &[f32],
+        grads: &mut Grads,
+    ) -> Result<(f64, Tensor)> {
+        let _span = profile::op(Site::Head);
+        if scales.len() != targets.len() {
+            let fact = format!("{} gradients of {} tokens", scales.len(), targets.len());
+            return Err(Error::new(Kind::Bug, fact));
+        }
+        if let Some(gpu) = Gpu::of(hidden) {
+            return self.on_gpu(&gpu, hidden, targets, Some(scales), grads);
+        }
+        let mut sum = 0.0;
+        let mut parts = Vec::new();
+        for rows in self.chunks(targets)? {
+            let inputs = of(hidden, &rows)?;
+            let slopes = self.logits(&inputs)?;
+            sum += total(&losses(&slopes, &targets[rows.clone()], Some(&scales[rows]))?);
+            parts.push(matmul::nn_in(&slopes, &self.weight.value, self.precision)?);
+            if let Some(id) = self.weight.param {
+                matmul::tn(grads.slot(id), &slopes, &inputs, 1.0, self.precision)?;
+            }
+        }
+        let d_hidden = match parts.len() {
+            0 => host::zeros(hidden.shape())?,
+            1 => parts.remove(0),
+            _ => Tensor::cat(&parts, 0)?,
+        };
+        Ok((sum, d_hidden))
+    }
+
+    /// The rows of each chunk.
+    fn chunks(&self, targets: &[u32]) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
+        let (rows, count) = (chunk_rows(self.weight.value.shape()?.0), targets.len());
+        // As many chunks as it takes, all of nearly one size: the weight is read once for each, however few its rows.
+        let even = count.div_ceil(count.div_ceil(rows).max(1)).max(1);
+        Ok((0..count).step_by(even).map(move |first| first..count.min(first + even)))
+    }
+
+    /// Losses and gradients on a GPU, which is waited for once; without scales the gradient is 0.
+    fn on_gpu(
+        &self,
+        gpu: &Gpu,
+        hidden: &Tensor,
+        targets: &[u32],
+        scales: Option<&[f32]>,
+        grads: &mut Grads,
+    ) -> Result<(f64, Tensor)> {
+        let losses = Losses::new(gpu)?;
+        // A bf16 weight is multiplied in bf16, an f32 one in f32.
+        let w = product::dense(&self.weight.value)?;
+        let d_hidden = Tensor::zeros(hidden.shape(), DType::F32, hidden.device())?;
+        for rows in self.chunks(targets)? {
+            let inputs = gpu::values::as_dtype(gpu, &of(hidden, &rows)?, w.dtype())?;
+            let logits = product::fresh(gpu, (&inputs, false), (w, true), 1.0)?;
+            let scales = scales.map(|scales| &scales[rows.clone()]);
+            losses.add(&logits, &targets[rows.clone()], scales)?;
+            if scales.is_none() {
+                continue;
+            }
+            let slopes = gpu::values::as_dtype(gpu, &logits, w.dtype())?;
+            product::multiply(gpu, (&slopes, false), (w, false), &of(&d_hidden, &rows)?, 1.0, false)?;
+            if let Some(id) = self.weight.param {
+                product::gradient(gpu, grads.slot(id), &slopes, &inputs, 1.0)?;
+            }
+        }
+        Ok((losses.sum()?, d_hidden))
+    }
 }
 
-fn logits(hidden: &Tensor, weight: &Weight<Matrix>, rows: &Range<usize>) -> Result<Tensor> {
-    matmul::nt(&hidden.narrow(0, rows.start, rows.len())?, &weight.value)
+fn of(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
+    Ok(x.narrow(0, rows.start, rows.len())?)
 }
 
 /// The loss of each row of logits, which is used up; it becomes its gradient where there are scales.

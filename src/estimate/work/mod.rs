@@ -142,10 +142,8 @@ impl Model<'_> {
             (true, false) => Way::Backward,
             (true, true) => Way::Trained,
         };
-        // Trained beside an adapter, it is kept in f32 whatever the base is.
-        let stored = (way == Way::Trained && *self.method != Method::Full).then_some(Stored::F32);
         let shape = (m, f(self.arch.vocab_size), f(self.arch.hidden_size));
-        Op { stored, ..Op::head(way, shape, v.targets, v.calls) }
+        Op::head(way, shape, v.targets, v.calls)
     }
 
     /// Values of a mean trained tensor.
