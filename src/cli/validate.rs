@@ -22,9 +22,12 @@ pub(super) struct ValidateArgs {
     /// How many runs.
     #[arg(long, value_enum, default_value = "quick")]
     size: Extent,
-    /// The folder of the study; a new one in the home folder by default.
+    /// The folder of the study; a new one in the home folder by default. A study that was begun there goes on.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Stop after so many minutes; the same command goes on with what is left, under the same --out.
+    #[arg(long, value_parser = minutes)]
+    minutes: Option<f64>,
     /// Judge the data sheets instead: published runs that no efficiency was fitted on.
     #[arg(long)]
     published: bool,
@@ -42,7 +45,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<u8> {
     let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let folder = args.out.clone().unwrap_or_else(|| home.join("studies").join(stamp));
     fs::create_folders(&folder)?;
-    let found = validate(args.size, &folder, &home, &mut |done, all, row| {
+    let found = validate(args.size, args.minutes, &folder, &home, &mut |done, all, row| {
         say(&format!("{done}/{all}  {}  {}", settings(row), errors(row)));
     })?;
     let text = json::to_text(&found)?;
@@ -53,6 +56,11 @@ pub(super) fn run(args: &ValidateArgs) -> Result<u8> {
     say(&beside(&found));
     say(&format!("{}", folder.join("validate.html").display()));
     Ok(0)
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|m: &f64| m.is_finite() && *m > 0.0);
+    number.ok_or_else(|| "expected a number above 0".into())
 }
 
 fn settings(row: &Row) -> String {
@@ -107,11 +115,13 @@ fn beside(found: &Validation) -> String {
     let varied = varied.map(|(key, pct)| format!("{} {pct:.1} %", words::title(key).unwrap_or(key)));
     let skill = |key: &str| found.skill.get(key).map_or_else(|| "–".to_owned(), |s| format!("{s:.2}"));
     format!(
-        "a run differs from its repeat by: {}; skill over FLOPs over the peak {}, over a progress bar {}; {} runs did not fit",
+        "a run differs from its repeat by: {}; skill over FLOPs over the peak {}, over a progress bar {}; {} runs did not fit, {} not \
+         run yet",
         varied.collect::<Vec<_>>().join(", "),
         skill("step_s_by_roofline"),
         skill("train_s_by_progress_bar"),
-        found.left_out.len()
+        found.left_out.len(),
+        found.not_run
     )
 }
 

@@ -7,12 +7,12 @@ use super::place::Place;
 use super::raw::Value;
 use super::section::{Origin, Section};
 use super::{Error, Lora, LoraInit, Method, Targets};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 
 /// The flag in front of the config on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MethodFlag {
     /// `--lora`

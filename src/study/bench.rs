@@ -86,7 +86,7 @@ impl Bench {
         let folder = self.folder.join(row);
         fs::create_folders(&folder)?;
         let (data, config, out) = (folder.join("rows.jsonl"), folder.join("run.toml"), folder.join("out"));
-        let steps = self.extent.steps(cell.size);
+        let steps = self.extent.steps(cell);
         fs::write_durable(&data, sample::jsonl(&rows(cell, steps)).as_bytes())?;
         fs::write_durable(&config, self.config(cell, steps, &data, &out)?.as_bytes())?;
         Ok((config, out))

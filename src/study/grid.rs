@@ -1,10 +1,10 @@
 //! The grid of settings that the estimate is judged on, and a sample of it that fills the space evenly.
 
 use crate::config::MethodFlag;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One run of the grid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
     /// `full`, `lora` or `qlora`.
     pub method: MethodFlag,
@@ -23,7 +23,7 @@ pub struct Cell {
 }
 
 /// Random models, made here from their shapes; speed and memory do not depend on what a weight says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Size {
     /// 4 layers of 256.
@@ -53,7 +53,7 @@ pub enum Extent {
     Quick,
     /// Some fifty runs and repeats of all models, about an hour.
     Standard,
-    /// Some hundred and fifty runs.
+    /// Some hundred and fifty runs, hours.
     Full,
 }
 
@@ -68,10 +68,11 @@ impl Extent {
     }
 
     /// Optimizer steps of a run; of the largest model two and a first one, for their memory.
-    pub fn steps(self, size: Size) -> usize {
-        match (self, size) {
+    pub fn steps(self, cell: &Cell) -> usize {
+        match (self, cell.size) {
             (_, Size::Half) => 3,
             (Self::Quick, _) => 6,
+            (_, Size::Smollm2) if cell.batch * cell.sequence > LONG_STEP => 6,
             _ => 12,
         }
     }
@@ -81,6 +82,9 @@ impl Extent {
         if self == Self::Quick { all.get(..2).unwrap_or(all) } else { all }
     }
 }
+
+/// Tokens beyond which a step of the second largest model takes seconds.
+const LONG_STEP: usize = 1024;
 
 /// One cell in so many is run again at the end: what a run differs from itself by.
 pub const REPEAT_EVERY: usize = 6;

@@ -38,6 +38,14 @@ pub enum Error {
         /// What is wrong.
         fact: String,
     },
+    /// The folder holds a study of another program.
+    #[error("{}: the study in it was begun by build {build}", folder.display())]
+    OtherBuild {
+        /// The study's.
+        folder: PathBuf,
+        /// Which program.
+        build: String,
+    },
     /// A file of the study cannot be written.
     #[error("{}: {fact}", path.display())]
     Write {
@@ -63,12 +71,15 @@ impl Fault for Error {
                 _ => Kind::Bug,
             },
             Self::Output { .. } => Kind::Bug,
+            Self::OtherBuild { .. } => Kind::Usage,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Write { .. } | Self::Run { code: 8, .. } => Some("choose another folder with --out".into()),
+            Self::Write { .. } | Self::OtherBuild { .. } | Self::Run { code: 8, .. } => {
+                Some("choose another folder with --out".into())
+            }
             _ => None,
         }
     }

@@ -5,10 +5,11 @@ use crate::calibrate::stopwatch::Patience;
 use crate::error::Result;
 use crate::estimate::history::median;
 use crate::estimate::work::{Class, Stored, Way};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The loop, with its first time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Reference {
     first_s: f64,
 }

@@ -1,5 +1,6 @@
 //! A grid of real small runs, each predicted before it starts: what the estimate is worth on this machine.
 
+use super::Error;
 use super::bench::Bench;
 use super::child::Child;
 use super::grid::{self, Cell, Extent};
@@ -12,13 +13,15 @@ use crate::estimate::history::median;
 use crate::estimate::running::{Correction, Projection};
 use crate::fs;
 use crate::train::metrics::{self, StepRecord};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// One run of the grid.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Its settings.
     pub cell: Cell,
@@ -61,32 +64,68 @@ pub struct Validation {
     pub skill: BTreeMap<String, f64>,
     /// Cells that memory or disk of this machine do not suffice for: they were left out.
     pub left_out: Vec<Cell>,
+    /// Cells that there was no time for yet.
+    pub not_run: usize,
 }
 
 const QUANTITIES: [&str; 3] = ["step_s", "wall_s", "peak_memory_bytes"];
 
-/// Runs the grid under `folder`, with the machine's profile copied from `home`; `said` hears each row.
+/// What all rows of a study have in common, kept beside them: cut off, it goes on where it was.
+struct Study<'a> {
+    folder: &'a Path,
+    bench: Bench,
+    /// As it stood before the first row.
+    profile: Vec<u8>,
+    begun: Begun,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    started_at: String,
+    build: String,
+    reference: Reference,
+}
+
+/// A run of the grid, and the machine that its prediction is of.
+type Found = (Row, String);
+
+/// Share of the time that is there for rows; the rest is for their repeats.
+const FOR_ROWS: f64 = 0.85;
+
+/// Runs the grid under `folder`, with the machine's profile copied from `home`, for so many minutes, or to its end; a study
+/// that was begun there goes on. `said` hears each row.
 ///
 /// # Errors
-/// A run of the grid fails; the folder cannot be written.
+/// A run of the grid fails; the folder cannot be written, or holds a study of another build.
 pub fn validate(
     extent: Extent,
+    minutes: Option<f64>,
     folder: &Path,
     home: &Path,
     said: &mut dyn FnMut(usize, usize, &Row),
 ) -> Result<Validation> {
-    let started_at = jiff::Timestamp::now().to_string();
     let cells = grid::sample(extent);
-    let bench = Bench::new(folder, extent, &cells)?;
-    let profile = frozen(folder, home)?;
-    let reference = Reference::start()?;
-    let (mut rows, mut left_out, mut machine) = (Vec::new(), Vec::new(), String::new());
+    let study = Study::open(folder, home, Bench::new(folder, extent, &cells)?)?;
+    let since = Instant::now();
+    let is_time = |share: f64| minutes.is_none_or(|m| since.elapsed().as_secs_f64() < 60.0 * m * share);
+    let (mut rows, mut left_out, mut not_run, mut machine) = (Vec::new(), Vec::new(), 0, String::new());
     for (at, cell) in cells.iter().enumerate() {
-        let child = child(folder, &format!("home-{at:03}"), &profile)?;
-        match run(&bench, &format!("row-{at:03}"), cell, &child, reference)? {
+        let known = study.known(at, ROW)?;
+        let is_new = known.is_none();
+        let found = match known {
+            Some(found) => found,
+            None if is_time(FOR_ROWS) => study.row(at, cell)?,
+            None => {
+                not_run += 1;
+                continue;
+            }
+        };
+        match found {
             Some((row, name)) => {
                 machine = name;
-                said(at + 1, cells.len(), &row);
+                if is_new {
+                    said(at + 1, cells.len(), &row);
+                }
                 rows.push((at, row));
             }
             None => left_out.push(*cell),
@@ -94,40 +133,110 @@ pub fn validate(
     }
     // At the end, for hours lie between the two.
     for (at, row) in rows.iter_mut().filter(|(at, _)| at.is_multiple_of(grid::REPEAT_EVERY)) {
-        let child = child(folder, &format!("home-{at:03}-again"), &profile)?;
-        row.repeated = again(&bench, &format!("row-{at:03}-again"), &row.cell, &child)?;
+        row.repeated = match study.known(*at, AGAIN)? {
+            Some(repeated) => repeated,
+            None if is_time(1.0) => study.again(*at, &row.cell)?,
+            None => continue,
+        };
     }
     let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     let drifts = || rows.iter().map(|r| r.drift);
     let (slow, fast) = (drifts().fold(f64::MIN, f64::max), drifts().fold(f64::MAX, f64::min));
     let scores = scores(&rows);
     Ok(Validation {
-        started_at,
+        started_at: study.begun.started_at,
         machine,
-        profile_sha256: fs::sha256_bytes(&profile),
+        profile_sha256: fs::sha256_bytes(&study.profile),
         skill: skill(&scores),
         scores,
         machine_variation_pct: if rows.is_empty() { 0.0 } else { 100.0 * (slow / fast - 1.0) },
         repeat_variation_pct: repeat_variation(&rows),
         rows,
         left_out,
+        not_run,
     })
 }
 
-/// The program with a home of its own that holds the profile alone: no row learns from another.
-fn child(folder: &Path, name: &str, profile: &[u8]) -> Result<Child> {
-    let own = folder.join(name);
-    fs::create_folders(&own)?;
-    fs::write_durable(&own.join(Profiles::FILE), profile)?;
-    Child::new(&own)
+/// What a row leaves when it is done, `null` where the machine does not suffice; and its repeat.
+const ROW: &str = "row.json";
+const AGAIN: &str = "again.json";
+
+impl<'a> Study<'a> {
+    fn open(folder: &'a Path, home: &Path, bench: Bench) -> Result<Self> {
+        let build = Provenance::here(1).build;
+        let file = folder.join("study.json");
+        if file.is_file() {
+            let broken = |e: serde_json::Error| Error::Write { path: file.clone(), fact: e.to_string() };
+            let begun: Begun = serde_json::from_slice(&fs::read_at_most(&file, 1 << 16)?).map_err(broken)?;
+            if begun.build != build {
+                return Err(Error::OtherBuild { folder: folder.to_owned(), build: begun.build }.into());
+            }
+            let profile = fs::read_at_most(&folder.join(Profiles::FILE), 4 << 20)?;
+            return Ok(Self { folder, bench, profile, begun });
+        }
+        let profile = frozen(folder, home)?;
+        let started_at = jiff::Timestamp::now().to_string();
+        let begun = Begun { started_at, build, reference: Reference::start()? };
+        write(&file, &begun)?;
+        Ok(Self { folder, bench, profile, begun })
+    }
+
+    /// What an earlier start found of a row.
+    fn known<T: DeserializeOwned>(&self, at: usize, file: &str) -> Result<Option<T>> {
+        let path = self.folder.join(name(at)).join(file);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        Ok(serde_json::from_slice(&fs::read_at_most(&path, 1 << 20)?).ok())
+    }
+
+    fn row(&self, at: usize, cell: &Cell) -> Result<Option<Found>> {
+        let name = name(at);
+        let child = self.child(&name, &self.profile)?;
+        let found = run(&self.bench, &name, cell, &child, self.begun.reference)?;
+        write(&self.folder.join(name).join(ROW), &found)?;
+        Ok(found)
+    }
+
+    /// The same run once more, its shapes as known as they were to the first: what was measured.
+    fn again(&self, at: usize, cell: &Cell) -> Result<BTreeMap<String, f64>> {
+        let again = format!("{}-again", name(at));
+        let profile = fs::read_at_most(&self.home(&name(at)).join(Profiles::FILE), 4 << 20)?;
+        let child = self.child(&again, &profile)?;
+        let (config, out) = self.bench.lay(&again, cell)?;
+        let report = train(cell, &config, &out, &child)?;
+        let measured = |key: &&str| Some(((*key).to_owned(), report.as_ref()?["measured"][*key].as_f64()?));
+        let measured = QUANTITIES.iter().filter_map(measured).collect();
+        write(&self.folder.join(name(at)).join(AGAIN), &measured)?;
+        Ok(measured)
+    }
+
+    fn home(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("home-{name}"))
+    }
+
+    /// The program with a home of its own that holds a profile alone: no row learns from another. What a row left that
+    /// was cut off is removed.
+    fn child(&self, name: &str, profile: &[u8]) -> Result<Child> {
+        let (own, row) = (self.home(name), self.folder.join(name));
+        for left in [&own, &row].into_iter().filter(|left| left.is_dir()) {
+            fs::remove_folder(left)?;
+        }
+        fs::create_folders(&own)?;
+        fs::write_durable(&own.join(Profiles::FILE), profile)?;
+        Child::new(&own)
+    }
 }
 
-/// The same run once more: what was measured.
-fn again(bench: &Bench, name: &str, cell: &Cell, child: &Child) -> Result<BTreeMap<String, f64>> {
-    let (config, out) = bench.lay(name, cell)?;
-    let Some(report) = train(cell, &config, &out, child)? else { return Ok(BTreeMap::new()) };
-    let measured = |key: &&str| Some(((*key).to_owned(), report["measured"][*key].as_f64()?));
-    Ok(QUANTITIES.iter().filter_map(measured).collect())
+fn name(at: usize) -> String {
+    format!("row-{at:03}")
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_vec(value);
+    let text = text.map_err(|e| Error::Write { path: path.to_owned(), fact: e.to_string() })?;
+    fs::write_durable(path, &text)?;
+    Ok(())
 }
 
 /// Runs a cell, and keeps of what it leaves only the records: its weights are noise, and there are many. `None` where
@@ -184,13 +293,7 @@ fn frozen(folder: &Path, home: &Path) -> Result<Vec<u8>> {
 }
 
 /// Predicts a cell, then runs it; `None` where it does not fit.
-fn run(
-    bench: &Bench,
-    name: &str,
-    cell: &Cell,
-    child: &Child,
-    reference: Reference,
-) -> Result<Option<(Row, String)>> {
+fn run(bench: &Bench, name: &str, cell: &Cell, child: &Child, reference: Reference) -> Result<Option<Found>> {
     let (config, out) = bench.lay(name, cell)?;
     let path = config.to_string_lossy().into_owned();
     let before = reference.drift()?;
@@ -343,6 +446,44 @@ mod tests {
         let varied = repeat_variation(&rows);
         assert!((varied["step_s"] - 10.0).abs() < 1e-9, "{varied:?}");
         assert!(!varied.contains_key("wall_s"));
+    }
+
+    fn begun(folder: &Path, build: &str) -> Begun {
+        let reference = serde_json::from_str(r#"{"first_s":1.0}"#).unwrap();
+        let begun = Begun { started_at: "then".into(), build: build.into(), reference };
+        write(&folder.join("study.json"), &begun).unwrap();
+        std::fs::write(folder.join(Profiles::FILE), "the profile of then").unwrap();
+        begun
+    }
+
+    #[test]
+    fn a_study_goes_on_with_what_it_began_with_and_without_what_was_cut_off() {
+        let (folder, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = folder.path();
+        begun(folder, &Provenance::here(1).build);
+        let bench = Bench::new(folder, Extent::Quick, &[]).unwrap();
+        let study = Study::open(folder, home.path(), bench).unwrap();
+        assert_eq!(
+            (study.begun.started_at.as_str(), &study.profile[..]),
+            ("then", &b"the profile of then"[..])
+        );
+        std::fs::create_dir_all(folder.join("row-003/out")).unwrap();
+        assert!(study.known::<Option<Found>>(3, ROW).unwrap().is_none(), "it was cut off");
+        study.child(&name(3), &study.profile).unwrap();
+        assert!(!folder.join("row-003").exists() && folder.join("home-row-003").is_dir());
+        let done: Option<Found> = Some((row(1.0, Some(2.0)), "a machine".into()));
+        std::fs::create_dir_all(folder.join("row-004")).unwrap();
+        write(&folder.join("row-004").join(ROW), &done).unwrap();
+        assert_eq!(study.known::<Option<Found>>(4, ROW).unwrap(), Some(done));
+    }
+
+    #[test]
+    fn a_study_of_another_build_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        begun(folder.path(), "0.0.0 another");
+        let bench = Bench::new(folder.path(), Extent::Quick, &[]).unwrap();
+        let error = Study::open(folder.path(), folder.path(), bench).map(drop).unwrap_err();
+        assert!(error.kind == Kind::Usage && error.to_string().contains("0.0.0 another"), "{error}");
     }
 
     #[test]
