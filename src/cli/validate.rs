@@ -81,12 +81,13 @@ fn errors(row: &Row) -> String {
     format!("step {}, peak {}, drift {:.2}", error("step_s"), error("peak_memory_bytes"), row.drift)
 }
 
-const TITLES: [(&str, &str, bool); 7] = [
+const TITLES: [(&str, &str, bool); 8] = [
     ("peak_memory_bytes", "peak memory", true),
     ("step_s", "step time", true),
     ("step_s_undrifted", "step time, the machine's drift taken out", true),
     ("wall_s", "whole run", true),
-    ("train_s_after_probe", "training, after half of the steps", false),
+    ("wall_s_after_probe", "whole run, after half of the steps", true),
+    ("train_s_after_probe", "training, after half of the steps", true),
     ("train_s_by_progress_bar", "the same by a progress bar", false),
     ("step_s_by_roofline", "step time by FLOPs over the peak", false),
 ];

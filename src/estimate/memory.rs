@@ -268,8 +268,9 @@ impl Layout<'_> {
         }
         let head = if self.accumulates { whole } else { self.trained.head_gradients.min(whole) };
         let one = sum(&[head, self.trained.block_gradients]).min(whole);
-        // Of what the blocks free, the allocator keeps so much beside the peak.
-        let kept = at_last.min(wide(SLACK));
+        // Of what is freed on the way, the allocator keeps so much beside the peak.
+        let freed = sum(&[at_last, self.passing(load), self.beside_logits(load), logits]);
+        let kept = freed.min(wide(SLACK));
         let block = sum(&[self.beside_block(load), kept]);
         let row = product(&[load.tokens, wide(self.arch.hidden_size), F32]);
         vec![

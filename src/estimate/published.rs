@@ -6,7 +6,7 @@ use super::error::Error;
 use super::machine::{Kind, Machine};
 use super::memory::{BaseType, Layout, Load};
 use super::trained::{Trained, Update};
-use super::work::{Model, Op, Stored, Volume};
+use super::work::{Class, Model, Op, Stored, Volume};
 use super::{Counts, Parameters, sum, time, wide};
 use crate::arch::{Arch, Family, Layer, Linear, Proj, Rope, RopeScaling};
 use crate::config::{Lora, Method, Targets};
@@ -149,9 +149,19 @@ fn row(fields: &csv::Row<'_>) -> Result<Published, Error> {
 }
 
 impl Published {
-    /// Tokens of a micro-batch, width of the MLP, hidden size.
-    pub(crate) fn shape(&self) -> [u64; 3] {
-        [self.batch * self.sequence, wide(self.arch.intermediate_size), wide(self.arch.hidden_size)]
+    /// Its products, by rows, output and input features.
+    pub(crate) fn products(&self) -> Vec<(Class, [u64; 3])> {
+        let (tokens, arch) = (self.batch.saturating_mul(self.sequence), &self.arch);
+        let linear = |proj| {
+            let linear = arch.linear(0, proj);
+            (Class::Linear, [tokens, wide(linear.outputs), wide(linear.inputs)])
+        };
+        let mut all: Vec<_> = Proj::ALL.map(linear).to_vec();
+        all.push((Class::Head, [tokens, wide(arch.vocab_size), wide(arch.hidden_size)]));
+        all.push((Class::Attention, [self.sequence, self.sequence, wide(arch.head_dim)]));
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// How the frozen weights were kept.
@@ -192,6 +202,25 @@ impl Published {
         self.seconds / time::seconds(&self.ops(), &machine, self.stored(), self.arch.hidden_size as f64)
     }
 
+    /// What is trained; frameworks keep gradients and moments in the weights' own type, which was bf16 in every run that
+    /// trained them.
+    fn trained(&self) -> Trained {
+        let all = Trained::count(&self.arch, &self.method, &self.adapted, Update::ADAMW);
+        if self.method != Method::Full {
+            return all;
+        }
+        Trained {
+            values: all.values / 2,
+            gradients: all.gradients / 2,
+            head_gradients: all.head_gradients / 2,
+            block_gradients: all.block_gradients / 2,
+            input_gradients: all.input_gradients / 2,
+            standing: all.standing / 2,
+            state: all.state / 2,
+            anchor: 0,
+        }
+    }
+
     /// Peak memory that is predicted, bytes.
     pub fn predicted_bytes(&self, machine: &Machine) -> u64 {
         let base = match &self.method {
@@ -203,7 +232,7 @@ impl Published {
             method: &self.method,
             adapted: &self.adapted,
             parameters: Parameters::count(&self.arch, &self.method, &self.adapted),
-            trained: Trained::count(&self.arch, &self.method, &self.adapted, Update::ADAMW),
+            trained: self.trained(),
             base,
             narrow: true,
             on_device: machine.kind == Kind::Accelerator,

@@ -64,14 +64,14 @@ fn sheet(row: &csv::Row<'_>) -> Result<Sheet, Error> {
 }
 
 /// The share of its peak that one published run reached.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ShareAt {
     /// On the same generation.
     pub same: bool,
     /// How its frozen weights were kept.
     pub stored: Stored,
-    /// Tokens of a micro-batch, width of the MLP, hidden size.
-    pub shape: [u64; 3],
+    /// Its products, by rows, output and input features.
+    pub products: Vec<(Class, [u64; 3])>,
     /// Of the peak.
     pub share: f64,
 }
@@ -105,7 +105,7 @@ pub fn reached(generation: &str, sheets: &[Sheet], published: &[Published]) -> R
         Some(ShareAt {
             same: sheet.generation == generation,
             stored: row.stored(),
-            shape: row.shape(),
+            products: row.products(),
             share: row.share(&ideal(sheet))?,
         })
     };
@@ -159,18 +159,24 @@ pub fn machine(sheet: &Sheet, sheets: &[Sheet], published: &[Published]) -> Mach
     let mut at = reached.at.clone();
     if !at.iter().any(|at| at.stored == Stored::Quantised) {
         // Weights of few bits are unpacked on the way.
-        let slower =
-            |at: &ShareAt| ShareAt { stored: Stored::Quantised, share: QUANTISED_SHARE * at.share, ..*at };
+        let slower = |at: &ShareAt| ShareAt {
+            stored: Stored::Quantised,
+            share: QUANTISED_SHARE * at.share,
+            ..at.clone()
+        };
         at.extend(reached.at.iter().map(slower));
     }
-    for ShareAt { stored, shape: [m, n, k], share, .. } in at {
+    for ShareAt { stored, products, share, .. } in at {
         let per_s = sheet.peak_flops_per_s * share;
-        // A device multiplies in bf16 what is kept in f32.
+        // A device multiplies in bf16 what is kept in f32. Attention reads no weight.
         let kept =
             if stored == Stored::Quantised { &[Stored::Quantised][..] } else { &[Stored::Bf16, Stored::F32] };
-        for way in [Way::Forward, Way::Backward, Way::Trained] {
-            let rate = |stored| Rate { class: Class::Linear, way, stored, m, n, k, rank: 0, per_s };
-            machine.rates.extend(kept.iter().map(|stored| rate(*stored)));
+        let read = |class: &Class| stored != Stored::Quantised || *class != Class::Attention;
+        for (class, [m, n, k]) in products.into_iter().filter(|(class, _)| read(class)) {
+            for way in [Way::Forward, Way::Backward, Way::Trained] {
+                let rate = |stored| Rate { class, way, stored, m, n, k, rank: 0, per_s };
+                machine.rates.extend(kept.iter().map(|stored| rate(*stored)));
+            }
         }
     }
     machine.launch_s = reached.launch_s;

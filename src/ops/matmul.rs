@@ -146,11 +146,19 @@ fn add(c: &Tensor, left: &Packed, right: cpu::Operand<'_>) -> Result<()> {
 
 /// Stores or adds `turned` `[q, p]` as `[p, q]`.
 fn store_turned(sum: &mut Option<Tensor>, turned: &[f32], (p, q): (usize, usize)) -> Result<()> {
-    let at = |i: usize| turned[i % q * p + i / q];
+    let add = |to: &mut [f32]| {
+        for (i, row) in to.chunks_exact_mut(q).enumerate() {
+            for (x, turned) in row.iter_mut().zip(turned.chunks_exact(p)) {
+                *x += turned[i];
+            }
+        }
+    };
     if let Some(sum) = sum {
-        return host::edit(sum, |sum| sum.iter_mut().enumerate().for_each(|(i, x)| *x += at(i)));
+        return host::edit(sum, add);
     }
-    *sum = Some(host::tensor((0..p * q).map(at).collect(), (p, q))?);
+    let mut values = vec![0.0; p * q];
+    add(&mut values);
+    *sum = Some(host::tensor(values, (p, q))?);
     Ok(())
 }
 

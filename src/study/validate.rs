@@ -33,6 +33,8 @@ pub struct Row {
     pub drift: f64,
     /// Training time forecast after the first half of the steps, by fttrain's correction.
     pub after_probe: Option<Pair>,
+    /// The whole run's at the same moment.
+    pub whole_after_probe: Option<Pair>,
     /// The same by the mean of all steps so far, as a progress bar does it.
     pub progress_bar: Option<Pair>,
     /// Step time by FLOPs over the fastest product alone.
@@ -321,7 +323,8 @@ fn run(bench: &Bench, name: &str, cell: &Cell, child: &Child, reference: Referen
         prediction_sha256,
         quantities,
         drift,
-        after_probe: corrected(&steps),
+        after_probe: corrected(&steps, 0.0, steps.iter().map(|s| s.step_s).sum()),
+        whole_after_probe: prediction.as_ref().and_then(|prediction| whole(&steps, prediction, &report)),
         progress_bar: progress_bar(&steps),
         roofline: roofline(prediction.as_ref(), &report, child),
         unattributed_pct: unattributed(&report),
@@ -340,19 +343,24 @@ fn pair(predicted: &Value, report: &Value, key: &str) -> Option<Pair> {
     })
 }
 
-/// Training time by fttrain's own correction after the first half of the steps.
-fn corrected(steps: &[StepRecord]) -> Option<Pair> {
-    let mut correction = Correction::new(steps.iter().map(|s| s.tokens).sum(), 0.0);
+/// fttrain's own correction after the first half of the steps, with `other_s` seconds of other phases.
+fn corrected(steps: &[StepRecord], other_s: f64, measured: f64) -> Option<Pair> {
+    let mut correction = Correction::new(steps.iter().map(|s| s.tokens).sum(), other_s);
     for step in &steps[..steps.len() / 2] {
         correction.observe(step.tokens, step.step_s);
     }
     let Projection { wall_s, interval, .. } = correction.projection()?;
-    Some(Pair {
-        predicted: wall_s,
-        low: interval.low,
-        high: interval.high,
-        measured: steps.iter().map(|s| s.step_s).sum(),
-    })
+    Some(Pair { predicted: wall_s, low: interval.low, high: interval.high, measured })
+}
+
+/// The whole run after the first half of the steps: what is over by the clock, evaluation and saving as predicted.
+fn whole(steps: &[StepRecord], prediction: &Prediction, report: &Value) -> Option<Pair> {
+    let ahead = ["evaluate", "save"];
+    let predicted = prediction.phases.iter().filter(|p| ahead.contains(&p.name.as_str())).map(|p| p.wall_s);
+    let is_over =
+        |p: &&Value| p["name"].as_str().is_some_and(|name| name != "train" && !ahead.contains(&name));
+    let over = report["phases"].as_array()?.iter().filter(is_over).filter_map(|p| p["wall_s"].as_f64());
+    corrected(steps, over.sum::<f64>() + predicted.sum::<f64>(), report["measured"]["wall_s"].as_f64()?)
 }
 
 /// Training time by the mean rate of the first half of the steps.
@@ -396,6 +404,7 @@ fn scores(rows: &[Row]) -> BTreeMap<String, Score> {
     };
     scores.insert("step_s_undrifted".into(), of(&undrifted));
     scores.insert("train_s_after_probe".into(), of(&|row| row.after_probe));
+    scores.insert("wall_s_after_probe".into(), of(&|row| row.whole_after_probe));
     scores.insert("train_s_by_progress_bar".into(), of(&|row| row.progress_bar));
     scores.insert("step_s_by_roofline".into(), of(&|row| row.roofline));
     scores
@@ -416,12 +425,17 @@ mod tests {
     #[test]
     fn a_probe_leaves_the_first_step_out_and_a_progress_bar_does_not() {
         let steps = [step(1, 3.0), step(2, 1.0), step(3, 1.0), step(4, 1.0), step(5, 1.0), step(6, 1.0)];
-        let (probe, bar) = (corrected(&steps).unwrap(), progress_bar(&steps).unwrap());
-        assert!((probe.measured - 8.0).abs() < 1e-9 && (probe.predicted - 8.0).abs() < 1e-9);
+        let (probe, bar) = (corrected(&steps, 0.0, 8.0).unwrap(), progress_bar(&steps).unwrap());
+        assert!((probe.predicted - 8.0).abs() < 1e-9);
+        assert!((corrected(&steps, 2.5, 8.0).unwrap().predicted - 10.5).abs() < 1e-9);
         assert!(probe.low < 8.0 && 8.0 < probe.high, "{probe:?}");
         assert!((bar.predicted - 10.0).abs() < 1e-9);
         for one in [&steps[..1], &steps[..3]] {
-            assert_eq!(corrected(one).is_some(), progress_bar(one).is_some(), "skill compares the same rows");
+            assert_eq!(
+                corrected(one, 0.0, 1.0).is_some(),
+                progress_bar(one).is_some(),
+                "skill compares the same rows"
+            );
         }
     }
 
@@ -433,6 +447,7 @@ mod tests {
             quantities: BTreeMap::from([("step_s".to_owned(), pair)]),
             drift: 1.0,
             after_probe: None,
+            whole_after_probe: None,
             progress_bar: None,
             roofline: None,
             unattributed_pct: None,

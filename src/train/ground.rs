@@ -233,8 +233,9 @@ pub(super) fn powered(price: &PriceUsed, machine: &Machine) -> PriceUsed {
 /// `FTTRAIN_KERNEL` names a path that this CPU cannot run (2).
 pub fn start_threads(wanted: Option<usize>) -> Result<usize> {
     let threads = wanted.unwrap_or_else(|| crate::meter::machine::limits().cores);
-    // A second run in one process keeps the pool of the first.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    // The caller works too: a thread that only waits for the others costs a switch to it and back with every product. A
+    // second run in one process keeps the pool of the first.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     if let Ok(name) = std::env::var("FTTRAIN_KERNEL") {
         fttrain_kernels::cpu::force(&name).map_err(Error::Kernel)?;
     }

@@ -49,7 +49,7 @@ pub(super) fn add_heads(
     (dk, dv): (&mut [f32], &mut [f32]),
 ) {
     let d = shape.head_dim;
-    for (to, part) in [(dk, 0), (dv, 1)] {
+    [(dk, 0), (dv, 1)].into_par_iter().for_each(|(to, part)| {
         to.fill(0.0);
         for (&(s, head), (part_k, part_v)) in tasks.iter().zip(partials) {
             let (column, from) = (shape.kv_head(head) * d, if part == 0 { part_k } else { part_v });
@@ -60,7 +60,7 @@ pub(super) fn add_heads(
                 }
             }
         }
-    }
+    });
 }
 
 /// Turns a row of products q·k, in whole blocks, into weights P, and dO·v into dS; 0 where the query does not see.

@@ -23,7 +23,9 @@ struct Head {
 struct Heads(Vec<Head>, usize);
 
 impl Heads {
-    fn new(shape: &Shape, spans: &[Span], from: &[bf16], wanted: (bool, bool)) -> Self {
+    /// # Safety
+    /// As for [`forward`].
+    unsafe fn new(shape: &Shape, spans: &[Span], from: &[bf16], wanted: (bool, bool)) -> Self {
         let places: Vec<(&Span, usize)> =
             spans.iter().flat_map(|span| (0..shape.kv_heads).map(move |head| (span, head))).collect();
         let pack = |(span, head): (&Span, usize)| {
@@ -33,8 +35,8 @@ impl Heads {
                 count: span.k.len(),
                 width: shape.head_dim,
             };
-            let across = if wanted.0 { rows.across() } else { Vec::new() };
-            Head { across, pairs: if wanted.1 { rows.pairs() } else { Vec::new() } }
+            // SAFETY: by the caller's promise.
+            unsafe { packed(rows, wanted) }
         };
         Self(places.into_par_iter().map(pack).collect(), shape.kv_heads)
     }
@@ -42,6 +44,14 @@ impl Heads {
     fn of(&self, span: usize, kv_head: usize) -> &Head {
         &self.0[span * self.1 + kv_head]
     }
+}
+
+/// # Safety
+/// As for [`forward`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn packed(rows: Rows<'_, bf16>, wanted: (bool, bool)) -> Head {
+    let across = if wanted.0 { rows.across() } else { Vec::new() };
+    Head { across, pairs: if wanted.1 { rows.pairs() } else { Vec::new() } }
 }
 
 /// Queries, or gradients of outputs, of one head from row `first` of the span on.
@@ -67,8 +77,9 @@ pub(super) unsafe fn forward(
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    let keys = Heads::new(shape, spans, k, (true, false));
-    let values = Heads::new(shape, spans, v, (false, true));
+    // SAFETY: by the caller's promise.
+    let (keys, values) =
+        unsafe { (Heads::new(shape, spans, k, (true, false)), Heads::new(shape, spans, v, (false, true))) };
     let (out, lse) = (Shared::new(out), Shared::new(lse));
     tasks(shape, spans).into_par_iter().for_each(|task| {
         let kv_head = shape.kv_head(task.head);
@@ -141,8 +152,9 @@ pub(super) unsafe fn backward(
 ) {
     dq.fill(0.0);
     let shared = Shared::new(dq);
-    let keys = Heads::new(shape, spans, k, (true, true));
-    let values = Heads::new(shape, spans, v, (true, false));
+    // SAFETY: by the caller's promise.
+    let (keys, values) =
+        unsafe { (Heads::new(shape, spans, k, (true, true)), Heads::new(shape, spans, v, (true, false))) };
     let tasks = heads(shape, spans);
     let partials: Vec<(Vec<f32>, Vec<f32>)> = tasks
         .par_iter()
@@ -181,8 +193,12 @@ unsafe fn one_head(
     let along = along(queries(shape, span, head, all, out), queries(shape, span, head, all, d_out));
     let (q, d_out) = (queries(shape, span, head, all, q), queries(shape, span, head, all, d_out));
     // Rounded row by row first: words of what is narrow already are only moved.
-    let rows = d_out.data.chunks(d_out.stride).take(d_out.count);
-    let narrow: Vec<bf16> = rows.flat_map(|row| row[..d].iter().map(|x| bf16::narrow(*x))).collect();
+    let mut narrow = vec![bf16::ZERO; d_out.count * d];
+    for (row, to) in d_out.data.chunks(d_out.stride).zip(narrow.chunks_exact_mut(d)) {
+        for (x, to) in row.iter().zip(to) {
+            *to = bf16::narrow(*x);
+        }
+    }
     let d_out = Rows { data: &narrow[..], stride: d, count: q.count, width: d };
     let (q_along, q_pairs, do_along, do_pairs) = (q.along(), q.pairs(), d_out.along(), d_out.pairs());
     let (mut p, mut ds) = ([0f32; QUERIES * KEYS], [0f32; QUERIES * KEYS]);
@@ -251,16 +267,17 @@ unsafe fn one_head(
     (dk, dv)
 }
 
-/// Σ dO·O of each row.
+/// Σ dO·O of each row. Loops, no iterators' closures: these would be compiled for any CPU.
 #[inline(always)]
 fn along(out: Rows<'_, bf16>, d_out: Rows<'_, f32>) -> Vec<f32> {
     let mut wide = vec![0f32; out.width];
-    let rows = out.data.chunks(out.stride).zip(d_out.data.chunks(d_out.stride)).take(out.count);
-    rows.map(|(out, d_out)| {
+    let mut sums = vec![0f32; out.count];
+    for (i, sum) in sums.iter_mut().enumerate() {
+        let (out, d_out) = (&out.data[i * out.stride..], &d_out.data[i * d_out.stride..]);
         for (wide, x) in wide.iter_mut().zip(out) {
             *wide = x.wide();
         }
-        dot::<true>(&wide, &d_out[..wide.len()])
-    })
-    .collect()
+        *sum = dot::<true>(&wide, &d_out[..wide.len()]);
+    }
+    sums
 }
