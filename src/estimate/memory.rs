@@ -73,8 +73,10 @@ const F32: u64 = 4;
 /// Rows of logits that are compared before and after the result is reopened.
 const COMPARED_ROWS: u64 = 64;
 /// What the process grows by beside what it allocates in large blocks: code that only training runs, the ledger's cache,
-/// threads, pages of small blocks. 34 MiB with the quickstart's model, 25 to 30 MiB with SmolLM2-135M.
-const CODE_BYTES: u64 = 30 << 20;
+/// threads, pages of small blocks. 12 to 17 MiB with models of four million to half a billion parameters.
+const CODE_BYTES: u64 = 16 << 20;
+/// The same of text that becomes tokens: its templates, caches of words, pages of small blocks.
+pub(crate) const TEXT_BYTES: u64 = 14 << 20;
 /// Id and label of a token, 4 bytes each.
 const SAMPLE_BYTES_PER_TOKEN: u64 = 8;
 /// Two vectors' headers and their allocations' slack.
@@ -268,13 +270,17 @@ impl Layout<'_> {
         }
         let head = if self.accumulates { whole } else { self.trained.head_gradients.min(whole) };
         let one = sum(&[head, self.trained.block_gradients]).min(whole);
-        // Of what is freed on the way, the allocator keeps so much beside the peak.
-        let freed = sum(&[at_last, self.passing(load), self.beside_logits(load), logits]);
-        let kept = freed.min(wide(SLACK));
-        let block = sum(&[self.beside_block(load), kept]);
+        // The allocator keeps so much beside the peak of what was freed: at the head of what blocks pass on, behind it of
+        // what they saved, too.
+        let kept = |freed: &[u64]| sum(freed).min(wide(SLACK));
+        let beside = self.beside_block(load);
+        let passed = if recompute { self.passing(load) } else { 0 };
+        let at_logits = sum(&[self.beside_logits(load), kept(&[beside, passed])]);
+        let kept = kept(&[at_last, beside]);
+        let block = sum(&[beside, kept]);
         let row = product(&[load.tokens, wide(self.arch.hidden_size), F32]);
         vec![
-            [at_head, head, sum(&[self.beside_logits(load), kept]), logits],
+            [at_head, head, at_logits, logits],
             [at_last, one, block, 0],
             [at_first, whole.saturating_sub(self.trained.input_gradients), block, 0],
             [0, whole, sum(&[row, kept]), 0],
@@ -376,8 +382,13 @@ mod tests {
         // 2·576 + 2 + 2·576 + 2·192 + 9 + 2·1536 + 7·16 = 5883 floats a token and layer.
         assert_eq!(activations, 1024 * 30 * 5883 * 4);
         assert_eq!(logits, 256 * 49_152 * 4);
-        assert_eq!(workspace, (1024 + 3 * 700) * 576 * 4 + logits + (32 << 20), "the head's");
-        assert_eq!((data, runtime), (49_152 * 300, 10 + (30 << 20)));
+        let block = 1024 * (12 * 576 + 8 * 1536);
+        assert_eq!(
+            workspace,
+            (1024 + 3 * 700) * 576 * 4 + logits + block,
+            "the head's, and what blocks freed"
+        );
+        assert_eq!((data, runtime), (49_152 * 300, 10 + (16 << 20)));
     }
 
     /// Inputs of norms, x·Aᵀ and what is per head stay in f32.
@@ -387,7 +398,7 @@ mod tests {
         let [_, _, _, _, activations, workspace, logits, ..] = parts(&lora, BaseType::Bf16, LOAD, false);
         let bytes = 2 * (2 * 576 + 2 * 192 + 2 * 1536) + 4 * (2 * 576 + 2 + 9 + 7 * 16);
         assert_eq!(activations, 1024 * 30 * bytes);
-        assert_eq!(workspace, (1024 + 3 * 700) * 576 * 4 + logits / 2 + (32 << 20));
+        assert_eq!(workspace, (1024 + 3 * 700) * 576 * 4 + logits / 2 + 1024 * (12 * 576 + 8 * 1536));
     }
 
     #[test]
@@ -454,7 +465,7 @@ mod tests {
             }
         };
         let values = 134_515_008 + 4_884_480 + 2 * 49_152 * 576;
-        assert_eq!(layout(&method).merging(), Some(values * 4 + 49_152 * 300 + 10 + (30 << 20)));
+        assert_eq!(layout(&method).merging(), Some(values * 4 + 49_152 * 300 + 10 + (16 << 20)));
         assert_eq!(layout(&Method::Full).merging(), None);
     }
 
