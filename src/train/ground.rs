@@ -227,7 +227,8 @@ pub(super) fn powered(price: &PriceUsed, machine: &Machine) -> PriceUsed {
     price
 }
 
-/// Sizes the one pool of workers, once a process, and chooses the kernels.
+/// Sizes the one pool of workers, once a process, and chooses the kernels. The caller becomes one of the workers, so it is
+/// to be the thread that computes later on.
 ///
 /// # Errors
 /// `FTTRAIN_KERNEL` names a path that this CPU cannot run (2).
