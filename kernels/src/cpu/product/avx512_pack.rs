@@ -3,13 +3,18 @@
 use super::operand::{Piece, Values};
 use half::bf16;
 use std::arch::x86_64::{
-    __m256i, __m512bh, __m512i, __mmask16, __mmask32, _mm256_maskz_loadu_epi16, _mm512_castps_si512,
-    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_loadu_si512, _mm512_mask_storeu_epi32,
-    _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_permutexvar_epi16, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    __m256i, __m512bh, __m512i, __mmask16, __mmask32, _MM_HINT_T0, _mm_prefetch, _mm256_maskz_loadu_epi16,
+    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_loadu_si512,
+    _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_mul_ps,
+    _mm512_or_si512, _mm512_permutexvar_epi16, _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
     _mm512_slli_epi32, _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
     _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
+
+/// Blocks of a line that are fetched before they are read: 16 lines are more than the processor's own prefetching follows.
+const BLOCKS_AHEAD: usize = 2;
+/// The same in rows, which it does not follow from page to page.
+const ROWS_AHEAD: usize = 64;
 
 /// Packs lines in words (`Kernel::pack_left`, `pack_right`) or, with `IN_ROWS`, in rows of 16 words, a panel of rows
 /// behind the other.
@@ -83,12 +88,17 @@ unsafe fn along<const TO_BF16: bool, T: Value>(
 ) -> [__m512i; 16] {
     let at = word * if TO_BF16 { 2 } else { 1 };
     let left = piece.depth.saturating_sub(at);
-    // SAFETY: `left` values of each line of the piece can be read.
+    let lines = piece.lines.saturating_sub(first);
+    // SAFETY: `left` values of each line of the piece can be read; of a line beyond it none is.
     unsafe {
         let mut block = [_mm512_setzero_si512(); 16];
-        for (i, line) in block.iter_mut().enumerate().take(piece.lines.saturating_sub(first)) {
+        for (i, line) in block.iter_mut().enumerate() {
             let at = from.as_ptr().wrapping_add((first + i) * piece.stride + at);
-            *line = T::line::<TO_BF16>(at, left, piece.scale);
+            let read = 16 * size_of::<T>() * if TO_BF16 { 2 } else { 1 };
+            for byte in (0..read).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_byte_add(read * BLOCKS_AHEAD + byte).cast());
+            }
+            *line = T::line::<TO_BF16>(at, if i < lines { left } else { 0 }, piece.scale);
         }
         block
     }
@@ -107,15 +117,23 @@ unsafe fn across<const TO_BF16: bool, T: Value>(
 ) -> [__m512i; 16] {
     let per_word = if TO_BF16 { 2 } else { 1 };
     let lanes = low16(piece.lines.saturating_sub(first));
-    let at = |row: usize| from.as_ptr().wrapping_add(row * piece.stride + first);
+    let row = |i: usize| {
+        let row = word * per_word + i;
+        let at = from.as_ptr().wrapping_add(row * piece.stride + first);
+        let ahead = at.wrapping_add(ROWS_AHEAD * piece.stride);
+        // SAFETY: a prefetch touches nothing, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+        (at, if row < piece.depth { lanes } else { 0 })
+    };
     // SAFETY: only rows and lanes of the piece are read.
     unsafe {
         let mut block = [_mm512_setzero_si512(); 16];
-        let rows = piece.depth.saturating_sub(word * per_word).div_ceil(per_word);
-        for (i, value) in block.iter_mut().enumerate().take(rows) {
-            let row = (word + i) * per_word;
-            let next = (TO_BF16 && row + 1 < piece.depth).then(|| at(row + 1));
-            *value = T::row::<TO_BF16>(at(row), next, lanes, piece.scale);
+        for (i, value) in block.iter_mut().enumerate() {
+            *value = if TO_BF16 {
+                T::pair(row(2 * i), row(2 * i + 1), piece.scale)
+            } else {
+                T::row(row(i), piece.scale)
+            };
         }
         block
     }
@@ -129,16 +147,17 @@ trait Value: Copy {
     /// `left` values can be read at `at`, and the CPU has the features.
     unsafe fn line<const TO_BF16: bool>(at: *const Self, left: usize, scale: f32) -> __m512i;
 
-    /// One word of the lines in `lanes`: a row, or with `TO_BF16` a row and, where there is one, the row behind it.
+    /// An f32 of each of 16 lines: the lanes of a row; the others become 0.
     ///
     /// # Safety
-    /// The lanes can be read in each of the rows, and the CPU has the features.
-    unsafe fn row<const TO_BF16: bool>(
-        at: *const Self,
-        next: Option<*const Self>,
-        lanes: __mmask16,
-        scale: f32,
-    ) -> __m512i;
+    /// The lanes can be read, and the CPU has the features.
+    unsafe fn row(row: (*const Self, __mmask16), scale: f32) -> __m512i;
+
+    /// Two bf16 of each: a row and the row behind it.
+    ///
+    /// # Safety
+    /// As for `row`, for both.
+    unsafe fn pair(first: (*const Self, __mmask16), second: (*const Self, __mmask16), scale: f32) -> __m512i;
 }
 
 impl Value for f32 {
@@ -158,21 +177,18 @@ impl Value for f32 {
     }
 
     #[inline(always)]
-    unsafe fn row<const TO_BF16: bool>(
-        at: *const Self,
-        next: Option<*const Self>,
-        lanes: __mmask16,
-        scale: f32,
-    ) -> __m512i {
+    unsafe fn row((at, lanes): (*const Self, __mmask16), scale: f32) -> __m512i {
+        // SAFETY: by the caller's promise.
+        unsafe { _mm512_castps_si512(_mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, at), _mm512_set1_ps(scale))) }
+    }
+
+    #[inline(always)]
+    unsafe fn pair(first: (*const Self, __mmask16), second: (*const Self, __mmask16), scale: f32) -> __m512i {
         // SAFETY: by the caller's promise.
         unsafe {
-            let scale = _mm512_set1_ps(scale);
-            let read = |at| _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, at), scale);
-            if !TO_BF16 {
-                return _mm512_castps_si512(read(at));
-            }
-            let second = next.map_or_else(|| _mm512_setzero_ps(), read);
-            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, read(at)));
+            let first = _mm512_castsi512_ps(Self::row(first, scale));
+            let second = _mm512_castsi512_ps(Self::row(second, scale));
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
             _mm512_permutexvar_epi16(_mm512_loadu_si512(PAIRS.as_ptr().cast()), both)
         }
     }
@@ -192,23 +208,17 @@ impl Value for bf16 {
     }
 
     #[inline(always)]
-    unsafe fn row<const TO_BF16: bool>(
-        at: *const Self,
-        next: Option<*const Self>,
-        lanes: __mmask16,
-        _: f32,
-    ) -> __m512i {
+    unsafe fn row((at, lanes): (*const Self, __mmask16), _: f32) -> __m512i {
+        // SAFETY: by the caller's promise.
+        unsafe { widened(_mm256_maskz_loadu_epi16(lanes, at.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn pair(first: (*const Self, __mmask16), second: (*const Self, __mmask16), scale: f32) -> __m512i {
         // SAFETY: by the caller's promise.
         unsafe {
-            let first = _mm256_maskz_loadu_epi16(lanes, at.cast());
-            if !TO_BF16 {
-                return widened(first);
-            }
-            let first = _mm512_cvtepu16_epi32(first);
-            match next {
-                Some(at) => _mm512_or_si512(first, widened(_mm256_maskz_loadu_epi16(lanes, at.cast()))),
-                None => first,
-            }
+            let low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first.1, first.0.cast()));
+            _mm512_or_si512(low, Self::row(second, scale))
         }
     }
 }

@@ -19,8 +19,8 @@ const PANEL_LINES: usize = 96;
 const PANEL_WORDS: usize = 1024;
 /// Rows of c below which packing a panel once more costs more than an idle thread.
 const LEAST_ROWS: usize = 96;
-/// Tasks for each thread, so that none waits long for the last.
-const TASKS_PER_THREAD: usize = 4;
+/// Tasks for each thread, so that none waits long for the last; each further cut of the rows packs the panels once more.
+const TASKS_PER_THREAD: usize = 3;
 /// The largest register tile.
 const LARGEST_TILE: usize = 32 * 32;
 
