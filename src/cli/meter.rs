@@ -124,7 +124,7 @@ fn prepare(args: &MeterArgs) -> Result<(Job, Duration)> {
             run_id,
             started_at: ledger::now(),
             output_dir: out.to_string_lossy().into_owned(),
-            config_hash: crate::fs::sha256_bytes(shown.join("\0").as_bytes()),
+            config_hash: command::digest(&args.command),
             config_toml: equivalent.toml,
             data_hash: String::new(),
             base_hash: String::new(),

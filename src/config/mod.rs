@@ -187,6 +187,14 @@ pub struct Data {
     pub max_line_bytes: u64,
 }
 
+impl Data {
+    /// Whether any source holds text, not tokens.
+    pub fn reads_text(&self) -> bool {
+        let mut sources = self.datasets.iter().chain(&self.test_datasets).chain(&self.retention_datasets);
+        sources.any(|source| source.format != Format::Tokenized)
+    }
+}
+
 /// One file of rows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Source {

@@ -35,6 +35,9 @@ pub struct Counts {
     /// One backward pass over rows that must not be forgotten, for EWC, and whether there is one.
     #[serde(default)]
     pub fisher: EvalCounts,
+    /// The run turns text into tokens itself; not where an earlier process left them.
+    #[serde(default)]
+    pub tokenises: bool,
     /// Rows and lengths were stated or assumed, not counted.
     pub assumed: bool,
 }
@@ -153,6 +156,7 @@ impl Counts {
                 segment_squares: held_out as f64 * (length as f64).powi(2),
                 max_batch_tokens: product(&[batch_rows.min(held_out), length]),
             },
+            tokenises: config.data.reads_text(),
             assumed: true,
         }
     }

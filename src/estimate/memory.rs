@@ -70,13 +70,14 @@ pub struct Load {
 }
 
 const F32: u64 = 4;
-/// Rows of logits that are compared before and after the result is reopened.
-const COMPARED_ROWS: u64 = 64;
+/// Tokens whose logits are compared before and after the result is reopened: they ask for every weight, and two sets of
+/// more of them would be the peak of a small run.
+pub const COMPARED: usize = 8;
 /// What the process grows by beside what it allocates in large blocks: code that only training runs, the ledger's cache,
 /// threads, pages of small blocks. 12 to 17 MiB with models of four million to half a billion parameters.
 const CODE_BYTES: u64 = 16 << 20;
 /// The same of text that becomes tokens: its templates, caches of words, pages of small blocks.
-pub(crate) const TEXT_BYTES: u64 = 14 << 20;
+const TEXT_BYTES: u64 = 14 << 20;
 /// Id and label of a token, 4 bytes each.
 const SAMPLE_BYTES_PER_TOKEN: u64 = 8;
 /// Two vectors' headers and their allocations' slack.
@@ -270,18 +271,20 @@ impl Layout<'_> {
         }
         let head = if self.accumulates { whole } else { self.trained.head_gradients.min(whole) };
         let one = sum(&[head, self.trained.block_gradients]).min(whole);
-        // The allocator keeps so much beside the peak of what was freed: at the head of what blocks pass on, behind it of
-        // what they saved, too.
+        // The allocator keeps so much beside the peak of what was freed: at the head of what blocks pass on, on the way back
+        // through the last block also of the head's own, behind it of what was saved.
         let kept = |freed: &[u64]| sum(freed).min(wide(SLACK));
         let beside = self.beside_block(load);
         let passed = if recompute { self.passing(load) } else { 0 };
-        let at_logits = sum(&[self.beside_logits(load), kept(&[beside, passed])]);
+        let head_alone = self.beside_logits(load);
+        let at_logits = sum(&[head_alone, kept(&[beside, passed])]);
+        let last_block = sum(&[beside, kept(&[passed, head_alone, logits])]);
         let kept = kept(&[at_last, beside]);
         let block = sum(&[beside, kept]);
         let row = product(&[load.tokens, wide(self.arch.hidden_size), F32]);
         vec![
             [at_head, head, at_logits, logits],
-            [at_last, one, block, 0],
+            [at_last, one, last_block, 0],
             [at_first, whole.saturating_sub(self.trained.input_gradients), block, 0],
             [0, whole, sum(&[row, kept]), 0],
         ]
@@ -293,7 +296,8 @@ impl Layout<'_> {
     /// tensor of the file, as read and as widened, and the logits that are compared.
     pub fn peak(&self, counts: &Counts, load: Load, recompute: bool) -> [u64; 9] {
         let (base, trained) = (self.base_bytes(), self.trained);
-        let (data, runtime) = (self.data(counts), self.runtime());
+        let text = if counts.tokenises && !self.on_device { TEXT_BYTES } else { 0 };
+        let (data, runtime) = (self.data(counts), sum(&[self.runtime(), text]));
         let beside = |remembered: u64, [activations, gradients, workspace, logits]: [u64; 4]| {
             [base, trained.values, gradients, remembered, activations, workspace, logits, data, runtime]
         };
@@ -304,7 +308,7 @@ impl Layout<'_> {
         let judged = counts.eval.max_batch_tokens.max(counts.retention.max_batch_tokens);
         let eval = Load { tokens: judged, targets: judged };
         let read_back = product(&[2, self.parameters.largest_trainable, F32]);
-        let compared = product(&[2, COMPARED_ROWS, wide(self.arch.vocab_size), F32]);
+        let compared = product(&[2, wide(COMPARED), wide(self.arch.vocab_size), F32]);
         let mut phases: Vec<[u64; 9]> = self.moments(load, recompute).into_iter().map(parts).collect();
         phases.push(loading);
         phases.push(parts([0, 0, self.passing(eval), 0]));

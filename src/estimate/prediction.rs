@@ -5,7 +5,7 @@ use super::history::Learned;
 use super::interval::Interval;
 use super::levers::{Lever, Search};
 use super::machine::{self, Evidence, Limits, Machine};
-use super::memory::{BaseType, Layout, Load, TEXT_BYTES};
+use super::memory::{BaseType, Layout, Load};
 use super::money::{PhaseCost, PriceUsed};
 use super::parameters::Parameters;
 use super::parts::{self, MemoryPart};
@@ -13,7 +13,7 @@ use super::trained::{Trained, Update};
 use super::work::{Class, Model, Op};
 use super::{Counts, Quantities, basis, phases, sum, time};
 use crate::arch::{Arch, Linear};
-use crate::config::{Config, Format, Method};
+use crate::config::{Config, Method};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -232,8 +232,6 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
         BaseType::Nf4 { others, .. } => others == 2,
         BaseType::AsStored { .. } => bf16,
     };
-    let sources = &inputs.config.data.datasets;
-    let reads_text = !is_accelerator && sources.iter().any(|source| source.format != Format::Tokenized);
     Layout {
         arch: inputs.arch,
         method: &inputs.config.method,
@@ -245,7 +243,7 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
         on_device: is_accelerator,
         accumulates: inputs.config.train.gradient_accumulation_steps > 1,
         logits_rows: inputs.logits_rows,
-        runtime_bytes: sum(&[inputs.machine.baseline_bytes, if reads_text { TEXT_BYTES } else { 0 }]),
+        runtime_bytes: inputs.machine.baseline_bytes,
         read_value: inputs.file_bytes.map_or(2, |bytes| bytes.div_ceil(parameters.total.max(1)).min(4)),
     }
 }

@@ -202,8 +202,8 @@ impl Published {
         self.seconds / time::seconds(&self.ops(), &machine, self.stored(), self.arch.hidden_size as f64)
     }
 
-    /// What is trained; frameworks keep gradients and moments in the weights' own type, which was bf16 in every run that
-    /// trained them.
+    /// What is trained; frameworks keep gradients and moments in the weights' own type, bf16 in every run that trained
+    /// them. One had moments of 8 bits besides: it is counted too high.
     fn trained(&self) -> Trained {
         let all = Trained::count(&self.arch, &self.method, &self.adapted, Update::ADAMW);
         if self.method != Method::Full {

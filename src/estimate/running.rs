@@ -1,7 +1,7 @@
 //! The prediction of a run that is under way: what is done by the clock, and what is left by the rate observed.
 
 use super::interval::Interval;
-use super::money::PriceUsed;
+use super::money::{PhaseCost, PriceUsed};
 
 /// Observed steps; constant in memory.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,19 @@ const LEAST_WIDTH: f64 = 0.02;
 /// Width while fewer than [`FEW`] steps were seen.
 const FIRST_WIDTH: f64 = 0.5;
 const FEW: u64 = 3;
+
+/// Seconds of a run beside its training: what is over by the `clock`, and evaluating and saving as `predicted`, of which
+/// the share `left` is still to come.
+pub fn beside_training<'a>(
+    predicted: &[PhaseCost],
+    clock: impl IntoIterator<Item = (&'a str, f64)>,
+    left: f64,
+) -> f64 {
+    let is_ahead = |name: &str| matches!(name, "evaluate" | "save");
+    let over = clock.into_iter().filter(|(name, _)| *name != "train" && !is_ahead(name));
+    let ahead = predicted.iter().filter(|phase| is_ahead(&phase.name));
+    over.map(|(_, s)| s).sum::<f64>() + left * ahead.map(|phase| phase.wall_s).sum::<f64>()
+}
 
 impl Correction {
     /// A run of `total_tokens` tokens still to train, and `other_s` seconds of other phases, done or predicted.

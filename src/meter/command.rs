@@ -196,6 +196,8 @@ const SECRET_WORDS: [&str; 10] = [
 /// Beginnings of well-known keys.
 const SECRET_BEGINNINGS: [&str; 6] = ["hf_", "sk-", "ghp_", "github_pat_", "AKIA", "glpat-"];
 const HIDDEN: &str = "…";
+/// What may stand before a word inside another.
+const OPENING: [char; 5] = ['"', '\'', '{', '(', '['];
 
 /// The command line as it may be written down. A line for a shell has words of its own: where one of them is a secret, none
 /// is shown, for only the shell knows where the secret ends.
@@ -204,12 +206,19 @@ pub fn shown(command: &[OsString]) -> Vec<String> {
     let mut all = without_secrets(words.iter().map(AsRef::as_ref));
     for (shown, word) in all.iter_mut().zip(&words) {
         let has_several = word.contains(char::is_whitespace);
-        let bare = word.split_whitespace().map(|inner| inner.trim_matches(['"', '\'', '{', '(', '[']));
+        let bare = word.split_whitespace().map(|inner| inner.trim_matches(OPENING));
         if has_several && without_secrets(bare).iter().any(|inner| inner.contains(HIDDEN)) {
             HIDDEN.clone_into(shown);
         }
     }
     all
+}
+
+/// What tells a command line from others, whatever secrets they hold.
+pub fn digest(command: &[OsString]) -> String {
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    let inner = words.iter().flat_map(|word| word.split_whitespace());
+    crate::fs::sha256_bytes(without_secrets(inner).join("\0").as_bytes())
 }
 
 fn without_secrets<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
@@ -223,7 +232,7 @@ fn without_secrets<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
 
 /// `--token`, and `"token":` inside a word.
 fn names_the_next(word: &str) -> bool {
-    let is_name = word.starts_with('-') || word.ends_with(':');
+    let is_name = word.starts_with('-') || word.ends_with(':') || word.eq_ignore_ascii_case("bearer");
     is_name && !word.contains('=') && is_secret_name(word)
 }
 
@@ -233,15 +242,16 @@ fn is_secret_name(name: &str) -> bool {
 }
 
 fn without_secret(word: &str) -> String {
-    if SECRET_BEGINNINGS.iter().any(|beginning| word.starts_with(beginning)) {
+    let bare = word.trim_start_matches(OPENING);
+    if SECRET_BEGINNINGS.iter().any(|beginning| bare.starts_with(beginning)) {
         return HIDDEN.into();
     }
-    match word.split_once('=') {
-        Some((name, value)) if is_secret_name(name) || without_secret(value) == HIDDEN => {
-            format!("{name}={HIDDEN}")
-        }
-        _ => without_password(word),
-    }
+    let word = without_password(word);
+    // `name=value`, `name:value`, and so on in the value: `{"a":1,"key":"secret"}`.
+    let Some(at) = word.find(['=', ':']) else { return word };
+    let (name, value) = word.split_at(at + 1);
+    let is_secret = is_secret_name(name) && !value.is_empty();
+    format!("{name}{}", if is_secret { HIDDEN.to_owned() } else { without_secret(value) })
 }
 
 /// `https://user:password@host` without the part before the host.
@@ -271,7 +281,13 @@ mod tests {
         assert_eq!(shown_as(&["x", "--hub_token", "abc", "--lr", "1"]), "x --hub_token … --lr 1");
         assert_eq!(shown_as(&["env", "HF_TOKEN=abc", "x"]), "env HF_TOKEN=… x");
         assert_eq!(shown_as(&["x", "--wandb-api-key=abc"]), "x --wandb-api-key=…");
-        assert_eq!(shown_as(&["x", "hf_abcdef"]), "x …");
+        assert_eq!(shown_as(&["x", "hf_abcdef", "\"hf_abcdef\""]), "x … …");
+        assert_eq!(shown_as(&["x", "{\"a\":1,\"api_key\":\"b\"}"]), "x {\"a\":1,\"api_key\":…");
+        assert_eq!(shown_as(&["x", "-H", "Authorization:Bearer abc"]), "x -H …");
+        assert_eq!(
+            shown_as(&["x", "--url=https://a/b?token=c", "a:b", "key:"]),
+            "x --url=https://a/b?token=… a:b key:"
+        );
         assert_eq!(shown_as(&["x", "--name=hf_abcdef"]), "x --name=…");
         assert_eq!(shown_as(&["x", "https://me:pw@host/a"]), "x https://…@host/a");
         for line in [
@@ -281,11 +297,22 @@ mod tests {
             "x \"hf_y\" | tee z",
             "curl -H 'Authorization: Bearer abc' u",
             "x '{\"api_key\": \"abc\"}'",
+            "x '{\"a\":1,\"api_key\":\"abc\"}'",
+            "curl -H 'Authorization:Bearer abc' u",
+            "curl -H 'X-Auth: Bearer abc' u",
+            "curl -H X-Api-Key:abc u",
         ] {
             assert_eq!(shown_as(&["sh", "-c", line]), "sh -c …", "{line}");
         }
         assert_eq!(shown_as(&["sh", "-c", "x  --lr 'a b' | tee z"]), "sh -c x  --lr 'a b' | tee z");
         assert_eq!(shown_as(&["x", "--max_tokens=5", "--tokenizer", "t"]), "x --max_tokens=5 --tokenizer t");
+    }
+
+    #[test]
+    fn lines_with_other_secrets_are_one_and_other_lines_are_not() {
+        let of = |line: &str| digest(&["sh", "-c", line].map(OsString::from));
+        assert_eq!(of("A_KEY=a train 1"), of("A_KEY=b train 1"));
+        assert_ne!(of("A_KEY=a train 1"), of("A_KEY=a train 2"));
     }
 
     #[test]

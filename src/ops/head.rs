@@ -42,7 +42,7 @@ impl Head {
     /// hidden `[N, D]` → logits `[N, V]`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         match Gpu::of(hidden) {
-            Some(_) => matmul::nt(hidden, &self.weight.value),
+            Some(gpu) => matmul::nt(hidden, &self.on(&gpu)?),
             None => matmul::nt_in(hidden, &self.weight.value, self.precision),
         }
     }
@@ -134,6 +134,11 @@ impl Head {
         Ok((sum, d_hidden))
     }
 
+    /// The weight on a GPU, in what its products are rounded to.
+    fn on(&self, gpu: &Gpu) -> Result<Tensor> {
+        product::weight(gpu, &self.weight.value, product::dtype(self.precision))
+    }
+
     /// The rows of each chunk.
     fn chunks(&self, targets: &[u32]) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
         let (rows, count) = (chunk_rows(self.weight.value.shape()?.0), targets.len());
@@ -152,8 +157,7 @@ impl Head {
         grads: &mut Grads,
     ) -> Result<(f64, Tensor)> {
         let losses = Losses::new(gpu)?;
-        // A bf16 weight is multiplied in bf16, an f32 one in f32.
-        let w = product::dense(&self.weight.value)?;
+        let w = &self.on(gpu)?;
         let d_hidden = Tensor::zeros(hidden.shape(), DType::F32, hidden.device())?;
         for rows in self.chunks(targets)? {
             let inputs = gpu::values::as_dtype(gpu, &of(hidden, &rows)?, w.dtype())?;

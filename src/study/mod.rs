@@ -38,13 +38,13 @@ pub enum Error {
         /// What is wrong.
         fact: String,
     },
-    /// The folder holds a study of another program.
-    #[error("{}: the study in it was begun by build {build}", folder.display())]
-    OtherBuild {
+    /// The folder holds a study of another program, or of another grid.
+    #[error("{}: the study in it was begun {begun}", folder.display())]
+    OtherStudy {
         /// The study's.
         folder: PathBuf,
-        /// Which program.
-        build: String,
+        /// By which program, or how.
+        begun: String,
     },
     /// A file of the study cannot be written.
     #[error("{}: {fact}", path.display())]
@@ -71,13 +71,13 @@ impl Fault for Error {
                 _ => Kind::Bug,
             },
             Self::Output { .. } => Kind::Bug,
-            Self::OtherBuild { .. } => Kind::Usage,
+            Self::OtherStudy { .. } => Kind::Usage,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Write { .. } | Self::OtherBuild { .. } | Self::Run { code: 8, .. } => {
+            Self::Write { .. } | Self::OtherStudy { .. } | Self::Run { code: 8, .. } => {
                 Some("choose another folder with --out".into())
             }
             _ => None,

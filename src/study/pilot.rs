@@ -94,7 +94,7 @@ const SHARE: f64 = 0.05;
 /// Steps that a rate is told by, however short the run.
 const LEAST_STEPS: u64 = 12;
 /// Evaluations on the way, for the curve of the loss.
-const EVALUATIONS: u64 = 7;
+const EVALUATIONS: u64 = 5;
 /// No pilot foretells the run that it is a sample of better than this: half of the interval, which is then ± 5 %.
 const LEAST_SCATTER: f64 = 0.0245;
 /// The same where another model is meant: ± 10 %.
@@ -138,7 +138,7 @@ pub fn pilot(asked: &Asked<'_>, said: &mut dyn FnMut(&str)) -> Result<Pilot> {
     }
     let spot = Spot { machine: &machine, limits: &target.limits, price: &target.price };
     let prediction = target.predict_on(&counts, spot, &learned);
-    let ending = if other.is_none() { ran.ending(&target, &counts) } else { None };
+    let ending = if other.is_none() { ran.ending(&target, &counts, &drawn) } else { None };
     let mut warnings = prediction.warnings.clone();
     warnings.extend(warning);
     warnings.extend(doubts(&target, &counts, other.is_some(), ending.is_some()));
@@ -292,13 +292,14 @@ impl Finished {
     }
 
     /// The evaluation loss at the whole run's end.
-    fn ending(&self, target: &Ground, counts: &Counts) -> Option<Ending> {
+    fn ending(&self, target: &Ground, counts: &Counts, drawn: &Drawn) -> Option<Ending> {
         let spent = |until: u64| -> f64 {
             self.steps.iter().filter(|s| s.step <= until).map(|s| s.learning_rate).sum()
         };
         let points: Vec<(f64, f64)> = self.evals.iter().map(|e| (spent(e.step), e.loss)).collect();
         let schedule = Schedule::new(&target.resolved.config.train, counts.steps);
-        curve::ending(&points, (0..counts.steps).map(|k| schedule.lr_at(k)).sum())
+        let sampled = curve::sampled(drawn.held_out.len(), drawn.candidates);
+        curve::ending(&points, (0..counts.steps).map(|k| schedule.lr_at(k)).sum(), sampled)
     }
 }
 

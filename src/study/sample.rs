@@ -13,12 +13,14 @@ pub struct Drawn {
     pub train: Vec<Sample>,
     /// To evaluate on; none of them has the content of a training row.
     pub held_out: Vec<Sample>,
+    /// Rows that they stand for.
+    pub candidates: usize,
 }
 
-/// Rows that are held out at least, as far as there are so many: fewer say nothing of a loss.
-const LEAST_HELD_OUT: usize = 16;
-/// Of the training tokens: an evaluation that is made several times must not cost more than the pilot.
-const HELD_OUT_SHARE: f64 = 0.125;
+/// Rows that are held out at least, as far as there are so many and whatever they cost: fewer say nothing of a loss.
+const LEAST_HELD_OUT: usize = 32;
+/// Of the training tokens: the evaluations, which are forward passes alone, are not to cost more than the training.
+const HELD_OUT_SHARE: f64 = 0.25;
 
 /// About `tokens` tokens of `train`, stratified by length, and held-out rows from `eval`, or from `train` where there
 /// are none.
@@ -40,14 +42,15 @@ pub fn draw(train: &[Sample], eval: &[Sample], tokens: u64, seed: u64) -> Drawn 
     let room = HELD_OUT_SHARE * tokens as f64;
     let mut held = 0.0;
     let mut held_out: Vec<Sample> = Vec::new();
-    for sample in candidates {
+    for sample in &candidates {
         if held >= room && held_out.len() >= LEAST_HELD_OUT {
             break;
         }
         held += sample.ids.len() as f64;
-        held_out.push(sample.clone());
+        held_out.push((*sample).clone());
     }
-    Drawn { train: drawn.iter().filter_map(|(at, _)| train.get(*at).cloned()).collect(), held_out }
+    let train = drawn.iter().filter_map(|(at, _)| train.get(*at).cloned()).collect();
+    Drawn { train, held_out, candidates: candidates.len() }
 }
 
 /// Rows of `train` that hold so many tokens on average: never all of them, for some must be held out.

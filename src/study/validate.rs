@@ -10,7 +10,7 @@ use crate::calibrate::{Profiles, Provenance};
 use crate::error::{Kind, Result};
 use crate::estimate::Prediction;
 use crate::estimate::history::median;
-use crate::estimate::running::{Correction, Projection};
+use crate::estimate::running::{self, Correction, Projection};
 use crate::fs;
 use crate::train::metrics::{self, StepRecord};
 use serde::de::DeserializeOwned;
@@ -85,6 +85,8 @@ struct Study<'a> {
 struct Begun {
     started_at: String,
     build: String,
+    /// Of the quick grid, which has other cells and steps; the standard one is the full one's beginning.
+    is_quick: bool,
     reference: Reference,
 }
 
@@ -98,7 +100,7 @@ const FOR_ROWS: f64 = 0.85;
 /// that was begun there goes on. `said` hears each row.
 ///
 /// # Errors
-/// A run of the grid fails; the folder cannot be written, or holds a study of another build.
+/// A run of the grid fails; the folder cannot be written, or holds a study of another build or another grid.
 pub fn validate(
     extent: Extent,
     minutes: Option<f64>,
@@ -107,7 +109,7 @@ pub fn validate(
     said: &mut dyn FnMut(usize, usize, &Row),
 ) -> Result<Validation> {
     let cells = grid::sample(extent);
-    let study = Study::open(folder, home, Bench::new(folder, extent, &cells)?)?;
+    let study = Study::open(folder, home, extent, &cells)?;
     let since = Instant::now();
     let is_time = |share: f64| minutes.is_none_or(|m| since.elapsed().as_secs_f64() < 60.0 * m * share);
     let (mut rows, mut left_out, mut not_run, mut machine) = (Vec::new(), Vec::new(), 0, String::new());
@@ -133,7 +135,7 @@ pub fn validate(
             None => left_out.push(*cell),
         }
     }
-    // At the end, for hours lie between the two.
+    // Behind the rows: as much time as there is lies between the two.
     for (at, row) in rows.iter_mut().filter(|(at, _)| at.is_multiple_of(grid::REPEAT_EVERY)) {
         row.repeated = match study.known(*at, AGAIN)? {
             Some(repeated) => repeated,
@@ -164,21 +166,28 @@ const ROW: &str = "row.json";
 const AGAIN: &str = "again.json";
 
 impl<'a> Study<'a> {
-    fn open(folder: &'a Path, home: &Path, bench: Bench) -> Result<Self> {
-        let build = Provenance::here(1).build;
+    fn open(folder: &'a Path, home: &Path, extent: Extent, cells: &[Cell]) -> Result<Self> {
+        let (build, is_quick) = (Provenance::here(1).build, extent == Extent::Quick);
         let file = folder.join("study.json");
         if file.is_file() {
             let broken = |e: serde_json::Error| Error::Write { path: file.clone(), fact: e.to_string() };
             let begun: Begun = serde_json::from_slice(&fs::read_at_most(&file, 1 << 16)?).map_err(broken)?;
-            if begun.build != build {
-                return Err(Error::OtherBuild { folder: folder.to_owned(), build: begun.build }.into());
+            let other = match begun.is_quick {
+                _ if begun.build != build => Some(format!("by build {}", begun.build)),
+                true if !is_quick => Some("with --size quick".into()),
+                false if is_quick => Some("without --size quick".into()),
+                _ => None,
+            };
+            if let Some(begun) = other {
+                return Err(Error::OtherStudy { folder: folder.to_owned(), begun }.into());
             }
             let profile = fs::read_at_most(&folder.join(Profiles::FILE), 4 << 20)?;
-            return Ok(Self { folder, bench, profile, begun });
+            return Ok(Self { folder, bench: Bench::new(folder, extent, cells)?, profile, begun });
         }
+        let bench = Bench::new(folder, extent, cells)?;
         let profile = frozen(folder, home)?;
         let started_at = jiff::Timestamp::now().to_string();
-        let begun = Begun { started_at, build, reference: Reference::start()? };
+        let begun = Begun { started_at, build, is_quick, reference: Reference::start()? };
         write(&file, &begun)?;
         Ok(Self { folder, bench, profile, begun })
     }
@@ -355,12 +364,10 @@ fn corrected(steps: &[StepRecord], other_s: f64, measured: f64) -> Option<Pair> 
 
 /// The whole run after the first half of the steps: what is over by the clock, evaluation and saving as predicted.
 fn whole(steps: &[StepRecord], prediction: &Prediction, report: &Value) -> Option<Pair> {
-    let ahead = ["evaluate", "save"];
-    let predicted = prediction.phases.iter().filter(|p| ahead.contains(&p.name.as_str())).map(|p| p.wall_s);
-    let is_over =
-        |p: &&Value| p["name"].as_str().is_some_and(|name| name != "train" && !ahead.contains(&name));
-    let over = report["phases"].as_array()?.iter().filter(is_over).filter_map(|p| p["wall_s"].as_f64());
-    corrected(steps, over.sum::<f64>() + predicted.sum::<f64>(), report["measured"]["wall_s"].as_f64()?)
+    let phases = report["phases"].as_array()?.iter();
+    let clock = phases.filter_map(|phase| Some((phase["name"].as_str()?, phase["wall_s"].as_f64()?)));
+    let other_s = running::beside_training(&prediction.phases, clock, 1.0);
+    corrected(steps, other_s, report["measured"]["wall_s"].as_f64()?)
 }
 
 /// Training time by the mean rate of the first half of the steps.
@@ -465,7 +472,7 @@ mod tests {
 
     fn begun(folder: &Path, build: &str) -> Begun {
         let reference = serde_json::from_str(r#"{"first_s":1.0}"#).unwrap();
-        let begun = Begun { started_at: "then".into(), build: build.into(), reference };
+        let begun = Begun { started_at: "then".into(), build: build.into(), is_quick: true, reference };
         write(&folder.join("study.json"), &begun).unwrap();
         std::fs::write(folder.join(Profiles::FILE), "the profile of then").unwrap();
         begun
@@ -476,8 +483,7 @@ mod tests {
         let (folder, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let folder = folder.path();
         begun(folder, &Provenance::here(1).build);
-        let bench = Bench::new(folder, Extent::Quick, &[]).unwrap();
-        let study = Study::open(folder, home.path(), bench).unwrap();
+        let study = Study::open(folder, home.path(), Extent::Quick, &[]).unwrap();
         assert_eq!(
             (study.begun.started_at.as_str(), &study.profile[..]),
             ("then", &b"the profile of then"[..])
@@ -493,12 +499,18 @@ mod tests {
     }
 
     #[test]
-    fn a_study_of_another_build_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        begun(folder.path(), "0.0.0 another");
-        let bench = Bench::new(folder.path(), Extent::Quick, &[]).unwrap();
-        let error = Study::open(folder.path(), folder.path(), bench).map(drop).unwrap_err();
-        assert!(error.kind == Kind::Usage && error.to_string().contains("0.0.0 another"), "{error}");
+    fn a_study_of_another_build_or_another_grid_is_left_alone() {
+        let refused = |build: &str, extent: Extent| {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path();
+            begun(folder, build);
+            let error = Study::open(folder, folder, extent, &grid::sample(extent)).map(drop).unwrap_err();
+            assert_eq!(error.kind, Kind::Usage);
+            assert_eq!(std::fs::read_dir(folder).unwrap().count(), 2, "the study and its profile");
+            error.to_string()
+        };
+        assert!(refused("0.0.0 another", Extent::Quick).contains("by build 0.0.0 another"));
+        assert!(refused(&Provenance::here(1).build, Extent::Full).contains("with --size quick"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::{Error, Session};
 use crate::arch::config_json;
 use crate::data::Batch;
 use crate::error::Result;
+use crate::estimate::memory::COMPARED;
 use crate::fs;
 use crate::model::adapter::peft;
 use crate::ops::host;
@@ -71,8 +72,8 @@ pub fn save(session: &Session, plan: &Plan) -> Result<()> {
 /// The beginning of the first sample.
 fn probe(plan: &Plan) -> Option<Batch> {
     let mut sample = plan.epochs.samples().first()?.clone();
-    sample.ids.truncate(64);
-    sample.labels.truncate(64);
+    sample.ids.truncate(COMPARED);
+    sample.labels.truncate(COMPARED);
     Some(Batch::new([&sample], 0))
 }
 

@@ -136,7 +136,8 @@ impl Draft {
             Material::gather(&ground)?;
 
         meter.enter(Phase::Calibrate);
-        let counts = counts(&ground.resolved.config, &epochs, &eval, &retention);
+        let mut counts = counts(&ground.resolved.config, &epochs, &eval, &retention);
+        counts.tokenises = ground.resolved.config.data.reads_text() && !summary.from_cache;
         let (machine, warning) = ground.machine(&counts)?;
         // Probes have other sizes than a step: what they leave would stand beside it.
         give_back_pages();

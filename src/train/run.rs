@@ -12,7 +12,7 @@ use super::stop::{Signal, Stop};
 use super::{Error, artifacts, step};
 use crate::data::packing::Step;
 use crate::error::{self, Kind, Result};
-use crate::estimate::running::Correction;
+use crate::estimate::running::{self, Correction};
 use crate::meter::{Meter, Phase};
 use crate::ops::profile;
 use std::time::Instant;
@@ -100,13 +100,9 @@ impl<'a> Course<'a> {
         let left = total.saturating_sub(plan.first_step()) as f64 / total.max(1) as f64;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A share of the tokens.
         let tokens_left = (plan.prediction.counts.tokens as f64 * left) as u64;
-        // The clock says what is over.
-        let ahead = |phase: Phase| matches!(phase, Phase::Train | Phase::Evaluate | Phase::Save);
-        let over: f64 = meter.phases().iter().filter(|(phase, _)| !ahead(*phase)).map(|(_, s)| s).sum();
-        let judged_and_saved = [Phase::Evaluate, Phase::Save].map(Phase::name);
-        let phases = plan.prediction.phases.iter();
-        let predicted: f64 =
-            phases.filter(|p| judged_and_saved.contains(&p.name.as_str())).map(|p| p.wall_s).sum();
+        let phases = meter.phases();
+        let clock = phases.iter().map(|(phase, s)| (phase.name(), *s));
+        let other_s = running::beside_training(&plan.prediction.phases, clock, left) + session.earlier_s;
         let progress = Progress::new(
             total,
             plan.first_step(),
@@ -116,7 +112,7 @@ impl<'a> Course<'a> {
         let longest = Longest::before(plan)?;
         let (done, epoch) = plan.resume.as_ref().map_or((0, 0.0), |(_, kept)| (kept.step, kept.epoch));
         Ok(Self {
-            correction: Correction::new(tokens_left, over + predicted + session.earlier_s),
+            correction: Correction::new(tokens_left, other_s),
             progress,
             session,
             plan,
