@@ -4,10 +4,11 @@ use super::stopwatch::{Patience, Timed};
 use crate::error::Result;
 use crate::estimate::Machine;
 use crate::fs;
-use crate::meter::rapl::Rapl;
+use crate::meter::{self, rapl::Rapl};
 use crate::model::weights::drawn;
 use fttrain_kernels::cpu::Nf4;
 use fttrain_kernels::sys::memory::give_back_pages;
+use rayon::prelude::*;
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
@@ -22,17 +23,21 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// Bytes of a buffer that is touched for the first time, and how many there are.
 const FRESH_BYTES: usize = 16 << 20;
 const FRESH_BUFFERS: usize = 8;
+/// Bytes touched at most to see what pages cost that nobody used for a while: more than is likely to be at hand.
+const FAR_BYTES: u64 = 6 << 30;
 /// Values that are drawn and quantised, as rows of a matrix.
 const VALUES: usize = 2 << 20;
 const ROW: usize = 1024;
 /// How long power is watched, at rest and under load.
 const POWER_WATCH: Duration = Duration::from_millis(1500);
 
-/// Memory, values, and the disk under `home`.
+/// Memory, for so long at most, values, and the disk under `home`.
 ///
 /// # Errors
 /// The disk under `home` cannot be written.
-pub fn measure(machine: &mut Machine, home: &Path, patience: Patience) -> Result<()> {
+pub fn measure(machine: &mut Machine, home: &Path, patience: Patience, touched_for: Duration) -> Result<()> {
+    // First, before anything else touches memory; what it frees is then at hand.
+    machine.far_bytes_per_s = far(touched_for);
     machine.fresh_bytes_per_s = fresh();
     machine.copy_bytes_per_s = copy(patience)?;
     machine.elementwise_bytes_per_s = machine.copy_bytes_per_s;
@@ -62,6 +67,25 @@ fn fresh() -> f64 {
     drop(kept);
     give_back_pages();
     (FRESH_BUFFERS * FRESH_BYTES) as f64 / passed.max(1e-9)
+}
+
+/// Bytes per second of a first touch by all threads, where much is touched: that of the last half. 0 where there is no time
+/// for any.
+fn far(patience: Duration) -> f64 {
+    let room = meter::machine::limits().memory_bytes / 4;
+    let started = Instant::now();
+    let touch = |_| std::hint::black_box(vec![1u8; FRESH_BYTES]);
+    let round = FRESH_BUFFERS * FRESH_BYTES;
+    let (mut kept, mut seconds) = (Vec::new(), Vec::new());
+    while started.elapsed() < patience && ((seconds.len() + 1) * round) as u64 <= room.min(FAR_BYTES) {
+        let begun = Instant::now();
+        kept.push((0..FRESH_BUFFERS).into_par_iter().map(touch).collect::<Vec<_>>());
+        seconds.push(begun.elapsed().as_secs_f64());
+    }
+    drop(kept);
+    give_back_pages();
+    let last = &seconds[seconds.len() / 2..];
+    (last.len() * round) as f64 / last.iter().sum::<f64>().max(1e-9)
 }
 
 /// Values per second that become NF4, and that are drawn for a model without weights.
@@ -134,7 +158,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let mut machine = Machine::assumed("test", 1);
         let patience = Patience { budget: Duration::ZERO, least: 1 };
-        measure(&mut machine, home.path(), patience).unwrap();
+        measure(&mut machine, home.path(), patience, Duration::from_millis(10)).unwrap();
         for rate in [machine.copy_bytes_per_s, machine.fresh_bytes_per_s, machine.disk_bytes_per_s] {
             assert!((1e6..1e13).contains(&rate), "{rate}");
         }

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const QUICK: Duration = Duration::from_secs(4);
 /// A calibration ends here, whatever of the grid is left.
 const THOROUGH: Duration = Duration::from_secs(100);
+/// For how long it touches memory.
+const FAR: Duration = Duration::from_secs(8);
 /// Heads of the grid's attention.
 const GRID_HEADS: Heads = Heads { query: 8, key: 4 };
 
@@ -47,7 +49,8 @@ pub fn machine(
     let heads = Heads { query: ask.arch.heads, key: ask.arch.kv_heads };
     if is_new {
         // First of all: fresh pages are those that nobody has touched.
-        bulk::measure(&mut machine, home, Patience::QUICK)?;
+        // What is touched here counts in this process's peak: far pages are left to `fttrain calibrate`.
+        bulk::measure(&mut machine, home, Patience::QUICK, Duration::ZERO)?;
         program::measure(&mut machine, home, Patience::QUICK)?;
     }
     let spread = probe(&mut machine, &missing, heads, Patience::QUICK, until)?;
@@ -75,7 +78,7 @@ pub fn calibrate(
     let mut machine = blank(&provenance);
     let started = Instant::now();
     let patience = Patience::THOROUGH;
-    bulk::measure(&mut machine, home, patience)?;
+    bulk::measure(&mut machine, home, patience, FAR)?;
     program::measure(&mut machine, home, patience)?;
     for (ask, adapter) in asks {
         let heads = Heads { query: ask.arch.heads, key: ask.arch.kv_heads };

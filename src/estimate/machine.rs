@@ -63,6 +63,10 @@ pub struct Machine {
     pub copy_bytes_per_s: f64,
     /// Bytes per second that a fresh buffer is touched at for the first time.
     pub fresh_bytes_per_s: f64,
+    /// The same beyond [`NEAR`]: the host of a virtual machine takes back what is not used, and has to find it again.
+    /// 0 = not measured: as fast as the first.
+    #[serde(default)]
+    pub far_bytes_per_s: f64,
     /// Bytes per second from the disk, as far as its cache lets one see.
     pub disk_bytes_per_s: f64,
     /// Bytes per second to the disk, hashed and synced.
@@ -96,6 +100,9 @@ pub struct Machine {
     /// What `bf16 = "auto"` means here: the frozen base is kept in bf16.
     pub bf16_base: bool,
 }
+
+/// Bytes of fresh pages that a system has at hand: used a moment ago, by whomever.
+pub const NEAR: u64 = 512 << 20;
 
 /// What this process may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +164,7 @@ impl Machine {
             elementwise_bytes_per_s: ASSUMED_BYTES_PER_CORE * cores,
             copy_bytes_per_s: ASSUMED_BYTES_PER_CORE * cores,
             fresh_bytes_per_s: 3e9,
+            far_bytes_per_s: 0.0,
             disk_bytes_per_s: 500e6,
             disk_write_bytes_per_s: 500e6,
             fsync_s: 0.004,
@@ -173,6 +181,13 @@ impl Machine {
             sheet_power_w: None,
             bf16_base: false,
         }
+    }
+
+    /// Seconds to touch `bytes` for the first time in a process that has touched so many `before`.
+    pub fn touch_s(&self, before: u64, bytes: u64) -> f64 {
+        let near = bytes.min(NEAR.saturating_sub(before));
+        let rate = |measured: f64| if measured > 0.0 { measured } else { self.fresh_bytes_per_s.max(1.0) };
+        near as f64 / rate(self.fresh_bytes_per_s) + (bytes - near) as f64 / rate(self.far_bytes_per_s)
     }
 
     /// Whether the numbers can be a machine's: a profile lies in a file that anyone can edit.
@@ -223,6 +238,17 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_that_nobody_used_lately_are_dearer() {
+        let mut machine = Machine::assumed("test", 1);
+        machine.fresh_bytes_per_s = NEAR as f64;
+        assert!((machine.touch_s(0, 3 * NEAR) - 3.0).abs() < 1e-9, "not measured: as the first");
+        machine.far_bytes_per_s = NEAR as f64 / 10.0;
+        assert!((machine.touch_s(0, 3 * NEAR) - 21.0).abs() < 1e-9);
+        assert!((machine.touch_s(NEAR / 2, NEAR) - 5.5).abs() < 1e-9);
+        assert!((machine.touch_s(9 * NEAR, NEAR) - 10.0).abs() < 1e-9);
+    }
 
     #[test]
     fn a_profile_survives_json() {

@@ -19,13 +19,15 @@ pub(crate) struct Ops<'a> {
     pub(crate) training: &'a [Op],
     /// Seconds in which the first step touches memory that nobody touched before.
     pub(crate) touching_s: f64,
+    /// Bytes of the process at its highest.
+    pub(crate) resident: u64,
 }
 
 /// Seconds of each phase, multiplied by what past runs taught of it.
 pub(crate) fn phases(
     inputs: &Inputs<'_>,
     layout: &Layout<'_>,
-    Ops { model, training, touching_s }: &Ops<'_>,
+    Ops { model, training, touching_s, resident }: &Ops<'_>,
     learned: &Learned,
 ) -> Vec<(String, f64)> {
     let (counts, machine) = (inputs.counts, inputs.machine);
@@ -33,9 +35,9 @@ pub(crate) fn phases(
     let kept = sum(&[layout.base_bytes(), product(&[layout.parameters.trainable, 4])]);
     let commits = commits(inputs.config, counts.steps);
     // The result is read back once it is written.
-    let result = time::save(layout.result_bytes(), 1, machine)
+    let result = time::save(layout.result_bytes(), 1, *resident, machine)
         + layout.result_bytes() as f64 / machine.disk_bytes_per_s.max(1.0);
-    let saved = time::save(layout.checkpoint_bytes(), commits, machine) + result;
+    let saved = time::save(layout.checkpoint_bytes(), commits, *resident, machine) + result;
     let hidden = inputs.arch.hidden_size as f64;
     let of = |ops: &[Op]| -> f64 {
         let classes = time::by_class(ops, machine, model.stored, hidden);

@@ -155,7 +155,12 @@ pub(crate) fn outline<'a>(inputs: &Inputs<'a>, load: Load, recompute: Option<boo
     };
     let volume = inputs.counts.volume();
     let training = model.training(&volume, inputs.counts.steps as f64, &parameters, memory.recompute);
-    let ops = phases::Ops { model: &model, training: &training, touching_s: touching(inputs, &memory) };
+    let ops = phases::Ops {
+        model: &model,
+        training: &training,
+        touching_s: touching(inputs, &memory),
+        resident: sum(&memory.parts),
+    };
     let plain = phases::phases(inputs, &layout, &ops, &Learned::default());
     let phases = phases::phases(inputs, &layout, &ops, inputs.learned);
     let touching_s = ops.touching_s;
@@ -253,9 +258,9 @@ fn touching(inputs: &Inputs<'_>, memory: &fit::Peak) -> f64 {
     if inputs.machine.kind == machine::Kind::Accelerator || inputs.counts.steps == 0 {
         return 0.0;
     }
-    let [_base, _trained, gradients, moments, activations, workspace, logits, _data, _runtime] = memory.parts;
+    let [base, trained, gradients, moments, activations, workspace, logits, _data, _runtime] = memory.parts;
     let bytes = sum(&[gradients, moments, activations, workspace, logits]);
-    bytes as f64 / inputs.machine.fresh_bytes_per_s.max(1.0)
+    inputs.machine.touch_s(sum(&[base, trained]), bytes)
 }
 
 fn quantities(inputs: &Inputs<'_>, phases: &[(String, f64)], touching_s: f64, peak: u64) -> Quantities {

@@ -66,16 +66,15 @@ pub fn one(op: &Op, machine: &Machine, stored: Stored, hidden: f64) -> f64 {
 
 /// Seconds to read `file_bytes` of weights and widen them to `kept_bytes`, from the start of the process.
 pub fn load(file_bytes: u64, kept_bytes: u64, machine: &Machine) -> f64 {
-    machine.startup_s
-        + file_bytes as f64 / machine.disk_bytes_per_s.max(1.0)
-        + kept_bytes as f64 / machine.fresh_bytes_per_s.max(1.0)
+    machine.startup_s + file_bytes as f64 / machine.disk_bytes_per_s.max(1.0) + machine.touch_s(0, kept_bytes)
 }
 
-/// Seconds to commit `times` folders of `bytes` each: written into fresh pages of the system's cache, hashed meanwhile, synced.
-pub fn save(bytes: u64, times: u64, machine: &Machine) -> f64 {
+/// Seconds to commit `times` folders of `bytes` each, beside `resident` bytes of the process: written into fresh pages of the
+/// system's cache, hashed meanwhile, synced.
+pub fn save(bytes: u64, times: u64, resident: u64, machine: &Machine) -> f64 {
     let each = SYNCS_PER_COMMIT * machine.fsync_s
         + bytes as f64 / machine.disk_write_bytes_per_s.max(1.0)
-        + bytes as f64 / machine.fresh_bytes_per_s.max(1.0);
+        + machine.touch_s(resident, bytes);
     each * times as f64
 }
 

@@ -57,6 +57,10 @@ fn rest(machine: &Machine) -> Table {
         ("kernel path", machine.kernel.clone()),
         ("memory, read and written", per_s(machine.copy_bytes_per_s)),
         ("fresh pages", per_s(machine.fresh_bytes_per_s)),
+        (
+            "fresh pages, many",
+            or_word(Some(machine.far_bytes_per_s).filter(|v| *v > 0.0), per_s, NOT_MEASURED),
+        ),
         ("disk, read through the cache", per_s(machine.disk_bytes_per_s)),
         ("disk, written and synced", per_s(machine.disk_write_bytes_per_s)),
         ("one small durable write", words::seconds(machine.fsync_s)),
