@@ -271,20 +271,18 @@ impl Layout<'_> {
         }
         let head = if self.accumulates { whole } else { self.trained.head_gradients.min(whole) };
         let one = sum(&[head, self.trained.block_gradients]).min(whole);
-        // The allocator keeps so much beside the peak of what was freed: at the head of what blocks pass on, on the way back
-        // through the last block also of the head's own, behind it of what was saved.
+        // The allocator keeps so much beside the peak of what was freed: at the head of what blocks pass on, behind it of
+        // what they saved, too.
         let kept = |freed: &[u64]| sum(freed).min(wide(SLACK));
         let beside = self.beside_block(load);
         let passed = if recompute { self.passing(load) } else { 0 };
-        let head_alone = self.beside_logits(load);
-        let at_logits = sum(&[head_alone, kept(&[beside, passed])]);
-        let last_block = sum(&[beside, kept(&[passed, head_alone, logits])]);
+        let at_logits = sum(&[self.beside_logits(load), kept(&[beside, passed])]);
         let kept = kept(&[at_last, beside]);
         let block = sum(&[beside, kept]);
         let row = product(&[load.tokens, wide(self.arch.hidden_size), F32]);
         vec![
             [at_head, head, at_logits, logits],
-            [at_last, one, last_block, 0],
+            [at_last, one, block, 0],
             [at_first, whole.saturating_sub(self.trained.input_gradients), block, 0],
             [0, whole, sum(&[row, kept]), 0],
         ]
