@@ -9,7 +9,7 @@ use crate::model::weights::drawn;
 use fttrain_kernels::cpu::Nf4;
 use fttrain_kernels::sys::memory::give_back_pages;
 use rayon::prelude::*;
-use std::io::Write;
+use std::io::{self, BufReader, Write};
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,9 +20,10 @@ const COPY_FLOATS: usize = 8 << 20;
 const DISK_BYTES: usize = 64 << 20;
 /// Written at once.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Bytes of a buffer that is touched for the first time, and how many there are.
-const FRESH_BYTES: usize = 16 << 20;
-const FRESH_BUFFERS: usize = 8;
+/// Bytes of a buffer that is touched for the first time, and of those that are touched side by side: few, for a run that
+/// measures its machine itself has them in its peak.
+const FRESH_BYTES: usize = 4 << 20;
+const FRESH_ROUND: usize = 32 << 20;
 /// Bytes touched at most to see what pages cost that nobody used for a while: more than is likely to be at hand.
 const FAR_BYTES: u64 = 6 << 30;
 /// Values that are drawn and quantised, as rows of a matrix.
@@ -37,8 +38,8 @@ const POWER_WATCH: Duration = Duration::from_millis(1500);
 /// The disk under `home` cannot be written.
 pub fn measure(machine: &mut Machine, home: &Path, patience: Patience, touched_for: Duration) -> Result<()> {
     // First, before anything else touches memory; what it frees is then at hand.
-    machine.far_bytes_per_s = far(touched_for);
-    machine.fresh_bytes_per_s = fresh();
+    machine.far_bytes_per_s = touched(FAR_BYTES, touched_for);
+    machine.fresh_bytes_per_s = touched(FRESH_ROUND as u64, Duration::MAX);
     machine.copy_bytes_per_s = copy(patience)?;
     machine.elementwise_bytes_per_s = machine.copy_bytes_per_s;
     values(machine, patience)?;
@@ -57,35 +58,23 @@ fn copy(patience: Patience) -> Result<f64> {
     Ok(8.0 * COPY_FLOATS as f64 / timed.typical_s)
 }
 
-/// Bytes per second of a first touch: the system clears the pages. What was touched and freed before is given back first,
-/// and the mean is taken over many buffers, for the first of them may find pages that the system has at hand.
-fn fresh() -> f64 {
+/// Bytes per second of a first touch by all threads, which the system clears first: those of the last half of `most` bytes,
+/// or of what the time allows. 0 where it allows nothing.
+fn touched(most: u64, patience: Duration) -> f64 {
     give_back_pages();
-    let started = Instant::now();
-    let kept: Vec<Vec<u8>> = (0..FRESH_BUFFERS).map(|_| std::hint::black_box(vec![1; FRESH_BYTES])).collect();
-    let passed = started.elapsed().as_secs_f64();
-    drop(kept);
-    give_back_pages();
-    (FRESH_BUFFERS * FRESH_BYTES) as f64 / passed.max(1e-9)
-}
-
-/// Bytes per second of a first touch by all threads, where much is touched: that of the last half. 0 where there is no time
-/// for any.
-fn far(patience: Duration) -> f64 {
-    let room = meter::machine::limits().memory_bytes / 4;
+    let most = most.min(meter::machine::limits().memory_bytes / 4);
     let started = Instant::now();
     let touch = |_| std::hint::black_box(vec![1u8; FRESH_BYTES]);
-    let round = FRESH_BUFFERS * FRESH_BYTES;
     let (mut kept, mut seconds) = (Vec::new(), Vec::new());
-    while started.elapsed() < patience && ((seconds.len() + 1) * round) as u64 <= room.min(FAR_BYTES) {
+    while started.elapsed() < patience && ((seconds.len() + 1) * FRESH_ROUND) as u64 <= most {
         let begun = Instant::now();
-        kept.push((0..FRESH_BUFFERS).into_par_iter().map(touch).collect::<Vec<_>>());
+        kept.push((0..FRESH_ROUND / FRESH_BYTES).into_par_iter().map(touch).collect::<Vec<_>>());
         seconds.push(begun.elapsed().as_secs_f64());
     }
     drop(kept);
     give_back_pages();
     let last = &seconds[seconds.len() / 2..];
-    (last.len() * round) as f64 / last.iter().sum::<f64>().max(1e-9)
+    (last.len() * FRESH_ROUND) as f64 / last.iter().sum::<f64>().max(1e-9)
 }
 
 /// Values per second that become NF4, and that are drawn for a model without weights.
@@ -113,7 +102,13 @@ fn disk(machine: &mut Machine, home: &Path, patience: Patience) -> Result<()> {
     let timed = patience.time(&mut || fs::write_durable(&small, b"fttrain"));
     let written = Patience { budget: Duration::ZERO, least: 1 }
         .time(&mut || fs::write_durable_with(&large, &mut all).map(drop));
-    let read = patience.time(&mut || fs::read_at_most(&large, u64::MAX).map(drop));
+    let mut read = || {
+        let file = fs::open_regular(&large).map(|file| BufReader::with_capacity(BLOCK_BYTES, file));
+        let done = file.and_then(|mut file| io::copy(&mut file, &mut io::sink()));
+        done.map_err(|cause| fs::Error::Io { operation: "read", path: large.clone(), cause })?;
+        Ok(())
+    };
+    let read = patience.time(&mut read);
     for file in [&small, &large] {
         fs::remove_file(file)?;
     }

@@ -132,6 +132,20 @@ mod tests {
     use crate::estimate::fixture::price;
 
     #[test]
+    fn what_is_over_is_the_clocks_and_what_is_ahead_the_predictions() {
+        let phase =
+            |name: &str, wall_s| PhaseCost { name: name.into(), wall_s, cost_usd: None, beside: false };
+        let predicted =
+            [phase("load", 9.0), phase("train", 50.0), phase("evaluate", 4.0), phase("save", 2.0)];
+        let clock = [("load", 1.0), ("calibrate", 3.0), ("train", 70.0), ("evaluate", 8.0)];
+        assert!((beside_training(&predicted, clock, 1.0) - 10.0).abs() < 1e-9);
+        assert!(
+            (beside_training(&predicted, clock, 0.5) - 7.0).abs() < 1e-9,
+            "half of it is in the clock's past"
+        );
+    }
+
+    #[test]
     fn the_first_step_counts_as_time_but_not_as_rate() {
         let mut run = Correction::new(1000, 5.0);
         assert_eq!(run.projection(), None);

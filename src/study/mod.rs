@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod child;
 pub mod curve;
+mod forecast;
 pub mod grid;
 pub mod pilot;
 pub mod reference;

@@ -3,6 +3,7 @@
 use super::Error;
 use super::bench::Bench;
 use super::child::Child;
+use super::forecast::{corrected, progress_bar, roofline, whole};
 use super::grid::{self, Cell, Extent};
 use super::reference::Reference;
 use super::score::{Pair, Score};
@@ -10,7 +11,6 @@ use crate::calibrate::{Profiles, Provenance};
 use crate::error::{Kind, Result};
 use crate::estimate::Prediction;
 use crate::estimate::history::median;
-use crate::estimate::running::{self, Correction, Projection};
 use crate::fs;
 use crate::train::metrics::{self, StepRecord};
 use serde::de::DeserializeOwned;
@@ -172,14 +172,12 @@ impl<'a> Study<'a> {
         if file.is_file() {
             let broken = |e: serde_json::Error| Error::Write { path: file.clone(), fact: e.to_string() };
             let begun: Begun = serde_json::from_slice(&fs::read_at_most(&file, 1 << 16)?).map_err(broken)?;
-            let other = match begun.is_quick {
-                _ if begun.build != build => Some(format!("by build {}", begun.build)),
-                true if !is_quick => Some("with --size quick".into()),
-                false if is_quick => Some("without --size quick".into()),
-                _ => None,
-            };
-            if let Some(begun) = other {
-                return Err(Error::OtherStudy { folder: folder.to_owned(), begun }.into());
+            let other = |begun: String| Err(Error::OtherStudy { folder: folder.to_owned(), begun }.into());
+            if begun.build != build {
+                return other(format!("by build {}", begun.build));
+            }
+            if begun.is_quick != is_quick {
+                return other(format!("{} --size quick", if is_quick { "without" } else { "with" }));
             }
             let profile = fs::read_at_most(&folder.join(Profiles::FILE), 4 << 20)?;
             return Ok(Self { folder, bench: Bench::new(folder, extent, cells)?, profile, begun });
@@ -352,46 +350,6 @@ fn pair(predicted: &Value, report: &Value, key: &str) -> Option<Pair> {
     })
 }
 
-/// fttrain's own correction after the first half of the steps, with `other_s` seconds of other phases.
-fn corrected(steps: &[StepRecord], other_s: f64, measured: f64) -> Option<Pair> {
-    let mut correction = Correction::new(steps.iter().map(|s| s.tokens).sum(), other_s);
-    for step in &steps[..steps.len() / 2] {
-        correction.observe(step.tokens, step.step_s);
-    }
-    let Projection { wall_s, interval, .. } = correction.projection()?;
-    Some(Pair { predicted: wall_s, low: interval.low, high: interval.high, measured })
-}
-
-/// The whole run after the first half of the steps: what is over by the clock, evaluation and saving as predicted.
-fn whole(steps: &[StepRecord], prediction: &Prediction, report: &Value) -> Option<Pair> {
-    let phases = report["phases"].as_array()?.iter();
-    let clock = phases.filter_map(|phase| Some((phase["name"].as_str()?, phase["wall_s"].as_f64()?)));
-    let other_s = running::beside_training(&prediction.phases, clock, 1.0);
-    corrected(steps, other_s, report["measured"]["wall_s"].as_f64()?)
-}
-
-/// Training time by the mean rate of the first half of the steps.
-fn progress_bar(steps: &[StepRecord]) -> Option<Pair> {
-    let seen = &steps[..steps.len() / 2];
-    let sum = |steps: &[StepRecord], of: fn(&StepRecord) -> f64| -> f64 { steps.iter().map(of).sum() };
-    let share = sum(seen, |s| s.tokens as f64) / sum(steps, |s| s.tokens as f64);
-    let predicted = sum(seen, |s| s.step_s) / share;
-    // A progress bar states no interval.
-    let pair = Pair { predicted, low: predicted, high: predicted, measured: sum(steps, |s| s.step_s) };
-    predicted.is_finite().then_some(pair)
-}
-
-/// FLOPs of a step over the fastest product that the profile holds.
-fn roofline(prediction: Option<&Prediction>, report: &Value, child: &Child) -> Option<Pair> {
-    let (profiles, _) = Profiles::load(&child.home().join(Profiles::FILE));
-    let prediction = prediction?;
-    let here = Provenance::here(prediction.threads);
-    let predicted =
-        prediction.flops_per_step / profiles.find(&prediction.machine, &here)?.peak_flops_per_s()?;
-    let measured = report["measured"]["step_s"].as_f64().filter(|s| *s > 0.0)?;
-    Some(Pair { predicted, low: predicted, high: predicted, measured })
-}
-
 fn unattributed(report: &Value) -> Option<f64> {
     let parts = report["memory_parts"].as_array()?;
     let bytes = parts.iter().find(|p| p["name"] == "unattributed")?["measured_bytes"].as_f64()?;
@@ -420,31 +378,6 @@ fn scores(rows: &[Row]) -> BTreeMap<String, Score> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn step(step: u64, step_s: f64) -> StepRecord {
-        let line = format!(
-            "{{\"step\":{step},\"epoch\":0.1,\"loss\":1.0,\"grad_norm\":1.0,\"learning_rate\":0.1,\"tokens\":10,\
-             \"padded_tokens\":0,\"loss_tokens\":5,\"step_s\":{step_s},\"rss_bytes\":null,\"device_bytes\":null}}"
-        );
-        serde_json::from_str(&line).unwrap()
-    }
-
-    #[test]
-    fn a_probe_leaves_the_first_step_out_and_a_progress_bar_does_not() {
-        let steps = [step(1, 3.0), step(2, 1.0), step(3, 1.0), step(4, 1.0), step(5, 1.0), step(6, 1.0)];
-        let (probe, bar) = (corrected(&steps, 0.0, 8.0).unwrap(), progress_bar(&steps).unwrap());
-        assert!((probe.predicted - 8.0).abs() < 1e-9);
-        assert!((corrected(&steps, 2.5, 8.0).unwrap().predicted - 10.5).abs() < 1e-9);
-        assert!(probe.low < 8.0 && 8.0 < probe.high, "{probe:?}");
-        assert!((bar.predicted - 10.0).abs() < 1e-9);
-        for one in [&steps[..1], &steps[..3]] {
-            assert_eq!(
-                corrected(one, 0.0, 1.0).is_some(),
-                progress_bar(one).is_some(),
-                "skill compares the same rows"
-            );
-        }
-    }
 
     fn row(first: f64, again: Option<f64>) -> Row {
         let pair = Pair { predicted: first, low: first, high: first, measured: first };

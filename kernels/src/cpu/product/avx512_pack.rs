@@ -89,12 +89,12 @@ unsafe fn along<const TO_BF16: bool, T: Value>(
     let at = word * if TO_BF16 { 2 } else { 1 };
     let left = piece.depth.saturating_sub(at);
     let lines = piece.lines.saturating_sub(first);
+    let read = 16 * size_of::<T>() * if TO_BF16 { 2 } else { 1 };
     // SAFETY: `left` values of each line of the piece can be read; of a line beyond it none is.
     unsafe {
         let mut block = [_mm512_setzero_si512(); 16];
         for (i, line) in block.iter_mut().enumerate() {
             let at = from.as_ptr().wrapping_add((first + i) * piece.stride + at);
-            let read = 16 * size_of::<T>() * if TO_BF16 { 2 } else { 1 };
             for byte in (0..read).step_by(64) {
                 _mm_prefetch::<_MM_HINT_T0>(at.wrapping_byte_add(read * BLOCKS_AHEAD + byte).cast());
             }
