@@ -83,7 +83,7 @@ fn update(c: &mut Criterion) {
         }
     }
     case(c, "cpu_elementwise", "update/norm of a gradient", floats(TRAINED), || {
-        black_box(optimizer::sum_of_squares(&grad).unwrap());
+        black_box(optimizer::sums_of_squares(&[&grad]).unwrap());
     });
 }
 

@@ -52,13 +52,24 @@ fn train(made: &Made, recompute: bool) -> Vec<(f64, f64)> {
 
 #[test]
 fn losses_and_norms_of_qlora_equal_peft_on_bitsandbytes() {
+    qlora_equals_peft("cpu");
+}
+
+#[test]
+#[ignore = "needs FTTRAIN_GPU, the GPU to compute on (cuda:0), and the feature cuda"]
+fn losses_and_norms_of_qlora_on_a_gpu_equal_peft_on_bitsandbytes() {
+    let gpu = std::env::var("FTTRAIN_GPU");
+    qlora_equals_peft(&gpu.expect("FTTRAIN_GPU is not set: give the GPU to compute on, like cuda:0"));
+}
+
+fn qlora_equals_peft(device: &str) {
     let run = golden().join("quantised");
     let theirs = support::json(&run.join("qlora.json"));
-    let unquantised = train(&make(&run, true, &[("adapter", "lora")]), false);
+    let unquantised = train(&make(&run, true, &[("device", device), ("adapter", "lora")]), false);
     for (name, double_quant) in [("plain", "false"), ("double", "true")] {
         for recompute in [false, true] {
-            let made = make(&run, true, &[("bnb_4bit_use_double_quant", double_quant)]);
-            let ours = train(&made, recompute);
+            let overrides = [("device", device), ("bnb_4bit_use_double_quant", double_quant)];
+            let ours = train(&make(&run, true, &overrides), recompute);
             let steps = theirs[name].as_array().unwrap();
             assert_eq!((ours.len(), steps.len()), (4, 4));
             for (i, ((loss, norm), step)) in ours.iter().zip(steps).enumerate() {

@@ -271,7 +271,7 @@ impl Probe {
         let timed = patience.time(&mut || {
             // The norm is of all gradients: where a step updates the first of them, the caches hold the last.
             for (_, _, grad) in &sets {
-                optimizer::sum_of_squares(grad)?;
+                optimizer::sums_of_squares(&[grad])?;
             }
             for (rule, value, grad) in &mut sets {
                 rule.update(value, grad, &step)?;

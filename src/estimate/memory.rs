@@ -48,6 +48,8 @@ pub struct Layout<'a> {
     pub base: BaseType,
     /// What products round to bf16 is kept in it from the forward to the backward pass.
     pub narrow: bool,
+    /// The machine multiplies in bf16 what is narrow; others widen both sides as they pack them.
+    pub multiplies_bf16: bool,
     /// The memory is an accelerator's: activations are bf16, the data stay with the host.
     pub on_device: bool,
     /// A step has several micro-batches.
@@ -137,6 +139,11 @@ impl Layout<'_> {
         if self.narrow { 2 } else { self.value() }
     }
 
+    /// Bytes of a value in a side that is packed for a product.
+    fn packed_value(&self) -> u64 {
+        if self.narrow && self.multiplies_bf16 { 2 } else { F32 }
+    }
+
     /// Bytes that one layer saves for a token.
     fn saved_bytes(&self) -> u64 {
         let a = self.arch;
@@ -195,7 +202,7 @@ impl Layout<'_> {
     /// chunk as products read it on its way back.
     fn beside_logits(&self, load: Load) -> u64 {
         let row = product(&[wide(self.arch.hidden_size), F32]);
-        let slopes = product(&[self.logits(load) / F32, self.product_value()]);
+        let slopes = product(&[self.logits(load) / F32, self.packed_value()]);
         sum(&[product(&[load.tokens, row]), product(&[load.targets, 3, row]), slopes])
     }
 
@@ -204,9 +211,9 @@ impl Layout<'_> {
     /// `down` holds more: the gradient on its way through the adapter, before and after its mask, beside the sum.
     fn beside_block(&self, load: Load) -> u64 {
         let (d, f) = (wide(self.arch.hidden_size), wide(self.arch.intermediate_size));
-        let mlp = sum(&[product(&[12, d]), product(&[8, f])]);
-        let p = self.product_value();
-        let masked = sum(&[product(&[sum(&[12, p]), f]), product(&[sum(&[4, p]), d])]);
+        let (kept, packed) = (self.product_value(), self.packed_value());
+        let mlp = sum(&[product(&[12, d]), product(&[8, f]), product(&[2, packed - kept, f])]);
+        let masked = sum(&[product(&[sum(&[12, kept]), f]), product(&[sum(&[4, packed]), d])]);
         let drops = self.lora().is_some_and(|lora| lora.dropout > 0.0);
         product(&[load.tokens, if drops { mlp.max(masked) } else { mlp }])
     }
@@ -215,7 +222,7 @@ impl Layout<'_> {
     /// and up in f32 or the activation and its packed copy.
     fn passing(&self, load: Load) -> u64 {
         let (d, f) = (wide(self.arch.hidden_size), wide(self.arch.intermediate_size));
-        let act = product(&[if self.narrow { 6 } else { 8 }, f]);
+        let act = product(&[sum(&[F32, self.packed_value()]), f]);
         product(&[load.tokens, sum(&[self.saved_bytes(), product(&[12, d]), act])])
     }
 
@@ -363,6 +370,7 @@ mod tests {
             trained: Trained::count(&arch, method, &adapted, Update::ADAMW),
             base,
             narrow,
+            multiplies_bf16: narrow,
             on_device: false,
             accumulates: false,
             logits_rows: 256,
@@ -403,6 +411,33 @@ mod tests {
         assert_eq!(workspace, (1024 + 3 * 700) * 576 * 4 + logits / 2 + 1024 * (12 * 576 + 8 * 1536));
     }
 
+    /// 4 bytes instead of 2 of each logit's slope, and of the gradients of gate and up.
+    #[test]
+    fn a_machine_without_bf16_packs_in_f32() {
+        let (arch, method) = (smollm2(), Method::Lora(lora(16)));
+        let adapted: Vec<Linear> = arch.linears().collect();
+        let peak = |multiplies_bf16, recompute| {
+            let layout = Layout {
+                arch: &arch,
+                method: &method,
+                adapted: &adapted,
+                parameters: Parameters::count(&arch, &method, &adapted),
+                trained: Trained::count(&arch, &method, &adapted, Update::ADAMW),
+                base: BaseType::Bf16,
+                narrow: true,
+                multiplies_bf16,
+                on_device: false,
+                accumulates: false,
+                logits_rows: 256,
+                runtime_bytes: 10,
+                read_value: 2,
+            };
+            sum(&layout.peak(&Counts::default(), LOAD, recompute))
+        };
+        assert_eq!(peak(false, false) - peak(true, false), 256 * 49_152 * 2 + 1024 * 4 * 1536);
+        assert!(peak(false, true) > peak(true, true));
+    }
+
     #[test]
     fn saving_is_never_the_peak_of_a_full_fine_tune() {
         let at = |tokens| parts(&Method::Full, BaseType::F32, Load { tokens, targets: tokens }, true);
@@ -424,6 +459,7 @@ mod tests {
             trained: Trained::count(&arch, &method, &[], update),
             base: BaseType::F32,
             narrow: false,
+            multiplies_bf16: false,
             on_device: false,
             accumulates: false,
             logits_rows: 256,
@@ -459,6 +495,7 @@ mod tests {
                 trained,
                 base,
                 narrow: true,
+                multiplies_bf16: true,
                 on_device,
                 accumulates: false,
                 logits_rows: 256,

@@ -245,6 +245,7 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
         trained: Trained::count(inputs.arch, &inputs.config.method, inputs.adapted, update(inputs)),
         base,
         narrow,
+        multiplies_bf16: inputs.machine.bf16_base || is_accelerator,
         on_device: is_accelerator,
         accumulates: inputs.config.train.gradient_accumulation_steps > 1,
         logits_rows: inputs.logits_rows,

@@ -235,6 +235,7 @@ impl Published {
             trained: self.trained(),
             base,
             narrow: true,
+            multiplies_bf16: true,
             on_device: machine.kind == Kind::Accelerator,
             accumulates: false,
             logits_rows: ALL_ROWS,

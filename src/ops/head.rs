@@ -136,7 +136,7 @@ impl Head {
 
     /// The weight on a GPU, in what its products are rounded to.
     fn on(&self, gpu: &Gpu) -> Result<Tensor> {
-        product::weight(gpu, &self.weight.value, product::dtype(self.precision))
+        product::weight(gpu, &self.weight.value, self.precision)
     }
 
     /// The rows of each chunk.

@@ -5,7 +5,7 @@ use super::Operand;
 use super::device::Gpu;
 use super::gpu::{product, values::as_dtype};
 use super::host;
-use crate::error::{Fault, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use candle_core::{DType, Tensor};
 pub use fttrain_kernels::cpu::Precision;
 use fttrain_kernels::cpu::{
@@ -41,6 +41,9 @@ impl<'a> Held<'a> {
             }
             Operand::Dense(w) => Self::F32(Box::new(host::read(w)?), w.dims2()?),
             Operand::Quantised(blocks) => Self::Quantised(blocks),
+            Operand::OnGpu(_) => {
+                return Err(Error::new(Kind::Bug, "a product on the CPU of a matrix on a GPU"));
+            }
         })
     }
 

@@ -1,8 +1,10 @@
 //! A weight matrix as it lies in memory: dense, or in blocks of fewer bits that products take apart piece by piece.
 
 use super::device::Gpu;
+use super::gpu::blocks::Blocks;
+use super::matmul::Precision;
 use super::{gpu, host};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use candle_core::{DType, Device, Tensor};
 use fttrain_kernels::cpu::Quantised;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ pub enum Matrix {
     Dense(Tensor),
     /// Frozen, in blocks.
     Quantised(Arc<dyn Quantised>),
+    /// Frozen, in blocks on a GPU.
+    OnGpu(Arc<Blocks>),
 }
 
 /// A matrix that a product reads.
@@ -23,6 +27,8 @@ pub enum Operand<'a> {
     Dense(&'a Tensor),
     /// In blocks.
     Quantised(&'a dyn Quantised),
+    /// In blocks on a GPU.
+    OnGpu(&'a Blocks),
 }
 
 impl From<Tensor> for Matrix {
@@ -42,6 +48,7 @@ impl<'a> From<&'a Matrix> for Operand<'a> {
         match matrix {
             Matrix::Dense(tensor) => Self::Dense(tensor),
             Matrix::Quantised(blocks) => Self::Quantised(&**blocks),
+            Matrix::OnGpu(blocks) => Self::OnGpu(blocks),
         }
     }
 }
@@ -55,6 +62,7 @@ impl Operand<'_> {
         Ok(match self {
             Self::Dense(tensor) => tensor.dims2()?,
             Self::Quantised(blocks) => blocks.shape(),
+            Self::OnGpu(blocks) => blocks.shape(),
         })
     }
 }
@@ -73,6 +81,7 @@ impl Matrix {
         match self {
             Self::Dense(tensor) => (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64,
             Self::Quantised(blocks) => blocks.bytes(),
+            Self::OnGpu(blocks) => blocks.bytes(),
         }
     }
 
@@ -81,6 +90,7 @@ impl Matrix {
         match (self, other) {
             (Self::Dense(a), Self::Dense(b)) => a.id() == b.id(),
             (Self::Quantised(a), Self::Quantised(b)) => Arc::ptr_eq(a, b),
+            (Self::OnGpu(a), Self::OnGpu(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -106,6 +116,7 @@ impl Matrix {
                 }
                 host::tensor(values, (ids.len(), width))
             }
+            Self::OnGpu(blocks) => blocks.rows(ids),
         }
     }
 
@@ -115,21 +126,19 @@ impl Matrix {
     /// A tensor that is no matrix: a fault of the program.
     pub fn row_squares(&self) -> Result<Vec<f64>> {
         let (rows, width) = self.shape()?;
-        let mut sums = Vec::with_capacity(rows);
         let mut buffer = vec![0f32; width];
-        for row in 0..rows {
-            match self {
-                Self::Dense(tensor) => {
-                    let row = tensor.narrow(0, row, 1)?.to_dtype(DType::F32)?;
-                    sums.push(fttrain_kernels::cpu::sum_of_squares(&host::read(&row)?));
-                }
-                Self::Quantised(blocks) => {
-                    blocks.dequantise(row, 0..width, &mut buffer);
-                    sums.push(fttrain_kernels::cpu::sum_of_squares(&buffer));
-                }
+        let of = |row| match self {
+            Self::Dense(tensor) => {
+                let row = tensor.narrow(0, row, 1)?.to_dtype(DType::F32)?;
+                Ok(fttrain_kernels::cpu::sum_of_squares(&host::read(&row)?))
             }
-        }
-        Ok(sums)
+            Self::Quantised(blocks) => {
+                blocks.dequantise(row, 0..width, &mut buffer);
+                Ok(fttrain_kernels::cpu::sum_of_squares(&buffer))
+            }
+            Self::OnGpu(_) => Err(Error::new(Kind::Bug, "lengths of rows on a GPU")),
+        };
+        (0..rows).map(of).collect()
     }
 
     /// All values in f32, dequantised where they are in blocks: as large as the matrix, so for copies that are to be
@@ -148,6 +157,7 @@ impl Matrix {
                 }
                 host::tensor(values, (rows, width))
             }
+            Self::OnGpu(blocks) => blocks.dense(Precision::F32),
         }
     }
 }

@@ -147,8 +147,9 @@ impl Ground {
     /// What of this run only the CPU does.
     fn beyond_gpus(&self) -> Option<&'static str> {
         match (&self.resolved.config.method, &self.adapter) {
-            (Method::Full, _) => Some("full fine-tuning"),
-            (Method::Qlora { .. }, _) => Some("QLoRA"),
+            (Method::Full, _) if self.resolved.config.train.bf16_weights => {
+                Some("`master_weights = \"bf16\"`")
+            }
             (_, Some(adapter)) if adapter.spec.dora => Some("DoRA"),
             _ if self.resolved.config.train.optimizer != Optimizer::Adamw => {
                 Some("an optimizer other than adamw")

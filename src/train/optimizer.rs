@@ -5,8 +5,8 @@ use super::Error;
 use crate::config::Train;
 use crate::data::rng::Rng;
 use crate::error::Result;
-use crate::model::{Param, Params, tensors};
-use crate::ops::optimizer::{self, Rule, Step};
+use crate::model::{Params, tensors};
+use crate::ops::optimizer::{self, Rule, Step, Update};
 use crate::ops::{Grads, ParamId};
 use candle_core::Tensor;
 use std::io::{self, Read, Write};
@@ -48,13 +48,8 @@ impl Optimizer {
     /// # Errors
     /// It is not finite (7): the first tensor in name order whose gradient is not.
     pub fn norm(&self, grads: &Grads) -> Result<f64, crate::error::Error> {
-        let mut sum = 0.0;
-        for slot in &self.slots {
-            if let Some(grad) = grads.get(slot.id) {
-                sum += finite_squares(&slot.name, grad)?;
-            }
-        }
-        Ok(sum.sqrt())
+        let stored = self.slots.iter().filter_map(|slot| Some((slot.name.as_str(), grads.get(slot.id)?)));
+        Ok(finite_squares(&stored.collect::<Vec<_>>())?.sqrt())
     }
 
     /// One update at the rate `lr`, with gradients scaled down to `max_grad_norm` where `norm` is above it.
@@ -62,13 +57,7 @@ impl Optimizer {
         self.begin();
         // torch's clip_grad_norm_ divides by the norm plus 1e-6.
         let clip = if self.max_grad_norm > 0.0 { (self.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        for i in 0..self.slots.len() {
-            let id = self.slots[i].id;
-            if let Some(grad) = grads.get(id) {
-                self.update(i, params.get(id), grad, clip, lr)?;
-            }
-        }
-        Ok(())
+        self.update(params, |id| grads.get(id), clip, lr)
     }
 
     /// Begins an update whose tensors come one by one, each as soon as its gradient is whole.
@@ -76,28 +65,39 @@ impl Optimizer {
         self.steps += 1;
     }
 
-    /// Updates one tensor at the rate `lr` with its unscaled gradient; Σ g².
+    /// Updates some tensors at the rate `lr` with their unscaled gradients; Σ g².
     ///
     /// # Errors
-    /// The gradient is not finite (7): this tensor keeps its value, and those before it have theirs.
-    pub fn update_one(&mut self, params: &Params, id: ParamId, grad: &Tensor, lr: f64) -> Result<f64> {
-        let Some(i) = self.slots.iter().position(|slot| slot.id == id) else { return Ok(0.0) };
-        let squares = finite_squares(&self.slots[i].name, grad)?;
-        self.update(i, params.get(id), grad, 1.0, lr)?;
+    /// A gradient is not finite (7): none of these is updated, and those before them were.
+    pub fn update_some(&mut self, params: &Params, grads: &[(ParamId, Tensor)], lr: f64) -> Result<f64> {
+        let of = |id: ParamId| grads.iter().find(|(of, _)| *of == id).map(|(_, grad)| grad);
+        let stored = self.slots.iter().filter_map(|slot| Some((slot.name.as_str(), of(slot.id)?)));
+        let squares = finite_squares(&stored.collect::<Vec<_>>())?;
+        self.update(params, of, 1.0, lr)?;
         Ok(squares)
     }
 
     #[allow(clippy::cast_possible_truncation)] // The update runs in f32.
-    fn update(&mut self, i: usize, param: &Param, grad: &Tensor, clip: f64, lr: f64) -> Result<()> {
-        let slot = &mut self.slots[i];
-        let step = Step {
-            count: i32::try_from(self.steps).unwrap_or(i32::MAX),
-            lr: (lr * param.lr_ratio) as f32,
-            weight_decay: if param.decay { self.weight_decay as f32 } else { 0.0 },
-            grad_scale: clip as f32,
-            rounding: Rng::new(self.seed, &slot.name, self.steps, 0).at(0),
-        };
-        slot.rule.update(&param.value, grad, &step)
+    fn update<'g>(
+        &mut self,
+        params: &Params,
+        grads: impl Fn(ParamId) -> Option<&'g Tensor>,
+        clip: f64,
+        lr: f64,
+    ) -> Result<()> {
+        let (seed, steps, weight_decay) = (self.seed, self.steps, self.weight_decay);
+        let updates = self.slots.iter_mut().filter_map(|slot| {
+            let (param, grad) = (params.get(slot.id), grads(slot.id)?);
+            let step = Step {
+                count: i32::try_from(steps).unwrap_or(i32::MAX),
+                lr: (lr * param.lr_ratio) as f32,
+                weight_decay: if param.decay { weight_decay as f32 } else { 0.0 },
+                grad_scale: clip as f32,
+                rounding: Rng::new(seed, &slot.name, steps, 0).at(0),
+            };
+            Some(Update { rule: &mut *slot.rule, value: &param.value, grad, step })
+        });
+        optimizer::update(updates.collect())
     }
 
     /// Bytes of the state.
@@ -130,8 +130,14 @@ impl Optimizer {
     }
 }
 
-/// Σ g².
-fn finite_squares(name: &str, grad: &Tensor) -> Result<f64> {
-    let squares = optimizer::sum_of_squares(grad)?;
-    if squares.is_finite() { Ok(squares) } else { Err(Error::Gradient(name.to_owned()).into()) }
+/// Σ g² of all gradients.
+///
+/// # Errors
+/// It is not finite (7): the first tensor whose gradient is not.
+fn finite_squares(grads: &[(&str, &Tensor)]) -> Result<f64> {
+    let squares = optimizer::sums_of_squares(&grads.iter().map(|(_, grad)| *grad).collect::<Vec<_>>())?;
+    match grads.iter().zip(&squares).find(|(_, squares)| !squares.is_finite()) {
+        Some(((name, _), _)) => Err(Error::Gradient((*name).to_owned()).into()),
+        None => Ok(squares.iter().sum()),
+    }
 }

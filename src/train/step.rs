@@ -101,12 +101,13 @@ pub fn descend(
                 return Err(Error::Loss(loss / counted.max(1) as f64).into());
             }
             let _span = profile::update();
-            for (id, grad) in grads.take_but(open) {
-                if let (Some(anchor), Some(penalty)) = (anchor, &mut penalty) {
-                    *penalty += anchor.pull(id, &params.get(id).value, &grad)?;
+            let whole = grads.take_but(open);
+            if let (Some(anchor), Some(penalty)) = (anchor, &mut penalty) {
+                for (id, grad) in &whole {
+                    *penalty += anchor.pull(*id, &params.get(*id).value, grad)?;
                 }
-                squares += optimizer.update_one(params, id, &grad, how.lr)?;
             }
+            squares += optimizer.update_some(params, &whole, how.lr)?;
             Ok(())
         })?;
         sum += pass.sum;

@@ -1,8 +1,19 @@
 //! A kernel's launch as a value.
 
 /// The files of `cuda/`, by the names of their modules.
-pub const FILES: [&str; 10] =
-    ["adamw", "attention", "dropout", "elementwise", "embedding", "gate", "head", "nf4", "norm", "rope"];
+pub const FILES: [&str; 11] = [
+    "adamw",
+    "attention",
+    "dropout",
+    "elementwise",
+    "embedding",
+    "gate",
+    "ggml",
+    "head",
+    "nf4",
+    "norm",
+    "rope",
+];
 
 /// Threads of a block where a kernel does not need another number.
 pub(super) const THREADS: u32 = 256;

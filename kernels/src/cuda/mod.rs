@@ -7,6 +7,7 @@ pub mod attention;
 pub mod dropout;
 pub mod embedding;
 pub mod gate;
+pub mod ggml;
 pub mod head;
 mod launch;
 pub mod nf4;

@@ -1,4 +1,4 @@
-//! NF4 back to bf16.
+//! NF4 back to bf16 or f32.
 
 use super::launch::{Address, Launch, long};
 
@@ -20,13 +20,20 @@ pub enum Scales {
     },
 }
 
-/// `count` values → y in bf16; `values` are the sixteen of the type.
-pub fn dequantise(codes: Address, values: Address, scales: Scales, count: usize, y: Address) -> Launch {
+/// `count` values → y in bf16 or in f32; `values` are the sixteen of the type.
+pub fn dequantise(
+    codes: Address,
+    values: Address,
+    scales: Scales,
+    count: usize,
+    (y, is_bf16): (Address, bool),
+) -> Launch {
     let pairs = count.div_ceil(2);
     match scales {
         Scales::Plain(scales) => {
             let arguments = [codes.into(), values.into(), scales.into(), long(count), y.into()];
-            Launch::elements(("nf4", "nf4_plain"), pairs, &arguments)
+            let kernel = if is_bf16 { "nf4_plain_bf16" } else { "nf4_plain_f32" };
+            Launch::elements(("nf4", kernel), pairs, &arguments)
         }
         Scales::Double { codes: scales, map, largest, mean } => {
             let arguments = [
@@ -39,7 +46,8 @@ pub fn dequantise(codes: Address, values: Address, scales: Scales, count: usize,
                 long(count),
                 y.into(),
             ];
-            Launch::elements(("nf4", "nf4_double"), pairs, &arguments)
+            let kernel = if is_bf16 { "nf4_double_bf16" } else { "nf4_double_f32" };
+            Launch::elements(("nf4", kernel), pairs, &arguments)
         }
     }
 }

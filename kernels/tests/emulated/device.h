@@ -36,11 +36,13 @@ inline unsigned __float_as_uint(float x) {
     return bits;
 }
 
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+
 // Kernels by name; each file adds its own.
 struct Registered {
     Registered(const char* name, unsigned arguments, void (*call)(void**));
 };
-
 
 // Unpacks arguments as a launch passes them: an address of each.
 template <auto KERNEL, class... A, size_t... I>

@@ -2,8 +2,8 @@
 
 use super::{Array, both_orders, close, random};
 use fttrain_kernels::cpu::optimizer::{AdamW, Values};
-use fttrain_kernels::cpu::{self, Nf4, Quantised};
-use fttrain_kernels::cuda::{adamw, dropout, gate, nf4, values};
+use fttrain_kernels::cpu::{self, Ggml, GgmlKind, Nf4, Quantised};
+use fttrain_kernels::cuda::{Address, adamw, dropout, gate, ggml, nf4, values};
 use half::bf16;
 
 const LENGTHS: [usize; 4] = [1, 31, 257, 9000];
@@ -179,53 +179,95 @@ fn a_gradient_that_is_not_finite_shows_in_its_part() {
 
 #[test]
 #[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
-fn nf4_is_dequantised_to_the_cpus_values_in_bf16() {
+fn nf4_is_dequantised_to_the_cpus_values_in_f32_and_in_bf16() {
     for (rows, width) in [(1, 1), (3, 5), (9, 64), (33, 576), (300, 70)] {
         for double_quant in [false, true] {
             let numbers = random(1, rows * width, 0.05);
             let matrix = Nf4::encode((rows, width), double_quant, |range, out| {
                 out.copy_from_slice(&numbers[range]);
             });
-            let exact: Vec<u16> = (0..rows)
-                .flat_map(|row| {
+            let mut exact = vec![0f32; rows * width];
+            for (row, out) in exact.chunks_exact_mut(width).enumerate() {
+                matrix.dequantise(row, 0..width, out);
+            }
+            let what = format!("{rows}×{width}, double {double_quant}");
+            let (wide, narrow) = (on_the_device(&matrix, false).f32(), on_the_device(&matrix, true).u16());
+            assert_eq!(wide, exact, "{what}");
+            let rounded = cpu::narrowed(&exact);
+            assert_eq!(narrow, rounded.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), "{what}");
+        }
+    }
+}
+
+/// All values of a matrix, in bf16 or in f32.
+fn on_the_device(matrix: &Nf4, is_bf16: bool) -> Array {
+    let ((rows, width), parts) = (matrix.shape(), matrix.parts());
+    let (codes, table) = (Array::new(parts.codes), Array::new(&cpu::NF4_VALUES));
+    let y = if is_bf16 { Array::new(&vec![0u16; rows * width]) } else { Array::unwritten(rows * width) };
+    let launch = |codes: &Array, table: &Array, scales: nf4::Scales, y: &Array| {
+        let to = (y.address(), is_bf16);
+        vec![nf4::dequantise(codes.address(), table.address(), scales, rows * width, to)]
+    };
+    match parts.scales {
+        cpu::Nf4Scales::Plain(scales) => {
+            let arrays = [codes, table, Array::new(scales), y];
+            let [.., y] = both_orders(arrays, |[codes, table, scales, y]| {
+                launch(codes, table, nf4::Scales::Plain(scales.address()), y)
+            });
+            y
+        }
+        cpu::Nf4Scales::Double { code, mean } => {
+            let map = Array::new(&cpu::dynamic_map(true));
+            let (places, largest) = (Array::new(&code.codes), Array::new(&code.absmax));
+            let arrays = [codes, table, places, map, largest, y];
+            let [.., y] = both_orders(arrays, |[codes, table, places, map, largest, y]| {
+                let [places, map, largest] = [places, map, largest].map(Array::address);
+                launch(codes, table, nf4::Scales::Double { codes: places, map, largest, mean }, y)
+            });
+            y
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
+fn a_files_own_types_are_dequantised_to_the_cpus_bits() {
+    for kind in GgmlKind::ALL {
+        let (values, bytes) = kind.block();
+        let (rows, width) = (5, 3 * values);
+        // Any bits but those of halves that are not finite.
+        let blocks = random(7, rows * 3 * bytes, 256.0).iter().map(|x| x.abs() as u8 & 0xbb).collect();
+        let matrix = Ggml::new(kind, (rows, width), blocks).unwrap();
+        let exact = |rows: &[usize]| -> Vec<f32> {
+            rows.iter()
+                .flat_map(|&row| {
                     let mut out = vec![0f32; width];
                     matrix.dequantise(row, 0..width, &mut out);
-                    out.into_iter().map(|x| bf16::from_f32(x).to_bits())
+                    out
                 })
-                .collect();
-            let parts = matrix.parts();
-            let [codes, y] = [Array::new(parts.codes), Array::new(&vec![0u16; rows * width])];
-            let table = Array::new(&cpu::NF4_VALUES);
-            let launch = |codes: &Array, table: &Array, scales: nf4::Scales, y: &Array| {
-                vec![nf4::dequantise(codes.address(), table.address(), scales, rows * width, y.address())]
+                .collect()
+        };
+        let on_the_device = |ids: &[u32], is_bf16: bool| {
+            let count = if ids.is_empty() { rows } else { ids.len() };
+            let y = if is_bf16 {
+                Array::new(&vec![0u16; count * width])
+            } else {
+                Array::unwritten(count * width)
             };
-            let ours = match parts.scales {
-                cpu::Nf4Scales::Plain(scales) => {
-                    let arrays = [codes, table, Array::new(scales), y];
-                    both_orders(arrays, |[codes, table, scales, y]| {
-                        launch(codes, table, nf4::Scales::Plain(scales.address()), y)
-                    })[3]
-                        .u16()
-                }
-                cpu::Nf4Scales::Double { code, mean } => {
-                    let map = Array::new(&cpu::dynamic_map(true));
-                    let (places, largest) = (Array::new(&code.codes), Array::new(&code.absmax));
-                    both_orders(
-                        [codes, table, places, map, largest, y],
-                        |[codes, table, c, map, largest, y]| {
-                            let [codes_of, map, largest] = [c, map, largest].map(Array::address);
-                            launch(
-                                codes,
-                                table,
-                                nf4::Scales::Double { codes: codes_of, map, largest, mean },
-                                y,
-                            )
-                        },
-                    )[5]
-                    .u16()
-                }
-            };
-            assert_eq!(ours, exact, "{rows}×{width}, double {double_quant}");
-        }
+            let [.., y] =
+                both_orders([Array::new(matrix.parts().1), Array::new(ids), y], |[blocks, at, y]| {
+                    let at: Address = at.address();
+                    let rows =
+                        if ids.is_empty() { ggml::Rows::All(rows) } else { ggml::Rows::Some(at, count) };
+                    vec![ggml::dequantise(kind, blocks.address(), rows, width, (y.address(), is_bf16))]
+                });
+            y
+        };
+        let whole = exact(&[0, 1, 2, 3, 4]);
+        assert!(whole.iter().all(|x| x.is_finite()) && whole.iter().any(|x| *x != 0.0), "{kind:?}");
+        assert_eq!(on_the_device(&[], false).f32(), whole, "{kind:?}");
+        assert_eq!(on_the_device(&[3, 0, 3], false).f32(), exact(&[3, 0, 3]), "{kind:?}, some rows");
+        let rounded: Vec<u16> = cpu::narrowed(&whole).iter().map(|x| x.to_bits()).collect();
+        assert_eq!(on_the_device(&[], true).u16(), rounded, "{kind:?}, bf16");
     }
 }

@@ -17,6 +17,8 @@ use crate::arch::safetensors::{self, Dtype};
 use crate::arch::source::WeightFiles;
 use crate::arch::{Arch, gguf};
 use crate::error::Result;
+use crate::ops::device::Gpu;
+use crate::ops::gpu::blocks::Blocks;
 use crate::ops::{Matrix, host};
 use candle_core::{DType, Device, Tensor};
 use fttrain_kernels::cpu::Nf4;
@@ -199,7 +201,10 @@ impl Loader {
                 Some(kind) => {
                     let blocks = read::blocks(self.bytes(slot)?, slot, kind)?;
                     read::all_finite_in(&blocks).map_err(|count| not_finite(name, slot, count))?;
-                    Ok(Matrix::Quantised(Arc::new(blocks)))
+                    Ok(match Gpu::new(&self.device) {
+                        Some(gpu) => Matrix::OnGpu(Arc::new(Blocks::of_ggml(&gpu, &blocks)?)),
+                        None => Matrix::Quantised(Arc::new(blocks)),
+                    })
                 }
                 None => Ok(self.load(name, DType::F32)?.into()),
             },
@@ -213,7 +218,7 @@ impl Loader {
             let whole = self.load_here(name, DType::F32)?;
             let values = host::read(&whole)?;
             let matrix = Nf4::encode(shape, double_quant, |range, out| out.copy_from_slice(&values[range]));
-            return Ok(Matrix::Quantised(Arc::new(matrix)));
+            return self.placed(matrix);
         }
         let bytes = self.bytes(slot)?;
         let bad = AtomicUsize::new(0);
@@ -222,9 +227,17 @@ impl Loader {
             bad.fetch_add(out.iter().filter(|x| !x.is_finite()).count(), Ordering::Relaxed);
         });
         match bad.into_inner() {
-            0 => Ok(Matrix::Quantised(Arc::new(matrix))),
+            0 => self.placed(matrix),
             count => Err(not_finite(name, slot, count).into()),
         }
+    }
+
+    /// On this loader's device.
+    fn placed(&self, matrix: Nf4) -> Result<Matrix> {
+        Ok(match Gpu::new(&self.device) {
+            Some(gpu) => Matrix::OnGpu(Arc::new(Blocks::of_nf4(&gpu, &matrix)?)),
+            None => Matrix::Quantised(Arc::new(matrix)),
+        })
     }
 
     fn slot(&self, name: &str) -> Result<&Slot, Error> {

@@ -15,7 +15,7 @@ use fttrain_kernels::cuda;
 pub fn forward(gpu: &Gpu, layer: &Linear, x: &Tensor, noise: Option<Noise>) -> Result<(Tensor, Saved)> {
     let kind = dtype(layer.precision);
     let input = as_dtype(gpu, x, kind)?;
-    let w = weight(gpu, &layer.weight.value, kind)?;
+    let w = weight(gpu, &layer.weight.value, layer.precision)?;
     let y = fresh(gpu, (&input, false), (&w, true), 1.0)?;
     if let Some(bias) = &layer.bias {
         let bias = as_dtype(gpu, &bias.value, DType::F32)?;
@@ -49,7 +49,7 @@ pub fn backward(
         norm::add_column_sums(gpu, grads.slot(id), dy)?;
     }
     if wanted {
-        let w = weight(gpu, &layer.weight.value, kind)?;
+        let w = weight(gpu, &layer.weight.value, layer.precision)?;
         add_product(gpu, dx, &d_out, &w, 1.0)?;
     }
     let (Some(lora), Some(xa)) = (&layer.lora, &saved.xa) else { return Ok(()) };

@@ -2,6 +2,7 @@
 //! the sum of the losses and the norm of the gradients.
 
 pub mod attention;
+pub mod blocks;
 pub mod embedding;
 pub mod head;
 pub mod linear;

@@ -1,55 +1,66 @@
-//! The update of a tensor on a GPU, and the norm of a gradient.
+//! AdamW and the norms of gradients on a GPU: one launch each over all tensors.
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ops::device::Gpu;
 use candle_core::{DType, Tensor};
-use fttrain_kernels::cpu::optimizer::AdamW;
+use fttrain_kernels::cuda::Address;
 use fttrain_kernels::cuda::adamw as kernel;
 
-/// Σ g²; waits for the GPU.
-pub fn sum_of_squares(gpu: &Gpu, grad: &Tensor) -> Result<f64> {
-    let count = grad.elem_count() as u64;
-    let of = kernel::Tensor {
-        param: 0,
-        m: 0,
-        v: 0,
-        grad: gpu.address(grad)?.0,
-        count,
-        lr: 0.0,
-        weight_decay: 0.0,
+/// What is the same for all tensors of an update.
+pub use kernel::Step as Constants;
+/// Where one tensor's update reads and writes, and at which rates.
+pub use kernel::Tensor as Entry;
+
+/// Σ g² of each gradient; waits for the GPU, once.
+pub fn sums_of_squares(gpu: &Gpu, grads: &[&Tensor]) -> Result<Vec<f64>> {
+    let entry = |grad: &&Tensor| {
+        let (grad, count) = (gpu.address(grad)?.0, grad.elem_count() as u64);
+        Ok(Entry { param: 0, m: 0, v: 0, grad, count, lr: 0.0, weight_decay: 0.0 })
     };
-    let pieces = kernel::pieces([count]);
-    let parts = gpu.unwritten(pieces.len(), DType::F64)?;
-    let tables = (gpu.upload(&of.words())?, gpu.upload(&words_of(&pieces))?);
-    let (tensors, on_gpu) = (gpu.address(&tables.0)?, gpu.address(&tables.1)?);
-    gpu.run(&kernel::norm_parts(tensors, on_gpu, pieces.len(), gpu.address(&parts)?))?;
-    Ok(parts.to_vec1::<f64>()?.into_iter().sum())
+    let tables = Tables::new(gpu, &grads.iter().map(entry).collect::<Result<Vec<_>>>()?)?;
+    let (tensors, pieces) = tables.addresses(gpu)?;
+    let parts = gpu.unwritten(tables.pieces.len(), DType::F64)?;
+    gpu.run(&kernel::norm_parts(tensors, pieces, tables.pieces.len(), gpu.address(&parts)?))?;
+    let mut sums = vec![0.0; grads.len()];
+    for (piece, part) in tables.pieces.iter().zip(parts.to_vec1::<f64>()?) {
+        sums[piece.tensor as usize] += part;
+    }
+    Ok(sums)
 }
 
-/// One AdamW update of `param` and its moments, in place.
-pub fn adamw(gpu: &Gpu, param: &Tensor, m: &Tensor, v: &Tensor, grad: &Tensor, how: &AdamW) -> Result<()> {
-    let of = kernel::Tensor {
-        param: gpu.address(param)?.0,
-        m: gpu.address(m)?.0,
-        v: gpu.address(v)?.0,
-        grad: gpu.address(grad)?.0,
-        count: param.elem_count() as u64,
-        lr: how.lr,
-        weight_decay: how.weight_decay,
+/// What AdamW does to `value` and its moments by `grad`, all f32 of one shape.
+pub fn entry(gpu: &Gpu, [value, m, v, grad]: [&Tensor; 4], (lr, weight_decay): (f32, f32)) -> Result<Entry> {
+    let at = |tensor: &Tensor| match tensor.dtype() {
+        DType::F32 => Ok(gpu.address(tensor)?.0),
+        other => Err(Error::new(Kind::Bug, format!("an update of {other:?} on a GPU"))),
     };
-    let pieces = kernel::pieces([of.count]);
-    let tables = (gpu.upload(&of.words())?, gpu.upload(&words_of(&pieces))?);
-    let step = kernel::Step {
-        beta1: how.beta1,
-        beta2: how.beta2,
-        eps: how.eps,
-        correction1: how.correction1,
-        correction2_sqrt: how.correction2_sqrt,
-        grad_scale: how.grad_scale,
-    };
-    gpu.run(&kernel::update(gpu.address(&tables.0)?, gpu.address(&tables.1)?, pieces.len(), &step))
+    let count = value.elem_count() as u64;
+    Ok(Entry { param: at(value)?, m: at(m)?, v: at(v)?, grad: at(grad)?, count, lr, weight_decay })
 }
 
-fn words_of(pieces: &[kernel::Piece]) -> Vec<u32> {
-    pieces.iter().flat_map(|piece| piece.words()).collect()
+/// One update of all tensors, in place.
+pub fn adamw(gpu: &Gpu, entries: &[Entry], constants: &Constants) -> Result<()> {
+    let tables = Tables::new(gpu, entries)?;
+    let (tensors, pieces) = tables.addresses(gpu)?;
+    gpu.run(&kernel::update(tensors, pieces, tables.pieces.len(), constants))
+}
+
+/// The tensors of a launch and their pieces, on the GPU.
+struct Tables {
+    tensors: Tensor,
+    on_gpu: Tensor,
+    pieces: Vec<kernel::Piece>,
+}
+
+impl Tables {
+    fn new(gpu: &Gpu, entries: &[Entry]) -> Result<Self> {
+        let pieces = kernel::pieces(entries.iter().map(|entry| entry.count));
+        let tensors: Vec<u32> = entries.iter().flat_map(Entry::words).collect();
+        let words: Vec<u32> = pieces.iter().flat_map(|piece| piece.words()).collect();
+        Ok(Self { tensors: gpu.upload(&tensors)?, on_gpu: gpu.upload(&words)?, pieces })
+    }
+
+    fn addresses(&self, gpu: &Gpu) -> Result<(Address, Address)> {
+        Ok((gpu.address(&self.tensors)?, gpu.address(&self.on_gpu)?))
+    }
 }

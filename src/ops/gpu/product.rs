@@ -26,13 +26,18 @@ pub fn dtype(precision: Precision) -> DType {
 pub fn dense<'a>(weight: impl Into<Operand<'a>>) -> Result<&'a Tensor> {
     match weight.into() {
         Operand::Dense(tensor) => Ok(tensor),
-        Operand::Quantised(_) => Err(Error::new(Kind::Bug, "a matrix in blocks on a GPU")),
+        Operand::Quantised(_) | Operand::OnGpu(_) => {
+            Err(Error::new(Kind::Bug, "a matrix in blocks where a dense one is read on a GPU"))
+        }
     }
 }
 
-/// A dense weight as a side of products of this kind.
-pub fn weight(gpu: &Gpu, weight: &Matrix, dtype: DType) -> Result<Tensor> {
-    as_dtype(gpu, dense(weight)?, dtype)
+/// A weight as a side of products of this precision; one in blocks is taken apart for it.
+pub fn weight(gpu: &Gpu, weight: &Matrix, precision: Precision) -> Result<Tensor> {
+    match weight {
+        Matrix::OnGpu(blocks) => blocks.dense(precision),
+        _ => as_dtype(gpu, dense(weight)?, dtype(precision)),
+    }
 }
 
 /// `out = scale·left·right`, or added to `out`; both sides of one type, out in f32.

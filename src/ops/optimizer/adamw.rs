@@ -3,6 +3,7 @@
 use super::{Rule, Settings, Step, with};
 use crate::error::Result;
 use crate::ops::device::Gpu;
+use crate::ops::gpu::optimizer::Entry;
 use crate::ops::{gpu, host};
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cpu::optimizer as kernels;
@@ -52,13 +53,30 @@ impl AdamW {
 impl Rule for AdamW {
     fn update(&mut self, value: &Tensor, grad: &Tensor, step: &Step) -> Result<()> {
         let how = self.constants.at(step);
-        if let (Some(gpu), DType::F32) = (Gpu::of(value), value.dtype()) {
-            return gpu::optimizer::adamw(&gpu, value, &self.m, &self.v, grad, &how);
-        }
         let grad = host::read(grad)?;
         with(value, step, |value| {
             host::edit(&self.m, |m| host::edit(&self.v, |v| kernels::adamw(value, m, v, &grad, &how)))?
         })
+    }
+
+    fn entry(
+        &self,
+        gpu: &Gpu,
+        value: &Tensor,
+        grad: &Tensor,
+        step: &Step,
+    ) -> Result<(Entry, gpu::optimizer::Constants)> {
+        let how = self.constants.at(step);
+        let entry = gpu::optimizer::entry(gpu, [value, &self.m, &self.v, grad], (how.lr, how.weight_decay))?;
+        let constants = gpu::optimizer::Constants {
+            beta1: how.beta1,
+            beta2: how.beta2,
+            eps: how.eps,
+            correction1: how.correction1,
+            correction2_sqrt: how.correction2_sqrt,
+            grad_scale: how.grad_scale,
+        };
+        Ok((entry, constants))
     }
 
     fn state(&self) -> Vec<(&'static str, &Tensor)> {

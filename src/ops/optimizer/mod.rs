@@ -8,9 +8,10 @@ mod lion;
 mod sgd;
 
 use super::device::Gpu;
+use super::gpu::optimizer::{Constants, Entry};
 use super::{gpu, host};
 use crate::config::{Optimizer, Train};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cpu::optimizer::{self as kernels, Values};
 use half::bf16;
@@ -23,8 +24,42 @@ pub trait Rule: Send {
     /// A tensor of another kind: a fault of the program.
     fn update(&mut self, value: &Tensor, grad: &Tensor, step: &Step) -> Result<()>;
 
+    /// The same as a part of one launch over all tensors of a GPU.
+    ///
+    /// # Errors
+    /// This rule has no kernel: a run with it does not begin on a GPU, so this is a fault of the program.
+    fn entry(&self, gpu: &Gpu, value: &Tensor, grad: &Tensor, step: &Step) -> Result<(Entry, Constants)> {
+        let _ = (gpu, value, grad, step);
+        Err(Error::new(Kind::Bug, "an optimizer that has no kernel on a GPU"))
+    }
+
     /// What it remembers, by names that a checkpoint uses.
     fn state(&self) -> Vec<(&'static str, &Tensor)>;
+}
+
+/// One tensor's part of an update.
+pub struct Update<'a> {
+    /// How it is updated.
+    pub rule: &'a mut dyn Rule,
+    /// What moves.
+    pub value: &'a Tensor,
+    /// In f32, of the same shape.
+    pub grad: &'a Tensor,
+    /// What the rule is told.
+    pub step: Step,
+}
+
+/// Updates tensors of one device, on a GPU all together.
+///
+/// # Errors
+/// A tensor of another kind: a fault of the program.
+pub fn update(all: Vec<Update<'_>>) -> Result<()> {
+    let Some(gpu) = all.first().and_then(|first| Gpu::of(first.value)) else {
+        return all.into_iter().try_for_each(|one| one.rule.update(one.value, one.grad, &one.step));
+    };
+    let parts = all.iter().map(|one| one.rule.entry(&gpu, one.value, one.grad, &one.step));
+    let (entries, constants): (Vec<_>, Vec<_>) = parts.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    constants.first().map_or(Ok(()), |constants| gpu::optimizer::adamw(&gpu, &entries, constants))
 }
 
 /// An optimizer with its constants.
@@ -87,15 +122,15 @@ pub fn rule(settings: &Settings, value: &Tensor) -> Result<Box<dyn Rule>> {
     })
 }
 
-/// Σ g².
+/// Σ g² of each gradient; they lie on one device.
 ///
 /// # Errors
 /// A tensor of another kind: a fault of the program.
-pub fn sum_of_squares(grad: &Tensor) -> Result<f64> {
-    if let Some(gpu) = Gpu::of(grad) {
-        return gpu::optimizer::sum_of_squares(&gpu, grad);
+pub fn sums_of_squares(grads: &[&Tensor]) -> Result<Vec<f64>> {
+    if let Some(gpu) = grads.first().and_then(|first| Gpu::of(first)) {
+        return gpu::optimizer::sums_of_squares(&gpu, grads);
     }
-    Ok(kernels::sum_of_squares(&host::read(grad)?))
+    grads.iter().map(|grad| Ok(kernels::sum_of_squares(&host::read(grad)?))).collect()
 }
 
 /// Lets `update` work on the values of a tensor, whichever of the two types it is.

@@ -77,6 +77,11 @@ impl Ggml {
         let count = rows.checked_mul(width).filter(|_| width % values == 0)? / values;
         (count.checked_mul(bytes)? == blocks.len()).then_some(Self { kind, rows, width, blocks })
     }
+
+    /// As it lies in memory, for another device.
+    pub fn parts(&self) -> (GgmlKind, &[u8]) {
+        (self.kind, &self.blocks)
+    }
 }
 
 impl Quantised for Ggml {
