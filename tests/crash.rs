@@ -141,7 +141,7 @@ fn killed_over_its_data(times: usize) -> (Place, PathBuf, String, PathBuf) {
 #[test]
 fn a_run_killed_over_its_data_has_its_cost_and_its_report_though_another_has_its_folder() {
     // More data for a machine that has read them before the ledger hears of the run.
-    let mut tries = [60_000, 240_000].into_iter().map(killed_over_its_data);
+    let mut tries = [60_000, 240_000, 960_000].into_iter().map(killed_over_its_data);
     let (place, rows, path, out) =
         tries.find(|(.., out)| !out.exists()).expect("data that take over a second");
     let killed = place.runs()[0].clone();

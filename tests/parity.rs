@@ -10,7 +10,7 @@ use fttrain::train::schedule::Schedule;
 use fttrain::train::step::accumulate;
 use safetensors::SafeTensors;
 use std::path::Path;
-use support::{Made, Overrides, cases, folders, golden, json, make, rows, runs, values};
+use support::{Made, Overrides, cases, folders, golden, gpu, json, make, rows, runs, values};
 
 /// Largest |difference| of a tensor over its largest |value|, and of a loss over itself. torch in f32 is within 3e-6 of
 /// the same numbers (manifest.json), so this is wide for another order of summation and narrow for a wrong formula.
@@ -97,8 +97,7 @@ fn ten_losses_in_bf16_are_those_of_torch_under_autocast() {
 #[test]
 #[ignore = "needs FTTRAIN_GPU, the GPU to compute on (cuda:0), and the feature cuda"]
 fn gradients_losses_and_norms_on_a_gpu_equal_peft() {
-    let gpu = std::env::var("FTTRAIN_GPU")
-        .expect("FTTRAIN_GPU is not set: give the GPU to compute on, like cuda:0");
+    let gpu = gpu();
     // Trained lengths of rows are the CPU's alone.
     for (case, run) in runs().into_iter().filter(|(_, run)| !run.ends_with("dora")) {
         for recompute in [false, true] {

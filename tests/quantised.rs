@@ -24,7 +24,7 @@ use fttrain::train::step::accumulate;
 use run::{Place, json};
 use std::io::Write;
 use std::path::Path;
-use support::{Made, golden, make, rows, values};
+use support::{Made, golden, gpu, make, rows, values};
 
 /// Of a loss or norm: the peer computes in f32 as fttrain does, but four steps of training apart.
 const PEER: f64 = 1e-3;
@@ -168,13 +168,8 @@ fn a_gguf_file_in_its_own_types_is_the_model_that_its_f32_copy_is() {
 #[test]
 #[ignore = "needs FTTRAIN_GPU, the GPU to compute on (cuda:0), and the feature cuda"]
 fn a_gguf_file_in_its_own_types_on_a_gpu_is_the_model_that_its_f32_copy_is() {
-    let gpu: usize = gpu().trim_start_matches("cuda:").parse().unwrap_or_default();
+    let gpu: usize = gpu().trim_start_matches("cuda:").parse().expect("FTTRAIN_GPU is like cuda:0");
     own_types_are_their_f32_copy(&device::open(Some(gpu)).unwrap_or_else(|e| panic!("{e}")));
-}
-
-/// The GPU that a test is to compute on.
-fn gpu() -> String {
-    std::env::var("FTTRAIN_GPU").expect("FTTRAIN_GPU is not set: give the GPU to compute on, like cuda:0")
 }
 
 fn own_types_are_their_f32_copy(device: &Device) {

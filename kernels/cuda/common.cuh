@@ -53,6 +53,10 @@ __device__ __forceinline__ u16 narrow(float x) {
     return (u16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+// A value as either type has it.
+__device__ __forceinline__ void put(u16* y, float x) { *y = narrow(x); }
+__device__ __forceinline__ void put(float* y, float x) { *y = x; }
+
 // The first element of this thread and the distance to its next one, over a grid of any size.
 __device__ __forceinline__ u64 first_of_grid() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ u64 stride_of_grid() { return (u64)gridDim.x * blockDim.x; }

@@ -129,9 +129,6 @@ struct Q6_K {
     }
 };
 
-__device__ __forceinline__ void put(u16* y, float x) { *y = narrow(x); }
-__device__ __forceinline__ void put(float* y, float x) { *y = x; }
-
 // `count` values of rows of `width`: the rows `ids`, or all in their order.
 template <typename Format, typename T>
 __device__ __forceinline__ void each(const u8* blocks, const u32* ids, u32 width, u64 count, T* y) {

@@ -3,9 +3,6 @@
 
 #define BLOCK 64u
 
-__device__ __forceinline__ void put(u16* y, float x) { *y = narrow(x); }
-__device__ __forceinline__ void put(float* y, float x) { *y = x; }
-
 template <typename T>
 __device__ __forceinline__ void pair(const float* values, u8 codes, float scale, u64 at, u64 count, T* y) {
     put(y + at, values[codes >> 4] * scale);

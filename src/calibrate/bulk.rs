@@ -38,8 +38,8 @@ const POWER_WATCH: Duration = Duration::from_millis(1500);
 /// The disk under `home` cannot be written.
 pub fn measure(machine: &mut Machine, home: &Path, patience: Patience, touched_for: Duration) -> Result<()> {
     // First, before anything else touches memory; what it frees is then at hand.
-    machine.far_bytes_per_s = touched(FAR_BYTES, touched_for);
-    machine.fresh_bytes_per_s = touched(FRESH_ROUND as u64, Duration::MAX);
+    machine.far_bytes_per_s = far(touched_for);
+    machine.fresh_bytes_per_s = fresh();
     machine.copy_bytes_per_s = copy(patience)?;
     machine.elementwise_bytes_per_s = machine.copy_bytes_per_s;
     values(machine, patience)?;
@@ -58,11 +58,24 @@ fn copy(patience: Patience) -> Result<f64> {
     Ok(8.0 * COPY_FLOATS as f64 / timed.typical_s)
 }
 
-/// Bytes per second of a first touch by all threads, which the system clears first: those of the last half of `most` bytes,
-/// or of what the time allows. 0 where it allows nothing.
-fn touched(most: u64, patience: Duration) -> f64 {
+/// Bytes per second of a first touch by one thread: the system clears the pages. What was touched and freed before is given
+/// back first, and the mean is taken over many buffers, for the first of them may find pages that the system has at hand.
+fn fresh() -> f64 {
     give_back_pages();
-    let most = most.min(meter::machine::limits().memory_bytes / 4);
+    let started = Instant::now();
+    let one = |_| std::hint::black_box(vec![1u8; FRESH_BYTES]);
+    let kept: Vec<_> = (0..FRESH_ROUND / FRESH_BYTES).map(one).collect();
+    let passed = started.elapsed().as_secs_f64();
+    drop(kept);
+    give_back_pages();
+    FRESH_ROUND as f64 / passed.max(1e-9)
+}
+
+/// Bytes per second of a first touch by all threads, where much is touched: that of the last half. 0 where there is no time
+/// for any.
+fn far(patience: Duration) -> f64 {
+    give_back_pages();
+    let most = FAR_BYTES.min(meter::machine::limits().memory_bytes / 4);
     let started = Instant::now();
     let touch = |_| std::hint::black_box(vec![1u8; FRESH_BYTES]);
     let (mut kept, mut seconds) = (Vec::new(), Vec::new());

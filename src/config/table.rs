@@ -182,7 +182,7 @@ pub(super) static KEYS: &[Key] = &[
          steps are not lost"),
     top("optimizer_in_backward", Flag, Is("false"),
         "Update each tensor as soon as its gradient is whole, so that all gradients never stand at once; a gradient that \
-         is not finite is then found tensor by tensor. Needs gradient_accumulation_steps = 1 and max_grad_norm = 0"),
+         is not finite is then found block by block. Needs gradient_accumulation_steps = 1 and max_grad_norm = 0"),
     top("l2_sp", Real(NotNegative), Is("0"),
         "L2-SP: λ of ½·λ·‖w − w₀‖², added to the loss, which holds what is trained near its start: all weights, or an \
          adapter's own tensors. Refused with reinit_weights; not on a GPU")

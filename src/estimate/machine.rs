@@ -97,7 +97,7 @@ pub struct Machine {
     pub idle_power_w: Option<f64>,
     /// Power by the data sheet, W: energy made from it is modelled.
     pub sheet_power_w: Option<f64>,
-    /// What `bf16 = "auto"` means here: the frozen base is kept in bf16.
+    /// It multiplies in bf16, and `bf16 = "auto"` keeps the frozen base in it.
     pub bf16_base: bool,
 }
 

@@ -222,7 +222,8 @@ impl Layout<'_> {
     /// and up in f32 or the activation and its packed copy.
     fn passing(&self, load: Load) -> u64 {
         let (d, f) = (wide(self.arch.hidden_size), wide(self.arch.intermediate_size));
-        let act = product(&[sum(&[F32, self.packed_value()]), f]);
+        // In bf16, however it is packed: gate in both types and up in f32, of which what is kept is counted already.
+        let act = product(&[if self.narrow { 6 } else { 8 }, f]);
         product(&[load.tokens, sum(&[self.saved_bytes(), product(&[12, d]), act])])
     }
 
@@ -416,26 +417,31 @@ mod tests {
     fn a_machine_without_bf16_packs_in_f32() {
         let (arch, method) = (smollm2(), Method::Lora(lora(16)));
         let adapted: Vec<Linear> = arch.linears().collect();
-        let peak = |multiplies_bf16, recompute| {
-            let layout = Layout {
-                arch: &arch,
-                method: &method,
-                adapted: &adapted,
-                parameters: Parameters::count(&arch, &method, &adapted),
-                trained: Trained::count(&arch, &method, &adapted, Update::ADAMW),
-                base: BaseType::Bf16,
-                narrow: true,
-                multiplies_bf16,
-                on_device: false,
-                accumulates: false,
-                logits_rows: 256,
-                runtime_bytes: 10,
-                read_value: 2,
-            };
-            sum(&layout.peak(&Counts::default(), LOAD, recompute))
+        let layout = |multiplies_bf16| Layout {
+            arch: &arch,
+            method: &method,
+            adapted: &adapted,
+            parameters: Parameters::count(&arch, &method, &adapted),
+            trained: Trained::count(&arch, &method, &adapted, Update::ADAMW),
+            base: BaseType::Bf16,
+            narrow: true,
+            multiplies_bf16,
+            on_device: false,
+            accumulates: false,
+            logits_rows: 256,
+            runtime_bytes: 10,
+            read_value: 2,
         };
-        assert_eq!(peak(false, false) - peak(true, false), 256 * 49_152 * 2 + 1024 * 4 * 1536);
-        assert!(peak(false, true) > peak(true, true));
+        let (wide, narrow) = (layout(false), layout(true));
+        assert_eq!(wide.beside_logits(LOAD) - narrow.beside_logits(LOAD), 256 * 49_152 * 2);
+        assert_eq!(wide.beside_block(LOAD) - narrow.beside_block(LOAD), 1024 * 4 * 1536);
+        assert_eq!(
+            wide.passing(LOAD),
+            narrow.passing(LOAD),
+            "gate and up are there before anything is packed"
+        );
+        let peak = |layout: Layout<'_>| sum(&layout.peak(&Counts::default(), LOAD, false));
+        assert_eq!(peak(wide) - peak(narrow), 256 * 49_152 * 2 + 1024 * 4 * 1536);
     }
 
     #[test]

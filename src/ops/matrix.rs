@@ -1,4 +1,5 @@
-//! A weight matrix as it lies in memory: dense, or in blocks of fewer bits that products take apart piece by piece.
+//! A weight matrix as it lies in memory: dense, or in blocks of fewer bits that products take apart, piece by piece on the
+//! CPU and whole on a GPU.
 
 use super::device::Gpu;
 use super::gpu::blocks::Blocks;

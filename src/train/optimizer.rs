@@ -60,7 +60,7 @@ impl Optimizer {
         self.update(params, |id| grads.get(id), clip, lr)
     }
 
-    /// Begins an update whose tensors come one by one, each as soon as its gradient is whole.
+    /// Begins an update whose tensors come a few at a time, as soon as their gradients are whole.
     pub fn begin(&mut self) {
         self.steps += 1;
     }

@@ -76,10 +76,11 @@ pub struct Descent {
     pub lr: f64,
 }
 
-/// Runs the one micro-batch of a step forward and backward, and updates each tensor as soon as its gradient is whole.
+/// Runs the one micro-batch of a step forward and backward, and updates tensors as soon as their gradients are
+/// whole: those of the head, then those of one block after the other.
 ///
 /// # Errors
-/// The loss is not finite (7), and no tensor was updated; or a gradient is not (7), and those before it were.
+/// The loss is not finite (7), and no tensor was updated; or a gradient is not (7), and the blocks before its own were.
 pub fn descend(
     decoder: &Decoder,
     params: &Params,

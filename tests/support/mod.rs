@@ -89,6 +89,11 @@ pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
     host::read(tensor).unwrap().to_vec()
 }
 
+/// The GPU that a test is to compute on.
+pub(crate) fn gpu() -> String {
+    std::env::var("FTTRAIN_GPU").expect("FTTRAIN_GPU is not set: give the GPU to compute on, like cuda:0")
+}
+
 /// A model with its config.
 pub(crate) struct Made {
     pub(crate) config: Config,

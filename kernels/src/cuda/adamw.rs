@@ -66,6 +66,15 @@ pub fn pieces(lengths: impl IntoIterator<Item = u64>) -> Vec<Piece> {
     (0..).zip(lengths).flat_map(of).collect()
 }
 
+/// The sum of each of `tensors` tensors' parts, which lie piece by piece.
+pub fn sums(pieces: &[Piece], parts: &[f64], tensors: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; tensors];
+    for (piece, part) in pieces.iter().zip(parts) {
+        sums[piece.tensor as usize] += part;
+    }
+    sums
+}
+
 /// What is the same for all tensors in a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
@@ -104,4 +113,17 @@ pub fn update(tensors: Address, pieces: Address, count: usize, step: &Step) -> L
         step.grad_scale.into(),
     ];
     Launch::rows(("adamw", "adamw"), count, THREADS, &arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_tensor_has_its_own_parts() {
+        let pieces = pieces([1, 2 * CHUNK + 1, CHUNK]);
+        let sums = sums(&pieces, &[1.0, 2.0, f64::NAN, 4.0, 8.0], 3);
+        assert!(sums[1].is_nan());
+        assert_eq!([sums[0], sums[2]].map(f64::to_bits), [1.0f64, 8.0].map(f64::to_bits));
+    }
 }

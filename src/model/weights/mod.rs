@@ -21,7 +21,7 @@ use crate::ops::device::Gpu;
 use crate::ops::gpu::blocks::Blocks;
 use crate::ops::{Matrix, host};
 use candle_core::{DType, Device, Tensor};
-use fttrain_kernels::cpu::Nf4;
+use fttrain_kernels::cpu::{Nf4, Quantised};
 use read::OpenFile;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -201,10 +201,7 @@ impl Loader {
                 Some(kind) => {
                     let blocks = read::blocks(self.bytes(slot)?, slot, kind)?;
                     read::all_finite_in(&blocks).map_err(|count| not_finite(name, slot, count))?;
-                    Ok(match Gpu::new(&self.device) {
-                        Some(gpu) => Matrix::OnGpu(Arc::new(Blocks::of_ggml(&gpu, &blocks)?)),
-                        None => Matrix::Quantised(Arc::new(blocks)),
-                    })
+                    self.placed(blocks, Blocks::of_ggml)
                 }
                 None => Ok(self.load(name, DType::F32)?.into()),
             },
@@ -218,7 +215,7 @@ impl Loader {
             let whole = self.load_here(name, DType::F32)?;
             let values = host::read(&whole)?;
             let matrix = Nf4::encode(shape, double_quant, |range, out| out.copy_from_slice(&values[range]));
-            return self.placed(matrix);
+            return self.placed(matrix, Blocks::of_nf4);
         }
         let bytes = self.bytes(slot)?;
         let bad = AtomicUsize::new(0);
@@ -227,15 +224,19 @@ impl Loader {
             bad.fetch_add(out.iter().filter(|x| !x.is_finite()).count(), Ordering::Relaxed);
         });
         match bad.into_inner() {
-            0 => self.placed(matrix),
+            0 => self.placed(matrix, Blocks::of_nf4),
             count => Err(not_finite(name, slot, count).into()),
         }
     }
 
     /// On this loader's device.
-    fn placed(&self, matrix: Nf4) -> Result<Matrix> {
+    fn placed<Q: Quantised + 'static>(
+        &self,
+        matrix: Q,
+        on_gpu: impl FnOnce(&Gpu, &Q) -> Result<Blocks>,
+    ) -> Result<Matrix> {
         Ok(match Gpu::new(&self.device) {
-            Some(gpu) => Matrix::OnGpu(Arc::new(Blocks::of_nf4(&gpu, &matrix)?)),
+            Some(gpu) => Matrix::OnGpu(Arc::new(on_gpu(&gpu, &matrix)?)),
             None => Matrix::Quantised(Arc::new(matrix)),
         })
     }

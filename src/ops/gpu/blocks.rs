@@ -1,7 +1,7 @@
 //! A frozen matrix in blocks on a GPU, taken apart whole for each product that reads it.
 
-use super::{embedding, product};
-use crate::error::Result;
+use super::product;
+use crate::error::{Error, Kind, Result};
 use crate::ops::device::Gpu;
 use crate::ops::matmul::Precision;
 use candle_core::{DType, Tensor};
@@ -105,10 +105,10 @@ impl Blocks {
     /// The rows `ids` as `[N, in]` in f32.
     ///
     /// # Errors
-    /// The GPU's memory does not suffice.
+    /// The GPU's memory does not suffice. A matrix in NF4: tables are kept dense beside it, so this is a fault of the program.
     pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
         let Format::Ggml { kind, blocks } = &self.format else {
-            return embedding::gather(&self.gpu, &self.dense(Precision::F32)?, ids);
+            return Err(Error::new(Kind::Bug, "rows of a table in NF4 on a GPU"));
         };
         let (y, on_gpu) = (self.gpu.unwritten((ids.len(), self.shape.1), DType::F32)?, self.gpu.upload(ids)?);
         let (rows, to) = (Rows::Some(self.gpu.address(&on_gpu)?, ids.len()), self.gpu.address(&y)?);

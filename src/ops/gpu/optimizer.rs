@@ -1,4 +1,4 @@
-//! AdamW and the norms of gradients on a GPU: one launch each over all tensors.
+//! AdamW and the norms of gradients on a GPU: one launch each over all tensors that are updated together.
 
 use crate::error::{Error, Kind, Result};
 use crate::ops::device::Gpu;
@@ -14,28 +14,31 @@ pub use kernel::Tensor as Entry;
 /// Σ g² of each gradient; waits for the GPU, once.
 pub fn sums_of_squares(gpu: &Gpu, grads: &[&Tensor]) -> Result<Vec<f64>> {
     let entry = |grad: &&Tensor| {
-        let (grad, count) = (gpu.address(grad)?.0, grad.elem_count() as u64);
-        Ok(Entry { param: 0, m: 0, v: 0, grad, count, lr: 0.0, weight_decay: 0.0 })
+        let count = grad.elem_count();
+        let grad = address(gpu, grad, count)?;
+        Ok(Entry { param: 0, m: 0, v: 0, grad, count: count as u64, lr: 0.0, weight_decay: 0.0 })
     };
     let tables = Tables::new(gpu, &grads.iter().map(entry).collect::<Result<Vec<_>>>()?)?;
     let (tensors, pieces) = tables.addresses(gpu)?;
     let parts = gpu.unwritten(tables.pieces.len(), DType::F64)?;
     gpu.run(&kernel::norm_parts(tensors, pieces, tables.pieces.len(), gpu.address(&parts)?))?;
-    let mut sums = vec![0.0; grads.len()];
-    for (piece, part) in tables.pieces.iter().zip(parts.to_vec1::<f64>()?) {
-        sums[piece.tensor as usize] += part;
-    }
-    Ok(sums)
+    Ok(kernel::sums(&tables.pieces, &parts.to_vec1::<f64>()?, grads.len()))
 }
 
 /// What AdamW does to `value` and its moments by `grad`, all f32 of one shape.
 pub fn entry(gpu: &Gpu, [value, m, v, grad]: [&Tensor; 4], (lr, weight_decay): (f32, f32)) -> Result<Entry> {
-    let at = |tensor: &Tensor| match tensor.dtype() {
-        DType::F32 => Ok(gpu.address(tensor)?.0),
-        other => Err(Error::new(Kind::Bug, format!("an update of {other:?} on a GPU"))),
-    };
-    let count = value.elem_count() as u64;
-    Ok(Entry { param: at(value)?, m: at(m)?, v: at(v)?, grad: at(grad)?, count, lr, weight_decay })
+    let count = value.elem_count();
+    let at = |tensor: &Tensor| address(gpu, tensor, count);
+    let (param, m, v, grad) = (at(value)?, at(m)?, at(v)?, at(grad)?);
+    Ok(Entry { param, m, v, grad, count: count as u64, lr, weight_decay })
+}
+
+/// Where so many f32 lie.
+fn address(gpu: &Gpu, tensor: &Tensor, count: usize) -> Result<u64> {
+    if tensor.dtype() != DType::F32 || tensor.elem_count() != count {
+        return Err(Error::new(Kind::Bug, format!("an update of {count} values by {tensor:?} on a GPU")));
+    }
+    Ok(gpu.address(tensor)?.0)
 }
 
 /// One update of all tensors, in place.

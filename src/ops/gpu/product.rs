@@ -22,7 +22,7 @@ pub fn dtype(precision: Precision) -> DType {
 /// The values of a dense weight.
 ///
 /// # Errors
-/// It is in blocks: such a run does not begin on a GPU, so this is a fault of the program.
+/// It is in blocks: what is trained, and what is gathered from, never is, so this is a fault of the program.
 pub fn dense<'a>(weight: impl Into<Operand<'a>>) -> Result<&'a Tensor> {
     match weight.into() {
         Operand::Dense(tensor) => Ok(tensor),

@@ -59,24 +59,20 @@ impl Rule for AdamW {
         })
     }
 
-    fn entry(
-        &self,
-        gpu: &Gpu,
-        value: &Tensor,
-        grad: &Tensor,
-        step: &Step,
-    ) -> Result<(Entry, gpu::optimizer::Constants)> {
+    fn entry(&self, gpu: &Gpu, value: &Tensor, grad: &Tensor, step: &Step) -> Result<Entry> {
+        gpu::optimizer::entry(gpu, [value, &self.m, &self.v, grad], (step.lr, step.weight_decay))
+    }
+
+    fn constants(&self, step: &Step) -> Result<gpu::optimizer::Constants> {
         let how = self.constants.at(step);
-        let entry = gpu::optimizer::entry(gpu, [value, &self.m, &self.v, grad], (how.lr, how.weight_decay))?;
-        let constants = gpu::optimizer::Constants {
+        Ok(gpu::optimizer::Constants {
             beta1: how.beta1,
             beta2: how.beta2,
             eps: how.eps,
             correction1: how.correction1,
             correction2_sqrt: how.correction2_sqrt,
             grad_scale: how.grad_scale,
-        };
-        Ok((entry, constants))
+        })
     }
 
     fn state(&self) -> Vec<(&'static str, &Tensor)> {

@@ -28,9 +28,16 @@ pub trait Rule: Send {
     ///
     /// # Errors
     /// This rule has no kernel: a run with it does not begin on a GPU, so this is a fault of the program.
-    fn entry(&self, gpu: &Gpu, value: &Tensor, grad: &Tensor, step: &Step) -> Result<(Entry, Constants)> {
-        let _ = (gpu, value, grad, step);
-        Err(Error::new(Kind::Bug, "an optimizer that has no kernel on a GPU"))
+    fn entry(&self, _gpu: &Gpu, _value: &Tensor, _grad: &Tensor, _step: &Step) -> Result<Entry> {
+        Err(no_kernel())
+    }
+
+    /// What is the same for all tensors of that launch.
+    ///
+    /// # Errors
+    /// As [`Self::entry`].
+    fn constants(&self, _step: &Step) -> Result<Constants> {
+        Err(no_kernel())
     }
 
     /// What it remembers, by names that a checkpoint uses.
@@ -54,12 +61,16 @@ pub struct Update<'a> {
 /// # Errors
 /// A tensor of another kind: a fault of the program.
 pub fn update(all: Vec<Update<'_>>) -> Result<()> {
-    let Some(gpu) = all.first().and_then(|first| Gpu::of(first.value)) else {
+    let Some((first, gpu)) = all.first().and_then(|first| Some((first, Gpu::of(first.value)?))) else {
         return all.into_iter().try_for_each(|one| one.rule.update(one.value, one.grad, &one.step));
     };
-    let parts = all.iter().map(|one| one.rule.entry(&gpu, one.value, one.grad, &one.step));
-    let (entries, constants): (Vec<_>, Vec<_>) = parts.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-    constants.first().map_or(Ok(()), |constants| gpu::optimizer::adamw(&gpu, &entries, constants))
+    let constants = first.rule.constants(&first.step)?;
+    let entries = all.iter().map(|one| one.rule.entry(&gpu, one.value, one.grad, &one.step));
+    gpu::optimizer::adamw(&gpu, &entries.collect::<Result<Vec<_>>>()?, &constants)
+}
+
+fn no_kernel() -> Error {
+    Error::new(Kind::Bug, "an optimizer that has no kernel on a GPU")
 }
 
 /// An optimizer with its constants.
