@@ -242,7 +242,9 @@ fn a_files_own_types_are_dequantised_to_the_cpus_bits() {
             Ggml::new(kind, (1, values), block.to_vec()).unwrap().dequantise(0, 0..values, &mut out);
             if !out.iter().all(|x| x.is_finite()) {
                 // No half of such bytes is an infinity or NaN.
-                block.iter_mut().for_each(|byte| *byte &= 0xbb);
+                for byte in block {
+                    *byte &= 0xbb;
+                }
             }
         }
         let matrix = Ggml::new(kind, (rows, width), blocks).unwrap();
