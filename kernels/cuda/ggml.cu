@@ -88,32 +88,32 @@ struct Q3_K {
     }
 };
 
-// Scale and least value of group i of 32: six bits each in twelve bytes.
-__device__ __forceinline__ void six_bits(const u8* bytes, u32 i, float* scale, float* least) {
-    u32 s = i < 4u ? bytes[i] & 63u : (bytes[i + 4u] & 15u) | (u32)(bytes[i - 4u] >> 6) << 4;
-    u32 m = i < 4u ? bytes[i + 4u] & 63u : bytes[i + 4u] >> 4 | (u32)(bytes[i] >> 6) << 4;
-    *scale = (float)s;
-    *least = (float)m;
+// A value of group i of 32, by its code: d, dmin, then a scale and a least value for each group, six bits each in twelve
+// bytes.
+__device__ __forceinline__ float in_group(const u8* block, u32 i, u32 code) {
+    const u8* bytes = block + 4;
+    u32 scale = i < 4u ? bytes[i] & 63u : (bytes[i + 4u] & 15u) | (u32)(bytes[i - 4u] >> 6) << 4;
+    u32 least = i < 4u ? bytes[i + 4u] & 63u : bytes[i + 4u] >> 4 | (u32)(bytes[i] >> 6) << 4;
+    return scaled(half_at(block) * (float)scale, (float)code, -(half_at(block + 2) * (float)least));
+}
+
+// Four bits of value j: the low halves of 32 bytes are a group, the high ones the next.
+__device__ __forceinline__ u32 group_code(const u8* halves, u32 j) {
+    return halves[j / 64u * 32u + j % 32u] >> (j / 32u % 2u * 4u) & 15u;
 }
 
 struct Q4_K {
     enum { VALUES = 256, BYTES = 144 };
     static __device__ __forceinline__ float value(const u8* block, u32 j) {
-        float scale, least;
-        u32 i = j / 32u, code = block[16u + i / 2u * 32u + j % 32u] >> (i % 2u * 4u) & 15u;
-        six_bits(block + 4, i, &scale, &least);
-        return scaled(half_at(block) * scale, (float)code, -(half_at(block + 2) * least));
+        return in_group(block, j / 32u, group_code(block + 16, j));
     }
 };
 
 struct Q5_K {
     enum { VALUES = 256, BYTES = 176 };
     static __device__ __forceinline__ float value(const u8* block, u32 j) {
-        float scale, least;
-        u32 i = j / 32u, code = block[48u + i / 2u * 32u + j % 32u] >> (i % 2u * 4u) & 15u;
-        six_bits(block + 4, i, &scale, &least);
-        code |= (block[16u + j % 32u] >> i & 1u) << 4;
-        return scaled(half_at(block) * scale, (float)code, -(half_at(block + 2) * least));
+        u32 i = j / 32u, fifth = (block[16u + j % 32u] >> i & 1u) << 4;
+        return in_group(block, i, group_code(block + 48, j) | fifth);
     }
 };
 

@@ -1,6 +1,7 @@
 //! The optimizer over all tensors at once: tables of tensors and of pieces, which kernels read as they lie here.
 
 use super::launch::{Address, Launch, THREADS};
+use crate::cpu::optimizer::AdamW;
 
 /// Values of a piece, as in `adamw.cu`.
 const CHUNK: u64 = 4096;
@@ -75,30 +76,13 @@ pub fn sums(pieces: &[Piece], parts: &[f64], tensors: usize) -> Vec<f64> {
     sums
 }
 
-/// What is the same for all tensors in a step.
-#[derive(Debug, Clone, Copy)]
-pub struct Step {
-    /// β₁.
-    pub beta1: f64,
-    /// β₂.
-    pub beta2: f64,
-    /// ε.
-    pub eps: f32,
-    /// 1 − β₁ᵗ.
-    pub correction1: f32,
-    /// √(1 − β₂ᵗ).
-    pub correction2_sqrt: f32,
-    /// Gradients are multiplied by this first.
-    pub grad_scale: f32,
-}
-
 /// `parts[piece] = Σ g²`, in f64.
 pub fn norm_parts(tensors: Address, pieces: Address, count: usize, parts: Address) -> Launch {
     Launch::rows(("adamw", "norm_parts"), count, 256, &[tensors.into(), pieces.into(), parts.into()])
 }
 
-/// One update of every tensor.
-pub fn update(tensors: Address, pieces: Address, count: usize, step: &Step) -> Launch {
+/// One update of every tensor; rate and decay are each one's own, the rest is `step`'s.
+pub fn update(tensors: Address, pieces: Address, count: usize, step: &AdamW) -> Launch {
     #[allow(clippy::cast_possible_truncation)] // The update runs in f32, as on the CPU.
     let (new_m, old_v, new_v) = ((1.0 - step.beta1) as f32, step.beta2 as f32, (1.0 - step.beta2) as f32);
     let arguments = [

@@ -105,10 +105,12 @@ fn one_launch_updates_all_tensors_as_the_cpu_does() {
     let vs = of(4, 0.1).map(|v| v.iter().map(|x| x.abs()).collect::<Vec<f32>>());
     let pieces = adamw::pieces(lengths.map(|n| n as u64));
     assert_eq!(pieces.len(), 1 + 1 + 1 + 3);
-    let step = adamw::Step {
+    let step = AdamW {
+        lr: 0.01,
         beta1: 0.9,
         beta2: 0.999,
         eps: 1e-6,
+        weight_decay: 0.0,
         correction1: 0.271,
         correction2_sqrt: 0.054,
         grad_scale: 0.5,
@@ -137,16 +139,7 @@ fn one_launch_updates_all_tensors_as_the_cpu_does() {
     super::run(&adamw::update(table.address(), on_device.address(), count, &step), true);
     for (i, ours) in arrays.iter().enumerate() {
         let (mut param, mut m, mut v) = (params[i].clone(), ms[i].clone(), vs[i].clone());
-        let how = AdamW {
-            lr: 0.01,
-            beta1: step.beta1,
-            beta2: step.beta2,
-            eps: step.eps,
-            weight_decay: decay(i),
-            correction1: step.correction1,
-            correction2_sqrt: step.correction2_sqrt,
-            grad_scale: step.grad_scale,
-        };
+        let how = AdamW { weight_decay: decay(i), ..step };
         cpu::optimizer::adamw(Values::F32(&mut param), &mut m, &mut v, &grads[i], &how);
         close("parameter", &ours[0].f32(), &param);
         close("first moment", &ours[1].f32(), &m);

@@ -3,11 +3,10 @@
 use crate::error::{Error, Kind, Result};
 use crate::ops::device::Gpu;
 use candle_core::{DType, Tensor};
+use fttrain_kernels::cpu::optimizer::AdamW;
 use fttrain_kernels::cuda::Address;
 use fttrain_kernels::cuda::adamw as kernel;
 
-/// What is the same for all tensors of an update.
-pub use kernel::Step as Constants;
 /// Where one tensor's update reads and writes, and at which rates.
 pub use kernel::Tensor as Entry;
 
@@ -41,11 +40,11 @@ fn address(gpu: &Gpu, tensor: &Tensor, count: usize) -> Result<u64> {
     Ok(gpu.address(tensor)?.0)
 }
 
-/// One update of all tensors, in place.
-pub fn adamw(gpu: &Gpu, entries: &[Entry], constants: &Constants) -> Result<()> {
+/// One update of all tensors, in place; rate and decay are each entry's own, the rest is `how`'s.
+pub fn adamw(gpu: &Gpu, entries: &[Entry], how: &AdamW) -> Result<()> {
     let tables = Tables::new(gpu, entries)?;
     let (tensors, pieces) = tables.addresses(gpu)?;
-    gpu.run(&kernel::update(tensors, pieces, tables.pieces.len(), constants))
+    gpu.run(&kernel::update(tensors, pieces, tables.pieces.len(), how))
 }
 
 /// The tensors of a launch and their pieces, on the GPU.

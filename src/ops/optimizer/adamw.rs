@@ -63,16 +63,8 @@ impl Rule for AdamW {
         gpu::optimizer::entry(gpu, [value, &self.m, &self.v, grad], (step.lr, step.weight_decay))
     }
 
-    fn constants(&self, step: &Step) -> Result<gpu::optimizer::Constants> {
-        let how = self.constants.at(step);
-        Ok(gpu::optimizer::Constants {
-            beta1: how.beta1,
-            beta2: how.beta2,
-            eps: how.eps,
-            correction1: how.correction1,
-            correction2_sqrt: how.correction2_sqrt,
-            grad_scale: how.grad_scale,
-        })
+    fn launch(&self, step: &Step) -> Result<kernels::AdamW> {
+        Ok(self.constants.at(step))
     }
 
     fn state(&self) -> Vec<(&'static str, &Tensor)> {

@@ -8,7 +8,7 @@ mod lion;
 mod sgd;
 
 use super::device::Gpu;
-use super::gpu::optimizer::{Constants, Entry};
+use super::gpu::optimizer::Entry;
 use super::{gpu, host};
 use crate::config::{Optimizer, Train};
 use crate::error::{Error, Kind, Result};
@@ -32,11 +32,11 @@ pub trait Rule: Send {
         Err(no_kernel())
     }
 
-    /// What is the same for all tensors of that launch.
+    /// How that launch updates; rates and decays are the entries' own.
     ///
     /// # Errors
     /// As [`Self::entry`].
-    fn constants(&self, _step: &Step) -> Result<Constants> {
+    fn launch(&self, _step: &Step) -> Result<kernels::AdamW> {
         Err(no_kernel())
     }
 
@@ -64,9 +64,9 @@ pub fn update(all: Vec<Update<'_>>) -> Result<()> {
     let Some((first, gpu)) = all.first().and_then(|first| Some((first, Gpu::of(first.value)?))) else {
         return all.into_iter().try_for_each(|one| one.rule.update(one.value, one.grad, &one.step));
     };
-    let constants = first.rule.constants(&first.step)?;
+    let how = first.rule.launch(&first.step)?;
     let entries = all.iter().map(|one| one.rule.entry(&gpu, one.value, one.grad, &one.step));
-    gpu::optimizer::adamw(&gpu, &entries.collect::<Result<Vec<_>>>()?, &constants)
+    gpu::optimizer::adamw(&gpu, &entries.collect::<Result<Vec<_>>>()?, &how)
 }
 
 fn no_kernel() -> Error {
