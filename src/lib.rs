@@ -15,6 +15,8 @@ pub mod units;
 
 pub mod fs;
 
+pub mod ranks;
+
 pub mod config;
 
 pub mod arch;

@@ -13,6 +13,7 @@ use fttrain::model::block::Block;
 use fttrain::model::build::{self, Trained};
 use fttrain::model::weights::Loader;
 use fttrain::model::{Decoder, Frozen};
+use fttrain::ranks::Ranks;
 use fttrain::train::optimizer::Optimizer;
 use fttrain::train::step::accumulate;
 use std::path::Path;
@@ -33,7 +34,7 @@ fn gradients(made: &Made, case: &Path) -> Vec<(String, f32, f32)> {
     let step = epochs.step(0).unwrap();
     let mut optimizer = Optimizer::new(&made.params, &made.config.train).unwrap();
     let mut next = |k| {
-        let done = accumulate(&made.decoder, &made.params, &step, k, 0, false).unwrap();
+        let done = accumulate(&made.decoder, &made.params, &step, k, 0, false, &Ranks::alone()).unwrap();
         let norm = optimizer.norm(&done.grads).unwrap();
         optimizer.apply(&made.params, &done.grads, norm, made.config.train.learning_rate).unwrap();
         let of = |id| done.grads.get(id).map_or_else(|| panic!("{id:?} has no gradient"), largest);

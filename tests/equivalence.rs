@@ -9,6 +9,7 @@ use fttrain::data::{Batch, Sample};
 use fttrain::model::decoder::Training;
 use fttrain::ops::Grads;
 use fttrain::ops::dropout::Noise;
+use fttrain::ranks::Ranks;
 use fttrain::train::optimizer::Optimizer;
 use fttrain::train::schedule::Schedule;
 use fttrain::train::step::{Descent, descend};
@@ -173,7 +174,9 @@ fn updates_in_the_backward_pass_are_the_same_updates() {
             let step = epochs.step(k).unwrap();
             let lr = schedule.lr_at(k);
             let how = Descent { k, seed: 0, recompute: true, lr };
-            let done = descend(&made.decoder, &made.params, &mut optimizer, None, &step, how).unwrap();
+            let done =
+                descend(&made.decoder, &made.params, &mut optimizer, None, &step, how, &Ranks::alone())
+                    .unwrap();
             let all = made.params.count() * 4;
             let most = done.memory.gradients;
             assert!(most < all, "{}: {most} of {all} bytes at once", run.display());

@@ -9,6 +9,7 @@ use fttrain::config::Train;
 use fttrain::data::Batch;
 use fttrain::data::packing::{Epochs, Order};
 use fttrain::ops::host;
+use fttrain::ranks::Ranks;
 use fttrain::train::anchor::Anchor;
 use fttrain::train::optimizer::Optimizer;
 use fttrain::train::step::{Descent, accumulate, descend};
@@ -89,9 +90,9 @@ fn pulled(in_backward: bool) -> (Trace, Vec<f64>) {
         let (decoder, params, anchor) = (&made.decoder, &made.params, anchor.as_ref());
         let done = if in_backward {
             let how = Descent { k, seed: 0, recompute: false, lr: 1e-2 };
-            descend(decoder, params, &mut optimizer, anchor, &step, how).unwrap()
+            descend(decoder, params, &mut optimizer, anchor, &step, how, &Ranks::alone()).unwrap()
         } else {
-            let gathered = accumulate(decoder, params, &step, k, 0, false).unwrap();
+            let gathered = accumulate(decoder, params, &step, k, 0, false, &Ranks::alone()).unwrap();
             gathered.apply(params, &mut optimizer, anchor, 1e-2).unwrap()
         };
         trace.losses.push(done.loss);

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "error",
     "units",
     "fs",
+    "ranks",
     "config",
     "arch",
     "data",

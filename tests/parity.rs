@@ -5,6 +5,7 @@ mod support;
 
 use fttrain::data::Batch;
 use fttrain::data::packing::{Epochs, Order};
+use fttrain::ranks::Ranks;
 use fttrain::train::optimizer::Optimizer;
 use fttrain::train::schedule::Schedule;
 use fttrain::train::step::accumulate;
@@ -125,8 +126,8 @@ fn compare(case: &Path, run: &Path, recompute: bool, overrides: Overrides<'_>) {
     for (k, theirs) in steps.iter().enumerate() {
         let k = k as u64;
         let step = epochs.step(k).unwrap();
-        let done =
-            accumulate(&decoder, &params, &step, k, 0, recompute).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let done = accumulate(&decoder, &params, &step, k, 0, recompute, &Ranks::alone())
+            .unwrap_or_else(|e| panic!("{what}: {e}"));
         if k == 0 {
             let mut compared = 0;
             for (id, param) in params.sorted() {

@@ -18,6 +18,7 @@ use fttrain::model::weights::Loader;
 use fttrain::model::{Decoder, Frozen};
 use fttrain::ops::matmul::Precision;
 use fttrain::ops::{Matrix, device};
+use fttrain::ranks::Ranks;
 use fttrain::train::optimizer::Optimizer;
 use fttrain::train::schedule::Schedule;
 use fttrain::train::step::accumulate;
@@ -43,7 +44,8 @@ fn train(made: &Made, recompute: bool) -> Vec<(f64, f64)> {
     (0..epochs.total_steps())
         .map(|k| {
             let step = epochs.step(k).unwrap();
-            let done = accumulate(&made.decoder, &made.params, &step, k, 0, recompute).unwrap();
+            let done =
+                accumulate(&made.decoder, &made.params, &step, k, 0, recompute, &Ranks::alone()).unwrap();
             let norm = optimizer.norm(&done.grads).unwrap();
             optimizer.apply(&made.params, &done.grads, norm, schedule.lr_at(k)).unwrap();
             (done.loss, norm)

@@ -74,7 +74,7 @@ pub fn wanted(ask: &Ask<'_>) -> Vec<Probe> {
     let parameters = Parameters::count(ask.arch, &ask.config.method, ask.adapted);
     let mut ops = model.training(&counts.volume(), 1.0, &parameters, false);
     for judged in [&counts.eval, &counts.retention].into_iter().filter(|judged| judged.passes > 0) {
-        let eval = model.evaluation(&judged.volume());
+        let eval = model.evaluation(&judged.volume(1));
         ops.extend(eval.into_iter().filter(|op| op.class == Class::Head));
     }
     ops.sort_by(|a, b| (b.flops + b.bytes).total_cmp(&(a.flops + a.bytes)));

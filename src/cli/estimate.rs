@@ -57,7 +57,7 @@ pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
     prediction.warnings.extend(warning);
     prediction
         .warnings
-        .extend(device::chosen(ground.resolved.config.train.device).err().map(|error| error.to_string()));
+        .extend(device::chosen(ground.resolved.config.train.device, 0).err().map(|error| error.to_string()));
     if args.json {
         super::print(&json::to_text(&prediction)?);
         return Ok(0);

@@ -13,6 +13,7 @@ use crate::meter::tag::Part;
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
 use crate::ops::device;
 use crate::ops::profile::{self, Profile};
+use crate::ranks::Ranks;
 use crate::report::profile::Peak;
 use crate::report::{
     self, DataSummary, Interval, Parameters, Price, SamplePair, Status, estimate_table, track,
@@ -20,7 +21,9 @@ use crate::report::{
 use crate::train::ground::Ground;
 use crate::train::screen::Screen;
 use crate::train::stop::Stop;
-use crate::train::{Draft, Entered, Options, Outcome, Plan, Session, folder, samples, session};
+use crate::train::{
+    Crew, Draft, Entered, Options, Outcome, Plan, Session, Taken, folder, follow, samples, session,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -35,38 +38,63 @@ pub(super) struct Shown {
 
 pub(super) fn start(args: &TrainArgs) -> Result<u8> {
     let (flag, path) = args.config()?;
-    let resolved = crate::config::load(path, Some(flag), &args.set.pairs()?)?;
+    let resolved = || crate::config::load(path, Some(flag), &args.set.pairs()?);
     let options = Options {
         overwrite: args.overwrite,
         resume: false,
         accept_data_change: args.accept.accept_data_change,
         accept_base_change: args.accept.accept_base_change,
     };
-    train(resolved, &options, Shown { json: args.json, profile: args.profile })
+    together(resolved, &options, Shown { json: args.json, profile: args.profile })
 }
 
 pub(super) fn resume(run: &str, set: &SetArgs, shown: Shown, accept: &AcceptArgs) -> Result<u8> {
-    let out = place::folder_of(run)?;
-    let mut resolved = crate::config::load(&out.join(folder::CONFIG), None, &set.pairs()?)?;
-    // The folder may have been moved since; `{run}` was replaced when the run started.
-    resolved.config.output.dir = out;
+    let resolved = || {
+        let out = place::folder_of(run)?;
+        let mut resolved = crate::config::load(&out.join(folder::CONFIG), None, &set.pairs()?)?;
+        // The folder may have been moved since; `{run}` was replaced when the run started.
+        resolved.config.output.dir = out;
+        Ok(resolved)
+    };
     let options = Options {
         overwrite: false,
         resume: true,
         accept_data_change: accept.accept_data_change,
         accept_base_change: accept.accept_base_change,
     };
-    train(resolved, &options, shown)
+    together(resolved, &options, shown)
 }
 
-fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
+/// Trains, with the processes that were launched with this one or for the first of them. A fault of one process alone ends
+/// them all, which would wait for it.
+fn together(resolved: impl Fn() -> Result<Resolved>, options: &Options, shown: Shown) -> Result<u8> {
+    let ranks = Ranks::join()?;
+    if ranks.place().is_first() {
+        let crew = Crew::new(&ranks);
+        let trained = resolved().and_then(|resolved| train(resolved, options, shown, &crew));
+        return trained.inspect_err(|error| {
+            // It broke off amid a sum, maybe, where the others cannot be told.
+            if error.kind == Kind::Bug && !ranks.is_alone() {
+                say(&error.to_string());
+                ranks.abort(error.kind as u8);
+            }
+        });
+    }
+    if let Err(error) = follow(resolved, &ranks) {
+        say(&format!("process {}: {error}", ranks.place().rank));
+        ranks.abort(error.kind as u8);
+    }
+    Ok(0)
+}
+
+fn train(resolved: Resolved, options: &Options, shown: Shown, crew: &Crew<'_>) -> Result<u8> {
     let stop = Stop::install()?;
     let interval = Duration::from_millis(resolved.config.meter.interval_ms);
     let meter = Meter::start(Box::new(ProcessProbe::new(interval)), interval, Phase::Idle);
     let warnings = resolved.warnings.clone();
-    let draft = Draft::make(resolved, options)?;
+    let draft = Draft::make(resolved, options, crew.ranks.place())?;
     let mut entered = Entered::begin(&draft, &meter)?;
-    let mut plan = match planned(draft, options, &meter, warnings) {
+    let mut plan = match planned(draft, options, &meter, warnings, crew) {
         Ok(Some(plan)) => plan,
         Ok(None) => return Ok(0),
         Err(error) => {
@@ -74,14 +102,17 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
             return Err(error);
         }
     };
-    let mut session = Session::start(&plan, options, &meter, entered)?;
+    let mut session = Session::start(&plan, options, &meter, entered, crew)?;
     let desk = track::Desk::open(&plan.config().output, plan.out.clone(), crate::fs::home()?)?;
     let mut result = Training::default();
     if shown.profile {
         profile::start();
     }
-    let outcome = go(&mut session, &mut plan, &meter, &stop, &mut result);
-    let measured = meter.finish();
+    let outcome = go(&mut session, &mut plan, &meter, &stop, crew, &mut result);
+    let mut measured = meter.finish();
+    let Measured { peak_rss_bytes: peak, cpu_s, .. } = &mut measured;
+    let taken = crew.end(Taken { peak_bytes: peak.unwrap_or(0), cpu_s: cpu_s.unwrap_or(0.0) });
+    (*peak, *cpu_s) = (peak.map(|_| taken.peak_bytes), cpu_s.map(|_| taken.cpu_s));
     let profile = profile::finish();
     result.classes = profile.as_ref().map(Profile::classes).unwrap_or_default();
     let profiled = profile.map(|profile| show_profile(&plan, &profile));
@@ -131,8 +162,14 @@ fn train(resolved: Resolved, options: &Options, shown: Shown) -> Result<u8> {
 ///
 /// # Errors
 /// Whatever can be refused before the first step.
-fn planned(draft: Draft, options: &Options, meter: &Meter, warnings: Vec<String>) -> Result<Option<Plan>> {
-    let mut plan = draft.plan(options, meter)?;
+fn planned(
+    draft: Draft,
+    options: &Options,
+    meter: &Meter,
+    warnings: Vec<String>,
+    crew: &Crew<'_>,
+) -> Result<Option<Plan>> {
+    let mut plan = draft.plan(options, meter, crew)?;
     if plan.is_done() {
         say(&format!("{}: every step of this run was taken before; nothing to do", plan.out.display()));
         return Ok(None);
@@ -172,18 +209,19 @@ fn go(
     plan: &mut Plan,
     meter: &Meter,
     stop: &Stop,
+    crew: &Crew<'_>,
     result: &mut Training,
 ) -> Result<Outcome> {
-    let longest = session::longest(plan).min(plan.ground.arch.max_position);
+    let longest = session::longest(&plan.ground).min(plan.ground.arch.max_position);
     let answers = |session: &Session, plan: &Plan| {
-        samples::answers(&session.decoder, &plan.tokenizer, &plan.ground.resolved.config, longest)
+        samples::answers(&session.learner.decoder, &plan.tokenizer, &plan.ground.resolved.config, longest)
     };
     if plan.first_step() == 0 {
         meter.enter(Phase::Evaluate);
         samples::keep(&plan.out, &plan.config().output.samples, &answers(session, plan)?)?;
     }
     result.before = samples::kept(&plan.out, &plan.config().output.samples);
-    let outcome = crate::train::run(session, plan, meter, stop)?;
+    let outcome = crate::train::run(session, plan, meter, stop, crew)?;
     if outcome == Outcome::Done {
         meter.enter(Phase::Evaluate);
         result.after = answers(session, plan)?;

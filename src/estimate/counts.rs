@@ -35,11 +35,29 @@ pub struct Counts {
     /// One backward pass over rows that must not be forgotten, for EWC, and whether there is one.
     #[serde(default)]
     pub fisher: EvalCounts,
+    /// What the process with the most to do takes; `None` = there is one process.
+    #[serde(default)]
+    pub shared: Option<Shared>,
     /// The run turns text into tokens itself; not where an earlier process left them.
     #[serde(default)]
     pub tokenises: bool,
     /// Rows and lengths were stated or assumed, not counted.
     pub assumed: bool,
+}
+
+/// What is left for one of several processes that share a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Shared {
+    /// How many they are.
+    pub processes: u64,
+    /// Micro-batches of the slowest of them in each step.
+    pub micro_batches: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Their targets.
+    pub loss_tokens: u64,
+    /// Their Σ length² over the segments.
+    pub segment_squares: f64,
 }
 
 /// One pass over the evaluation set.
@@ -70,13 +88,15 @@ impl EvalCounts {
         self.max_batch_tokens = self.max_batch_tokens.max(tokens);
     }
 
-    /// What goes through the model in one pass.
-    pub(crate) fn volume(&self) -> Volume {
+    /// What goes through the model of one process in one pass that so many share.
+    pub(crate) fn volume(&self, processes: u64) -> Volume {
+        let calls = self.micro_batches.div_ceil(processes.max(1)) as f64;
+        let share = calls / self.micro_batches.max(1) as f64;
         Volume {
-            tokens: self.tokens as f64,
-            targets: self.loss_tokens as f64,
-            squares: self.segment_squares,
-            calls: self.micro_batches as f64,
+            tokens: share * self.tokens as f64,
+            targets: share * self.loss_tokens as f64,
+            squares: share * self.segment_squares,
+            calls,
         }
     }
 }
@@ -100,8 +120,21 @@ impl Counts {
         }
     }
 
-    /// What goes through the model in training.
+    /// Processes that share the run.
+    pub fn processes(&self) -> u64 {
+        self.shared.map_or(1, |shared| shared.processes)
+    }
+
+    /// What goes through the model of one process in training.
     pub fn volume(&self) -> Volume {
+        if let Some(shared) = &self.shared {
+            return Volume {
+                tokens: shared.tokens as f64,
+                targets: shared.loss_tokens as f64,
+                squares: shared.segment_squares,
+                calls: shared.micro_batches as f64,
+            };
+        }
         Volume {
             tokens: self.tokens as f64,
             targets: self.loss_tokens as f64,
@@ -145,6 +178,7 @@ impl Counts {
             max_batch_tokens: product(&[batch_rows, length]),
             max_batch_targets: product(&[batch_rows, length.saturating_sub(1)]),
             rows: train_rows,
+            shared: None,
             data_tokens: product(&[rows, length]),
             retention: EvalCounts::default(),
             fisher: EvalCounts::default(),

@@ -116,6 +116,19 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// What is left for one of `beside` processes of this machine, of which `sharing` may use the same cores.
+    #[must_use]
+    pub fn shared(self, beside: usize, sharing: usize) -> Self {
+        if beside <= 1 {
+            return self;
+        }
+        Self {
+            cores: (self.cores / sharing.max(1)).max(1),
+            memory_bytes: self.memory_bytes / beside as u64,
+            memory_source: format!("{}, shared by {beside} processes", self.memory_source),
+        }
+    }
+
     /// No more memory than the budget allows.
     #[must_use]
     pub fn capped(&self, budget: &Budget) -> Self {

@@ -167,6 +167,16 @@ impl PriceUsed {
         }
     }
 
+    /// The price of so many machines.
+    #[must_use]
+    pub fn times(mut self, machines: usize) -> Self {
+        if machines > 1 {
+            self.usd_per_hour = self.usd_per_hour.map(|usd| usd * machines as f64);
+            self.source = format!("{machines} machines, each by {}", self.source);
+        }
+        self
+    }
+
     /// The bill for a run of `wall_s` seconds; `None` where the price, or the power behind the electricity, is not
     /// known.
     pub fn bill(&self, wall_s: f64) -> Option<Bill> {

@@ -49,10 +49,11 @@ pub(crate) fn phases(
         0 => 0.0,
         _ => passes as f64 * of(&ops()),
     };
-    let judged = times(eval.passes, &|| model.evaluation(&eval.volume()));
-    let retained = times(counts.retention.passes, &|| model.evaluation(&counts.retention.volume()));
+    let judged = times(eval.passes, &|| model.evaluation(&eval.volume(counts.processes())));
+    let retained =
+        times(counts.retention.passes, &|| model.evaluation(&counts.retention.volume(counts.processes())));
     let informed =
-        times(counts.fisher.passes, &|| model.information(&counts.fisher.volume(), &layout.parameters));
+        times(counts.fisher.passes, &|| model.information(&counts.fisher.volume(1), &layout.parameters));
     let decoded = (2 * inputs.config.output.samples.len() * SAMPLE_TOKENS) as f64;
     let phases = [
         ("load", load(inputs, layout, kept)),

@@ -49,6 +49,28 @@ impl Read for Hashing {
     }
 }
 
+/// The digest of what is written to it.
+#[derive(Default)]
+pub struct Digesting(Sha256);
+
+impl Digesting {
+    /// Of all that was written.
+    pub fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
+}
+
+impl io::Write for Digesting {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The digest of bytes in memory.
 pub fn sha256_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))

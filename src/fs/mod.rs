@@ -19,7 +19,7 @@ pub use durable::{
     rename_to_free_name, sync_folder, write_durable, write_durable_with,
 };
 pub use error::Error;
-pub use hash::{Hashing, sha256_bytes, sha256_file};
+pub use hash::{Digesting, Hashing, sha256_bytes, sha256_file};
 pub use lock::RunLock;
 pub use owner::Owner;
 pub use paths::{home, safe_join};

@@ -127,6 +127,11 @@ impl Used {
     }
 }
 
+/// CPU time of all threads of this process, s; `None` where the system does not tell.
+pub fn cpu_s() -> Option<f64> {
+    Used::of(UsageWho::RUSAGE_SELF).map(|u| u.cpu_s)
+}
+
 /// CPU time of the calling thread, s; `None` where the system does not tell.
 #[cfg(target_os = "linux")]
 pub fn thread_cpu_s() -> Option<f64> {

@@ -10,7 +10,7 @@ use crate::ops::linear::{self, Linear};
 use crate::ops::norm::{self, Norm};
 use crate::ops::profile::{self, Site};
 use crate::ops::rope::Table;
-use crate::ops::{Grads, Weight, gate, narrow, residual};
+use crate::ops::{Grads, ParamId, Weight, gate, narrow, residual};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -193,16 +193,24 @@ impl Block {
 
     /// Whether anything in it is trained.
     pub fn is_trained(&self) -> bool {
-        let norms = [Some(&self.attn_norm), Some(&self.mlp_norm), self.q_norm.as_ref(), self.k_norm.as_ref()];
-        self.linears().into_iter().any(Linear::is_trained)
-            || norms.into_iter().flatten().any(|norm| norm.weight.param.is_some())
+        self.trained().next().is_some()
+    }
+
+    /// Its trained parameters.
+    pub fn trained(&self) -> impl Iterator<Item = ParamId> {
+        let linears = self.linears().into_iter().flat_map(Linear::trained);
+        linears.chain(self.norms().filter_map(|weight| weight.param))
     }
 
     /// Its biases and the weights of its norms.
     pub fn vectors(&self) -> Vec<&Weight> {
         let biases = self.linears().into_iter().filter_map(|l| l.bias.as_ref());
+        biases.chain(self.norms()).collect()
+    }
+
+    fn norms(&self) -> impl Iterator<Item = &Weight> {
         let norms = [Some(&self.attn_norm), Some(&self.mlp_norm), self.q_norm.as_ref(), self.k_norm.as_ref()];
-        biases.chain(norms.into_iter().flatten().map(|norm| &norm.weight)).collect()
+        norms.into_iter().flatten().map(|norm| &norm.weight)
     }
 
     /// Its linears, in the order of `Proj::ALL`.

@@ -260,6 +260,17 @@ impl Decoder {
             + vectors.map(|v| (v.elem_count() * v.dtype().size_in_bytes()) as u64).sum::<u64>()
     }
 
+    /// The trained parameters in the order in which a backward pass makes their gradients whole: in groups, one a call of
+    /// `settle` in [`Self::loss_and_descent`].
+    pub fn trained(&self) -> Vec<Vec<ParamId>> {
+        let embedding = self.embedding.param;
+        let head = [self.head.weight.param, self.norm.weight.param];
+        let first = head.into_iter().flatten().filter(|id| Some(*id) != embedding).collect();
+        let blocks = self.blocks.iter().skip(self.lowest_trained_block()).rev();
+        let blocks = blocks.map(|block| block.trained().collect());
+        [first].into_iter().chain(blocks).chain([embedding.into_iter().collect()]).collect()
+    }
+
     /// Below it nothing is trained, so no gradient goes there.
     fn lowest_trained_block(&self) -> usize {
         if self.embedding.param.is_some() {

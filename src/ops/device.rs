@@ -75,17 +75,20 @@ impl Fault for Error {
     }
 }
 
-/// The GPU that a run with this setting computes on, `None` for the CPU; `"auto"` is the first that can be used.
+/// The GPU that a run with this setting computes on, `None` for the CPU; `"auto"` is the first that can be used. Of
+/// several processes on a machine the `nth`, from 0, takes the `nth` behind it.
 ///
 /// # Errors
 /// A GPU was asked for by name and cannot be had (6).
-pub fn chosen(wanted: config::Device) -> Result<Option<usize>, Error> {
+pub fn chosen(wanted: config::Device, nth: usize) -> Result<Option<usize>, Error> {
     match (wanted, gpus()) {
         (config::Device::Cpu, _) | (config::Device::Auto, Err(_)) => Ok(None),
-        (config::Device::Auto, Ok(_)) => Ok(Some(0)),
         (config::Device::Cuda(_), Err(missing)) => Err(Error::Missing(missing)),
-        (config::Device::Cuda(wanted), Ok(count)) if wanted >= count => Err(Error::NoSuch { wanted, count }),
-        (config::Device::Cuda(wanted), Ok(_)) => Ok(Some(wanted)),
+        (config::Device::Auto, Ok(count)) => Ok(Some(nth % count.max(1))),
+        (config::Device::Cuda(first), Ok(count)) => match first + nth {
+            wanted if wanted >= count => Err(Error::NoSuch { wanted, count }),
+            wanted => Ok(Some(wanted)),
+        },
     }
 }
 

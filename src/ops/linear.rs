@@ -7,7 +7,7 @@ use super::device::Gpu;
 use super::dora::Dora;
 use super::dropout::{self, Noise};
 use super::matmul::{self, Held, Precision};
-use super::{Grads, Matrix, Weight, gpu, host, narrow, residual};
+use super::{Grads, Matrix, ParamId, Weight, gpu, host, narrow, residual};
 use crate::error::{Error, Kind, Result};
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cpu::{Out, Packed, Product, Start, Term, product_new, products};
@@ -92,10 +92,15 @@ impl Linear {
 
     /// Whether anything in it is trained.
     pub fn is_trained(&self) -> bool {
-        let trained = |w: &Weight| w.param.is_some();
-        self.weight.param.is_some()
-            || self.bias.as_ref().is_some_and(trained)
-            || self.lora.as_ref().is_some_and(|l| trained(&l.a) || trained(&l.b))
+        self.trained().next().is_some()
+    }
+
+    /// Its trained parameters.
+    pub fn trained(&self) -> impl Iterator<Item = ParamId> {
+        let lora =
+            self.lora.iter().flat_map(|l| [Some(&l.a), Some(&l.b), l.dora.as_ref().map(|d| &d.magnitude)]);
+        let vectors = lora.flatten().chain(&self.bias).filter_map(|w| w.param);
+        self.weight.param.into_iter().chain(vectors)
     }
 }
 

@@ -53,14 +53,15 @@ fn model_config(plan: &Plan) -> Result<String> {
 pub fn save(session: &Session, plan: &Plan) -> Result<()> {
     let (name, text) = description(plan)?;
     let probe = probe(plan);
-    let trained = probe.as_ref().map(|probe| session.decoder.logits(probe)).transpose()?;
+    let trained = probe.as_ref().map(|probe| session.learner.decoder.logits(probe)).transpose()?;
     if let Some(trained) = &trained
         && host::read(trained)?.iter().any(|logit| !logit.is_finite())
     {
         return Err(Error::Logits.into());
     }
     let weights = plan.out.join(weights_name(plan));
-    let size = fs::write_durable_with(&weights, &mut |out| peft::write_tensors(&session.params, out))?.size;
+    let size =
+        fs::write_durable_with(&weights, &mut |out| peft::write_tensors(&session.learner.params, out))?.size;
     fs::write_durable(&plan.out.join(name), text.as_bytes())?;
     for (name, bytes) in plan.tokenizer.save() {
         fs::write_durable(&plan.out.join(name), bytes)?;
@@ -80,8 +81,8 @@ fn probe(plan: &Plan) -> Option<Batch> {
 fn verify(session: &Session, probe: &Batch, trained: &Tensor, (weights, size): (&Path, u64)) -> Result<()> {
     let mut file =
         fs::open_regular(weights).map_err(|e| Error::State(format!("{}: {e}", weights.display())))?;
-    peft::read_tensors(&session.params, &mut file, size).map_err(Error::State)?;
-    let reopened = session.decoder.logits(probe)?;
+    peft::read_tensors(&session.learner.params, &mut file, size).map_err(Error::State)?;
+    let reopened = session.learner.decoder.logits(probe)?;
     let (a, b) = (host::read(trained)?, host::read(&reopened)?);
     let difference = a.iter().zip(b.iter()).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
     if difference > 0.0 || a.len() != b.len() {

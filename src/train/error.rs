@@ -37,6 +37,16 @@ pub enum Error {
         /// Now.
         new: String,
     },
+    /// The run was made by another number of processes.
+    #[error("{}: made by {then} {}, now there {}", run.display(), processes(*then), are(*now))]
+    OtherProcesses {
+        /// The run's folder.
+        run: PathBuf,
+        /// Then.
+        then: usize,
+        /// Now.
+        now: usize,
+    },
     /// The run was made from other data.
     #[error("{}: its data has changed since the checkpoint was made", .0.display())]
     DataChanged(PathBuf),
@@ -151,6 +161,14 @@ pub enum Error {
     },
 }
 
+fn processes(count: usize) -> &'static str {
+    if count == 1 { "process" } else { "processes" }
+}
+
+fn are(count: usize) -> String {
+    if count == 1 { "is 1".into() } else { format!("are {count}") }
+}
+
 impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
@@ -158,6 +176,7 @@ impl Fault for Error {
             Self::NoRun(_)
             | Self::Taken { .. }
             | Self::ConfigChanged { .. }
+            | Self::OtherProcesses { .. }
             | Self::OutputIsInput { .. }
             | Self::OutputHoldsInput { .. }
             | Self::Kernel(_) => Kind::Usage,
@@ -189,6 +208,10 @@ impl Fault for Error {
             }
             Self::ConfigChanged { key, .. } => {
                 format!("leave `{key}` as it was, or start a new run in another `output_dir`")
+            }
+            Self::OtherProcesses { then: 1, .. } => "start one process: more would take other steps".into(),
+            Self::OtherProcesses { then, .. } => {
+                format!("start {then} (`mpirun -np {then}`): another number would take other steps")
             }
             Self::DataChanged(_) => "put the data back, or accept it with `--accept-data-change`".into(),
             Self::BaseChanged(_) => "put the base back, or accept it with `--accept-base-change`".into(),

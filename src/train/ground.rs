@@ -13,6 +13,7 @@ use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
 use crate::meter::process::{bare, resident};
 use crate::model::adapter::Adapter;
 use crate::ops::{device, gpu, head};
+use crate::ranks::Place;
 use crate::{calibrate, fs};
 
 /// What a run is paid and judged by.
@@ -35,6 +36,8 @@ pub struct Ground {
     pub adapter: Option<Adapter>,
     /// Linears that get an adapter.
     pub adapted: Vec<Linear>,
+    /// Of this process among those of the run.
+    pub place: Place,
     /// Worker threads.
     pub threads: usize,
     /// What this process may use.
@@ -57,9 +60,9 @@ pub struct Spot<'a> {
 }
 
 impl Terms {
-    /// Those of a config, for a new run or one that goes on.
-    pub(super) fn of(config: &Config, run: Option<&str>) -> Result<Self> {
-        let mut price = estimate::price_used(&config.cost, jiff::Zoned::now().date())?;
+    /// Those of a config, for a new run on so many machines or one that goes on.
+    pub(super) fn of(config: &Config, run: Option<&str>, machines: usize) -> Result<Self> {
+        let mut price = estimate::price_used(&config.cost, jiff::Zoned::now().date())?.times(machines);
         let (beside, warning) = beside::beside(&config.cost, run);
         price.beside = beside;
         price.warnings.extend(warning);
@@ -73,13 +76,14 @@ impl Ground {
     /// # Errors
     /// The base cannot be found or read, the adapter does not fit it, the price is unknown.
     pub fn lay(resolved: Resolved) -> Result<Self> {
-        let terms = Terms::of(&resolved.config, None)?;
-        Self::on(resolved, terms)
+        let terms = Terms::of(&resolved.config, None, 1)?;
+        Self::on(resolved, terms, Place::ALONE)
     }
 
-    pub(super) fn on(resolved: Resolved, Terms { price, grid }: Terms) -> Result<Self> {
+    pub(super) fn on(resolved: Resolved, Terms { price, grid }: Terms, place: Place) -> Result<Self> {
         let config = &resolved.config;
-        let threads = start_threads(config.train.threads)?;
+        let limits = crate::meter::machine::limits().shared(place.beside, place.sharing);
+        let threads = start_threads(Some(config.train.threads.unwrap_or(limits.cores)))?;
         let source = Source::locate(&config.base)?;
         let arch = source.arch()?;
         let adapter = match &config.method {
@@ -91,7 +95,8 @@ impl Ground {
         let adapts = |l: &Linear| adapter.as_ref().is_some_and(|a| a.adapts(&l.name));
         Ok(Self {
             adapted: arch.linears().filter(adapts).collect(),
-            limits: crate::meter::machine::limits(),
+            limits,
+            place,
             price,
             grid,
             resolved,
@@ -166,7 +171,7 @@ impl Ground {
 
     /// What finished runs of this model on a machine taught.
     pub fn learned(&self, machine: &Machine) -> Learned {
-        Learned::from(&history::of(&self.arch, machine))
+        Learned::from(&history::of(&self.arch, machine, self.place.size as u64))
     }
 
     /// Predicts a run of this process; `taken` are the phases that are over by the clock.

@@ -15,8 +15,8 @@ const LEARNED: [&str; 3] = ["load", "evaluate", "save"];
 /// Runs that are looked at.
 const LOOKED_AT: u32 = 200;
 
-/// Past runs, oldest first; none where the ledger cannot be read, which the run's own start will say.
-pub(super) fn of(arch: &Arch, machine: &Machine) -> Vec<Past> {
+/// Past runs of as many processes, oldest first; none where the ledger cannot be read, which the run's own start will say.
+pub(super) fn of(arch: &Arch, machine: &Machine, processes: u64) -> Vec<Past> {
     let Ok(outcomes) = fs::home().and_then(|home| Ledger::open_in_haste(&home)?.history(LOOKED_AT)) else {
         return Vec::new();
     };
@@ -26,7 +26,8 @@ pub(super) fn of(arch: &Arch, machine: &Machine) -> Vec<Past> {
         let is_same = prediction.machine == machine.name
             && prediction.build == machine.build
             && prediction.threads == machine.threads
-            && prediction.parameters == arch.parameter_count();
+            && prediction.parameters == arch.parameter_count()
+            && prediction.counts.processes() == processes;
         (is_same && is_on_cpu(&report) && !is_disturbed(&report)).then(|| past(&prediction, &report))?
     };
     outcomes.iter().rev().filter_map(past).collect()

@@ -7,6 +7,7 @@ use crate::data::prepare::Retention;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Batch, Summary};
 use crate::error::Result;
+use crate::estimate::counts::Shared;
 use crate::estimate::{self, Counts};
 use crate::fs;
 use crate::meter::process::resident;
@@ -34,6 +35,7 @@ impl Material {
         let tokenizer_bytes = resident().0.map_or(0, |now| now.saturating_sub(before));
         let prepared = data::prepare(config, &tokenizer, Some(&fs::home()?.join("tokenised")))?;
         let Retention { judged, kept, replayed } = prepared.retention;
+        let order = Order { processes: ground.place.size, ..Order::from(config) };
         let informing = if config.train.ewc > 0.0 { kept.as_slice() } else { &[] };
         Ok(Self {
             eval: packing::eval_batches(&prepared.eval, eval_tokens(config)),
@@ -41,7 +43,7 @@ impl Material {
                 judged: packing::eval_batches(&judged, eval_tokens(config)),
                 kept: informing.iter().map(|sample| Batch::new([sample], 0)).collect(),
             },
-            epochs: Epochs::replaying(prepared.train, kept, replayed, Order::from(config)),
+            epochs: Epochs::replaying(prepared.train, kept, replayed, order),
             summary: prepared.summary,
             tokenizer,
             tokenizer_bytes,
@@ -81,6 +83,7 @@ pub(super) fn counts(
     retention: &RetentionBatches,
 ) -> Counts {
     let plan = epochs.plan().counts();
+    let processes = epochs.plan().processes();
     let mut counts = Counts {
         steps: plan.steps,
         micro_batches: plan.batches,
@@ -90,6 +93,13 @@ pub(super) fn counts(
         max_batch_tokens: plan.max_batch_tokens,
         max_batch_targets: plan.max_batch_targets,
         rows: epochs.plan().rows() as u64,
+        shared: (processes > 1).then_some(Shared {
+            processes: processes as u64,
+            micro_batches: plan.slowest.batches,
+            tokens: plan.slowest.tokens,
+            loss_tokens: plan.slowest.loss_tokens,
+            segment_squares: plan.slowest.segment_squares as f64,
+        }),
         data_tokens: epochs.samples().iter().map(|s| u64::from(Length::from(s).tokens)).sum(),
         assumed: !plan.exact,
         ..Counts::default()

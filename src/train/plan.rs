@@ -1,6 +1,7 @@
 //! Everything that is known, and refused, before the first expensive act: shapes, data, packs, the prediction.
 
 use super::checkpoint::{Checkpoints, Manifest};
+use super::crew::Crew;
 use super::entered::Coming;
 use super::folder::{self, Holds};
 use super::ground::{Ground, Terms, powered};
@@ -12,9 +13,10 @@ use crate::data::packing::Epochs;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{Batch, Summary};
 use crate::error::Result;
-use crate::estimate::{Machine, Prediction};
+use crate::estimate::{Machine, Parameters, Prediction};
 use crate::meter::{Meter, Phase};
 use crate::ops::device;
+use crate::ranks::Place;
 use crate::{fs, ledger};
 use fttrain_kernels::sys::memory::give_back_pages;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,8 @@ pub struct Draft {
     /// The config with its text.
     resolved: Resolved,
     terms: Terms,
+    /// Of this process among those of the run.
+    place: Place,
     /// The GPU to compute on.
     gpu: Option<usize>,
     run_id: String,
@@ -89,8 +93,8 @@ impl Draft {
     /// # Errors
     /// The folder is in use or holds another run (8), its checkpoints cannot be gone on from (2, 4), or the price is not
     /// known (2).
-    pub fn make(resolved: Resolved, options: &Options) -> Result<Self> {
-        let gpu = device::chosen(resolved.config.train.device)?;
+    pub fn make(resolved: Resolved, options: &Options, place: Place) -> Result<Self> {
+        let gpu = device::chosen(resolved.config.train.device, place.here)?;
         let run_id = ledger::new_run_id();
         let out = PathBuf::from(resolved.config.output.dir.to_string_lossy().replace("{run}", &run_id));
         let holds = folder::look(&out);
@@ -104,8 +108,24 @@ impl Draft {
             _ => find_checkpoint(&out, &resolved, &mut notes)?,
         };
         let goes_on = folder::run_id(&out).filter(|_| holds != Holds::Nothing && !options.overwrite);
-        let terms = Terms::of(&resolved.config, goes_on.as_deref())?;
-        Ok(Self { resolved, terms, gpu, run_id, out, holds, overwrite: options.overwrite, resume, notes })
+        if let Some((_, Manifest { processes: then, .. })) = resume
+            && then != place.size
+        {
+            return Err(Error::OtherProcesses { run: out, then, now: place.size }.into());
+        }
+        let terms = Terms::of(&resolved.config, goes_on.as_deref(), place.machines)?;
+        Ok(Self {
+            resolved,
+            terms,
+            place,
+            gpu,
+            run_id,
+            out,
+            holds,
+            overwrite: options.overwrite,
+            resume,
+            notes,
+        })
     }
 
     /// What the ledger is told before anything is done.
@@ -126,9 +146,9 @@ impl Draft {
     ///
     /// # Errors
     /// Whatever can be refused before training.
-    pub fn plan(self, options: &Options, meter: &Meter) -> Result<Plan> {
-        let Self { resolved, terms, gpu, run_id, out, holds, resume, mut notes, .. } = self;
-        let mut ground = Ground::on(resolved, terms)?;
+    pub fn plan(self, options: &Options, meter: &Meter, crew: &Crew<'_>) -> Result<Plan> {
+        let Self { resolved, terms, place, gpu, run_id, out, holds, resume, mut notes, .. } = self;
+        let mut ground = Ground::on(resolved, terms, place)?;
         let device = ground.open(gpu, &mut notes)?;
 
         meter.enter(Phase::Tokenise);
@@ -138,7 +158,10 @@ impl Draft {
         meter.enter(Phase::Calibrate);
         let mut counts = counts(&ground.resolved.config, &epochs, &eval, &retention);
         counts.tokenises = ground.resolved.config.data.reads_text() && !summary.from_cache;
-        let (machine, warning) = ground.machine(&counts)?;
+        let (mut machine, warning) = ground.machine(&counts)?;
+        let trained =
+            Parameters::count(&ground.arch, &ground.resolved.config.method, &ground.adapted).trainable;
+        machine.step_overhead_s += crew.exchange_s(trained)?;
         // Probes have other sizes than a step: what they leave would stand beside it.
         give_back_pages();
         ground.price = powered(&ground.price, &machine);

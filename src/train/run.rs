@@ -1,15 +1,16 @@
 //! The loop: one optimizer step after the other, judged, recorded and committed.
 
 use super::budget::{self, Longest, Spent};
+use super::crew::Crew;
 use super::evaluate::evaluate;
 use super::folder::Holds;
 use super::metrics::{EvalRecord, StepRecord};
 use super::plan::Plan;
 use super::progress::{Progress, Projection};
 use super::session::Session;
-use super::step::Descent;
+use super::step::{Descended, Descent};
 use super::stop::{Signal, Stop};
-use super::{Error, artifacts, step};
+use super::{Error, artifacts};
 use crate::data::packing::Step;
 use crate::error::{self, Kind, Result};
 use crate::estimate::running::{self, Correction};
@@ -32,9 +33,15 @@ pub enum Outcome {
 ///
 /// # Errors
 /// Diverged (7), a disk that fails (5). What was committed stays.
-pub fn run(session: &mut Session, plan: &mut Plan, meter: &Meter, stop: &Stop) -> Result<Outcome> {
+pub fn run(
+    session: &mut Session,
+    plan: &mut Plan,
+    meter: &Meter,
+    stop: &Stop,
+    crew: &Crew<'_>,
+) -> Result<Outcome> {
     let (first, total) = (plan.first_step(), plan.epochs.total_steps());
-    let mut course = Course::new(session, plan, meter)?;
+    let mut course = Course::new(session, plan, meter, crew)?;
     if first == 0 {
         course.judge(0, 0.0)?;
         course.judge_retention()?;
@@ -68,7 +75,7 @@ pub fn run(session: &mut Session, plan: &mut Plan, meter: &Meter, stop: &Stop) -
         }
     }
     if course.plan.config().schedule.load_best_model_at_end {
-        course.session.restore_best(course.plan)?;
+        course.session.restore_best(course.plan, crew)?;
     }
     course.judge_retention()?;
     course.finish();
@@ -82,6 +89,7 @@ struct Course<'a> {
     session: &'a mut Session,
     plan: &'a mut Plan,
     meter: &'a Meter,
+    crew: &'a Crew<'a>,
     progress: Progress,
     correction: Correction,
     longest: Longest,
@@ -94,7 +102,12 @@ struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    fn new(session: &'a mut Session, plan: &'a mut Plan, meter: &'a Meter) -> Result<Self> {
+    fn new(
+        session: &'a mut Session,
+        plan: &'a mut Plan,
+        meter: &'a Meter,
+        crew: &'a Crew<'a>,
+    ) -> Result<Self> {
         let total = plan.epochs.total_steps();
         // `max_steps` may have been lowered since the checkpoint was made.
         let left = total.saturating_sub(plan.first_step()) as f64 / total.max(1) as f64;
@@ -117,6 +130,7 @@ impl<'a> Course<'a> {
             session,
             plan,
             meter,
+            crew,
             longest,
             peak_before: None,
             done,
@@ -158,19 +172,14 @@ impl<'a> Course<'a> {
         Ok((record, step))
     }
 
-    fn update(&mut self, k: u64, step: &Step, lr: f64) -> Result<step::Descended> {
+    fn update(&mut self, k: u64, step: &Step, lr: f64) -> Result<Descended> {
         let train = &self.plan.config().train;
         let (seed, in_backward) = (train.seed, train.optimizer_in_backward);
         let recompute = self.plan.prediction.recompute;
         let session = &mut *self.session;
-        let (decoder, params, optimizer) = (&session.decoder, &session.params, &mut session.optimizer);
-        let anchor = session.anchor.as_ref();
-        let outcome = if in_backward {
-            step::descend(decoder, params, optimizer, anchor, step, Descent { k, seed, recompute, lr })
-        } else {
-            step::accumulate(decoder, params, step, k, seed, recompute)
-                .and_then(|done| done.apply(params, optimizer, anchor, lr))
-        };
+        let how = Descent { k, seed, recompute, lr };
+        self.crew.step(k)?;
+        let outcome = session.learner.take(step, how, in_backward, self.crew.ranks);
         let done = outcome.map_err(|error| match error.kind {
             Kind::Diverged => Error::Diverged {
                 step: k + 1,
@@ -196,7 +205,10 @@ impl<'a> Course<'a> {
         self.meter.enter(Phase::Evaluate);
         let _span = profile::stretch(Phase::Evaluate.name());
         let begun = Instant::now();
-        let Some((loss, loss_tokens)) = evaluate(&self.session.decoder, &self.plan.eval)? else {
+        self.crew.evaluate()?;
+        let ranks = self.crew.ranks;
+        let Some((loss, loss_tokens)) = evaluate(&self.session.learner.decoder, &self.plan.eval, ranks)?
+        else {
             return Ok(false);
         };
         if !loss.is_finite() {
@@ -224,7 +236,9 @@ impl<'a> Course<'a> {
         self.meter.enter(Phase::Evaluate);
         let _span = profile::stretch(Phase::Evaluate.name());
         let (begun, step, epoch) = (Instant::now(), self.done, self.epoch);
-        let Some((loss, loss_tokens)) = evaluate(&self.session.decoder, &self.plan.retention.judged)? else {
+        self.crew.retain()?;
+        let (decoder, judged) = (&self.session.learner.decoder, &self.plan.retention.judged);
+        let Some((loss, loss_tokens)) = evaluate(decoder, judged, self.crew.ranks)? else {
             return Ok(());
         };
         if !loss.is_finite() {
@@ -240,7 +254,8 @@ impl<'a> Course<'a> {
     fn commit(&mut self, step: u64, epoch: f64) -> Result<()> {
         self.meter.enter(Phase::Save);
         let _span = profile::stretch(Phase::Save.name());
-        if let Some(name) = self.session.not_finite()? {
+        self.crew.agree(&self.session.learner)?;
+        if let Some(name) = self.session.learner.not_finite()? {
             return Err(Error::Weights { step, name, last: self.session.last_checkpoint.clone() }.into());
         }
         // A modelled energy is none that a later process may add to.

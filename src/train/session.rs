@@ -5,10 +5,12 @@ use super::anchor::Anchor;
 use super::artifacts;
 use super::budget::Spent;
 use super::checkpoint::{Checkpoints, Manifest, SCHEMA};
+use super::crew::Crew;
 use super::entered::Entered;
 use super::folder::{self, Holds};
+use super::ground::Ground;
+use super::learner::Learner;
 use super::metrics::{self, EvalRecord, StepRecord};
-use super::optimizer::Optimizer;
 use super::plan::{Options, Plan};
 use super::schedule::Schedule;
 use crate::arch::source::Source;
@@ -20,14 +22,12 @@ use crate::fs::{self, Appender, RunLock};
 use crate::ledger::{self, Book, Record};
 use crate::meter::process::bare;
 use crate::meter::tag::Tagged;
-use crate::meter::{Meter, Phase, Reading};
+use crate::meter::{Meter, Reading};
+use crate::model::Frozen;
 use crate::model::adapter::peft;
-use crate::model::build::{self, Trained};
 use crate::model::decoder::Memory;
-use crate::model::weights::Loader;
-use crate::model::{Decoder, Frozen, Params};
+use crate::ops::device;
 use crate::ops::matmul::Precision;
-use crate::ops::{device, host};
 use candle_core::DType;
 use fttrain_kernels::sys::memory::{give_back_pages, large};
 use std::path::{Path, PathBuf};
@@ -35,14 +35,8 @@ use std::sync::MutexGuard;
 
 /// A run that has started.
 pub struct Session {
-    /// The model.
-    pub decoder: Decoder,
-    /// Its trained tensors.
-    pub params: Params,
-    /// Their optimizer.
-    pub optimizer: Optimizer,
-    /// What holds the weights near their start.
-    pub(super) anchor: Option<Anchor>,
+    /// The model with its optimizer.
+    pub learner: Learner,
     /// Learning rates.
     pub schedule: Schedule,
     /// Of the ledger; a resumed run keeps its first.
@@ -120,16 +114,23 @@ impl Session {
     ///
     /// # Errors
     /// The folder is in use (8); weights or checkpoint are broken (4); the disk fails (5).
-    pub fn start(plan: &Plan, options: &Options, meter: &Meter, mut entered: Entered) -> Result<Self> {
-        let parts = Parts::make(plan, options, meter, &mut entered);
+    pub fn start(
+        plan: &Plan,
+        options: &Options,
+        meter: &Meter,
+        mut entered: Entered,
+        crew: &Crew<'_>,
+    ) -> Result<Self> {
+        let parts = crew.start(plan).and_then(|()| Parts::make(plan, options, meter, &mut entered));
+        let parts = parts.and_then(|parts| crew.compare(plan).map(|()| parts));
         let parts = parts.inspect_err(|_| entered.fail(meter))?;
-        let Parts { lock, checkpoints, records, estimate, decoder, params, optimizer, anchor } = parts;
+        let Parts { lock, checkpoints, records, estimate, learner } = parts;
         let held = Held {
-            _base: Tagged::new(Part::BaseWeights, decoder.frozen_bytes()),
-            _trained: Tagged::new(Part::Adapter, params.bytes()),
+            _base: Tagged::new(Part::BaseWeights, learner.decoder.frozen_bytes()),
+            _trained: Tagged::new(Part::Adapter, learner.params.bytes()),
             _moments: Tagged::new(
                 Part::Moments,
-                optimizer.bytes() + anchor.as_ref().map_or(0, Anchor::bytes),
+                learner.optimizer.bytes() + learner.anchor.as_ref().map_or(0, Anchor::bytes),
             ),
             _data: Tagged::new(Part::Data, plan.data_bytes()),
             _runtime: Tagged::new(Part::Runtime, bare().unwrap_or(0)),
@@ -137,17 +138,14 @@ impl Session {
             activations: Tagged::new(Part::Activations, 0),
             logits: Tagged::new(Part::Logits, 0),
             workspace: Tagged::new(Part::Workspace, 0),
-            small_gradients: params.small_gradients(),
+            small_gradients: learner.params.small_gradients(),
             before: 0,
             most: Memory::default(),
         };
         let kept_s = plan.resume.as_ref().map_or(0.0, |(_, manifest)| manifest.wall_s);
         let before = entered.before.clone();
         let mut session = Self {
-            decoder,
-            params,
-            optimizer,
-            anchor,
+            learner,
             schedule: Schedule::new(&plan.config().train, plan.epochs.total_steps()),
             run_id: entered.run_id.clone(),
             started_at: entered.started_at.clone(),
@@ -165,19 +163,20 @@ impl Session {
             lock,
         };
         if let Some((path, manifest)) = &plan.resume {
-            let restored = session.restore(plan, path, manifest);
+            let restored = session.restore(plan, path, manifest, crew);
             restored.inspect_err(|_| session.entered.fail(meter))?;
         }
         session.held.before = large().used as u64;
         Ok(session)
     }
 
-    fn restore(&mut self, plan: &Plan, path: &Path, manifest: &Manifest) -> Result<()> {
-        self.restore_weights(plan, path, manifest)?;
+    fn restore(&mut self, plan: &Plan, path: &Path, manifest: &Manifest, crew: &Crew<'_>) -> Result<()> {
+        self.restore_weights(plan, path, manifest, crew)?;
         let step = manifest.step;
         Checkpoints::read(path, manifest, "optimizer.safetensors", |file, size| {
-            self.optimizer.restore(file, size, step)
+            self.learner.optimizer.restore(file, size, step)
         })?;
+        crew.optimizer(&self.learner, step)?;
         self.best = manifest.best;
         self.bad_evals = manifest.bad_evals;
         self.last_checkpoint = Some(path.to_owned());
@@ -185,7 +184,7 @@ impl Session {
     }
 
     /// Puts the trained tensors of the best evaluation back, where a checkpoint of it stands.
-    pub fn restore_best(&mut self, plan: &Plan) -> Result<()> {
+    pub fn restore_best(&mut self, plan: &Plan, crew: &Crew<'_>) -> Result<()> {
         let Some((step, _)) = self.best else { return Ok(()) };
         let Some((path, manifest)) = self.checkpoints.of_step(step)? else {
             self.entered.warnings.push(format!(
@@ -193,23 +192,14 @@ impl Session {
             ));
             return Ok(());
         };
-        self.restore_weights(plan, &path, &manifest)
+        self.restore_weights(plan, &path, &manifest, crew)
     }
 
-    fn restore_weights(&self, plan: &Plan, path: &Path, manifest: &Manifest) -> Result<()> {
+    fn restore_weights(&self, plan: &Plan, path: &Path, manifest: &Manifest, crew: &Crew<'_>) -> Result<()> {
         Checkpoints::read(path, manifest, artifacts::weights_name(plan), |file, size| {
-            peft::read_tensors(&self.params, file, size)
-        })
-    }
-
-    /// The first trained tensor in name order that holds a value that is not finite.
-    pub fn not_finite(&self) -> Result<Option<String>> {
-        for (_, param) in self.params.sorted() {
-            if !host::is_finite(&param.value)? {
-                return Ok(Some(param.name.clone()));
-            }
-        }
-        Ok(None)
+            peft::read_tensors(&self.learner.params, file, size)
+        })?;
+        crew.weights(&self.learner)
     }
 
     /// Commits a checkpoint after `step` steps, enters it into the ledger, and prunes older ones.
@@ -229,12 +219,13 @@ impl Session {
             build: build_name(),
             device: device::name(&plan.device).into(),
             dtype: frozen_of(plan).name().into(),
+            processes: plan.ground.place.size,
             files: Vec::new(),
         };
         // The records of these steps must not be younger than the checkpoint that a resume begins with.
         self.records.sync()?;
         let (name, text) = artifacts::description(plan)?;
-        let (params, optimizer) = (&self.params, &self.optimizer);
+        let (params, optimizer) = (&self.learner.params, &self.learner.optimizer);
         let path = self.checkpoints.commit(
             manifest,
             &mut [
@@ -314,10 +305,7 @@ struct Parts {
     checkpoints: Checkpoints,
     records: Records,
     estimate: Estimate,
-    decoder: Decoder,
-    params: Params,
-    optimizer: Optimizer,
-    anchor: Option<Anchor>,
+    learner: Learner,
 }
 
 /// The files that a run appends to.
@@ -370,25 +358,14 @@ impl Parts {
         }
         let estimate = Estimate::keep(plan, resuming)?;
         entered.prepared(plan, &estimate, meter);
-        let (decoder, params) = load(plan, &mut entered.warnings)?;
-        let train = &plan.config().train;
-        meter.enter(Phase::Evaluate);
-        let anchor = Anchor::new(&decoder, &params, train, &plan.retention.kept)?;
-        meter.enter(Phase::Load);
-        let optimizer = Optimizer::new(&params, train)?;
+        let enter = |phase| meter.enter(phase);
+        let (ground, warnings) = (&plan.ground, &mut entered.warnings);
+        let learner =
+            Learner::load(ground, &plan.retention, &plan.device, prefers_bf16(plan), &enter, warnings)?;
         // Files were hashed and tensors converted in buffers that no step asks for again.
         give_back_pages();
         let kept = plan.resume.as_ref().map(|(_, manifest)| manifest.step);
-        Ok(Self {
-            records: Records::open(plan, kept)?,
-            lock,
-            checkpoints,
-            estimate,
-            decoder,
-            params,
-            optimizer,
-            anchor,
-        })
+        Ok(Self { records: Records::open(plan, kept)?, lock, checkpoints, estimate, learner })
     }
 }
 
@@ -418,22 +395,17 @@ pub fn frozen(config: &Config, source: &Source, prefers_bf16: bool) -> Frozen {
 }
 
 pub(super) fn frozen_of(plan: &Plan) -> Frozen {
-    frozen(plan.config(), &plan.ground.source, plan.machine.bf16_base || plan.device.is_cuda())
+    frozen(plan.config(), &plan.ground.source, prefers_bf16(plan))
 }
 
-fn load(plan: &Plan, warnings: &mut Vec<String>) -> Result<(Decoder, Params)> {
-    let seed = plan.config().train.seed;
-    let loader =
-        Loader::open(&plan.ground.source.weights()?, &plan.ground.arch, seed, plan.ground.source.name())?
-            .on(&plan.device);
-    warnings.extend(loader.notes().iter().cloned());
-    let trained = plan.ground.adapter.as_ref().map_or(Trained::Whole, Trained::Adapter);
-    build::decoder(&plan.ground.arch, trained, frozen_of(plan), longest(plan), &loader)
+/// Whether the base is better kept in bf16 where it is computed on.
+pub(super) fn prefers_bf16(plan: &Plan) -> bool {
+    plan.machine.bf16_base || plan.device.is_cuda()
 }
 
 /// Positions that the model is made for: what is trained on, and room for the answers to sample prompts.
-pub fn longest(plan: &Plan) -> usize {
-    plan.config().data.sequence_len.max(plan.ground.arch.max_position.min(4096))
+pub fn longest(ground: &Ground) -> usize {
+    ground.resolved.config.data.sequence_len.max(ground.arch.max_position.min(4096))
 }
 
 /// The prediction that a run is held against, and its text.

@@ -1,7 +1,9 @@
-//! One optimizer step's gradients: `Σ token losses / Σ counted tokens` over all its micro-batches, whatever they are.
+//! One optimizer step's gradients: `Σ token losses / Σ counted tokens` over all its micro-batches, whatever they are and
+//! whichever process takes them.
 
 use super::Error;
 use super::anchor::Anchor;
+use super::exchange::Exchange;
 use super::optimizer::Optimizer;
 use crate::data::Batch;
 use crate::data::packing::Step;
@@ -10,6 +12,7 @@ use crate::model::decoder::{Memory, Training};
 use crate::model::{Decoder, Params};
 use crate::ops::dropout::Noise;
 use crate::ops::{Grads, profile};
+use crate::ranks::Ranks;
 
 /// What the passes of one step left.
 pub struct Accumulated {
@@ -76,8 +79,8 @@ pub struct Descent {
     pub lr: f64,
 }
 
-/// Runs the one micro-batch of a step forward and backward, and updates tensors as soon as their gradients are
-/// whole: those of the head, then those of one block after the other.
+/// Runs the one micro-batch of a step, or each process's own, forward and backward, and updates tensors as soon as
+/// their gradients are whole: those of the head, then those of one block after the other.
 ///
 /// # Errors
 /// The loss is not finite (7), and no tensor was updated; or a gradient is not (7), and the blocks before its own were.
@@ -88,33 +91,46 @@ pub fn descend(
     anchor: Option<&Anchor>,
     step: &Step,
     how: Descent,
+    ranks: &Ranks,
 ) -> Result<Descended> {
     let counted: usize = step.batches.iter().map(|b| b.targets.len()).sum();
     let mut grads = params.no_grads();
-    let (mut sum, mut squares) = (0.0, 0.0);
+    let mut squares = 0.0;
+    let mut sum = None;
     let mut penalty = anchor.map(|_| 0.0);
     let mut memory = Memory::default();
+    let mut exchange = Exchange::new(ranks, decoder, params);
     optimizer.begin();
-    for batch in &step.batches {
+    let mut settle = |own: f64, grads: &mut Grads, open| {
+        let sum = *sum.get_or_insert_with(|| ranks.sum(own));
+        if !sum.is_finite() {
+            return Err(Error::Loss(sum / counted.max(1) as f64).into());
+        }
+        let _span = profile::update();
+        let whole = if ranks.is_alone() {
+            grads.take_but(open)
+        } else {
+            exchange.begin(grads)?;
+            exchange.take()?
+        };
+        if let (Some(anchor), Some(penalty)) = (anchor, &mut penalty) {
+            for (id, grad) in &whole {
+                *penalty += anchor.pull(*id, &params.get(*id).value, grad)?;
+            }
+        }
+        squares += optimizer.update_some(params, &whole, how.lr)?;
+        Ok(exchange.is_open())
+    };
+    for batch in ranks.place().share(&step.batches) {
         let passes = training(batch, counted, how.k, how.seed, how.recompute);
-        let pass = decoder.loss_and_descent(batch, passes, &mut grads, &mut |loss, grads, open| {
-            if !loss.is_finite() {
-                return Err(Error::Loss(loss / counted.max(1) as f64).into());
-            }
-            let _span = profile::update();
-            let whole = grads.take_but(open);
-            if let (Some(anchor), Some(penalty)) = (anchor, &mut penalty) {
-                for (id, grad) in &whole {
-                    *penalty += anchor.pull(*id, &params.get(*id).value, grad)?;
-                }
-            }
-            squares += optimizer.update_some(params, &whole, how.lr)?;
-            Ok(())
-        })?;
-        sum += pass.sum;
-        memory = memory.max(pass.memory);
+        let settle = &mut |own: f64, grads: &mut Grads, open| settle(own, grads, open).map(|_| ());
+        memory = memory.max(decoder.loss_and_descent(batch, passes, &mut grads, settle)?.memory);
     }
-    let loss = sum / counted.max(1) as f64;
+    // A process without a micro-batch of its own updates by those of the others.
+    if counted > 0 && !ranks.is_alone() {
+        while settle(0.0, &mut grads, None)? {}
+    }
+    let loss = sum.unwrap_or(0.0) / counted.max(1) as f64;
     Ok(Descended { loss, norm: squares.sqrt(), penalty, memory })
 }
 
@@ -127,7 +143,7 @@ fn training(batch: &Batch, counted: usize, k: u64, seed: u64, recompute: bool) -
     }
 }
 
-/// Runs the micro-batches of step `k` forward and backward.
+/// Runs this process's micro-batches of step `k` forward and backward; the gradients are those of all.
 ///
 /// # Errors
 /// The loss is not finite (7).
@@ -138,18 +154,28 @@ pub fn accumulate(
     k: u64,
     seed: u64,
     recompute: bool,
+    ranks: &Ranks,
 ) -> Result<Accumulated> {
     let counted: usize = step.batches.iter().map(|b| b.targets.len()).sum();
     let mut grads = params.no_grads();
     let mut memory = Memory::default();
     let mut sum = 0.0;
-    for batch in &step.batches {
+    let mut exchange = Exchange::new(ranks, decoder, params);
+    let mut own = ranks.place().share(&step.batches);
+    while let Some(batch) = own.next() {
         let how = training(batch, counted, k, seed, recompute);
-        let pass = decoder.loss_and_backward(batch, how, &mut grads)?;
+        // What the last one adds makes gradients whole.
+        let is_last = own.len() == 0;
+        let pass = decoder.loss_and_descent(batch, how, &mut grads, &mut |_, grads, _| {
+            if is_last { exchange.begin(grads) } else { Ok(()) }
+        })?;
         sum += pass.sum;
         memory = memory.max(pass.memory);
     }
-    let loss = sum / counted.max(1) as f64;
+    if counted > 0 {
+        exchange.finish(&mut grads)?;
+    }
+    let loss = ranks.sum(sum) / counted.max(1) as f64;
     if !loss.is_finite() {
         return Err(Error::Loss(loss).into());
     }

@@ -13,6 +13,7 @@ use fttrain::model::build::{self, Trained};
 use fttrain::model::weights::Loader;
 use fttrain::model::{Decoder, Params};
 use fttrain::ops::{device, host};
+use fttrain::ranks::Ranks;
 use fttrain::train::optimizer::Optimizer;
 use fttrain::train::schedule::Schedule;
 use fttrain::train::session;
@@ -142,7 +143,7 @@ pub(crate) fn from_text(text: &str, trained: bool, overrides: Overrides<'_>) -> 
     let arch = source.arch().unwrap();
     let mut loader = Loader::open(&source.weights().unwrap(), &arch, 0, "golden").unwrap();
     if matches!(config.train.device, config::Device::Cuda(_)) {
-        let gpu = device::chosen(config.train.device).unwrap_or_else(|e| panic!("{e}"));
+        let gpu = device::chosen(config.train.device, 0).unwrap_or_else(|e| panic!("{e}"));
         loader = loader.on(&device::open(gpu).unwrap_or_else(|e| panic!("{e}")));
     }
     let adapter = match &config.method {
@@ -179,7 +180,8 @@ impl Made {
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
         for k in 0..steps.min(epochs.total_steps()) {
             let step = epochs.step(k).unwrap();
-            let done = accumulate(&self.decoder, &self.params, &step, k, 0, recompute).unwrap();
+            let done =
+                accumulate(&self.decoder, &self.params, &step, k, 0, recompute, &Ranks::alone()).unwrap();
             let norm = optimizer.norm(&done.grads).unwrap();
             optimizer.apply(&self.params, &done.grads, norm, schedule.lr_at(k)).unwrap();
             losses.push(done.loss);

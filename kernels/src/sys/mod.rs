@@ -2,6 +2,8 @@
 
 pub mod cuda;
 pub mod memory;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 
 /// Whether AMD made this CPU.
 #[cfg(target_arch = "x86_64")]

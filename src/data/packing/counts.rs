@@ -7,6 +7,28 @@ use serde::Serialize;
 /// Samples that [`Plan::counts`] looks at before it extrapolates.
 const EXACT_SAMPLES: u64 = 50_000_000;
 
+/// What some micro-batches put through the model.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Share {
+    /// Micro-batches.
+    pub batches: u64,
+    /// Tokens.
+    pub tokens: u64,
+    /// Targets.
+    pub loss_tokens: u64,
+    /// Σ over segments of tokens².
+    pub segment_squares: u64,
+}
+
+impl Share {
+    fn add(&mut self, other: Self) {
+        self.batches += other.batches;
+        self.tokens += other.tokens;
+        self.loss_tokens += other.loss_tokens;
+        self.segment_squares = self.segment_squares.saturating_add(other.segment_squares);
+    }
+}
+
 /// What a run will put through the model; counted, except where `exact` is false.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Counts {
@@ -22,6 +44,8 @@ pub struct Counts {
     pub loss_tokens: u64,
     /// Σ over segments of tokens²: what attention costs.
     pub segment_squares: u64,
+    /// Of each step, what the process with the most tokens takes.
+    pub slowest: Share,
     /// Tokens of the largest micro-batch.
     pub max_batch_tokens: u64,
     /// Targets of the micro-batch with the most.
@@ -37,7 +61,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, samples: impl Iterator<Item = Length>) {
+    fn add(&mut self, samples: impl Iterator<Item = Length>) -> Share {
         let (mut tokens, mut targets, mut squares) = (0, 0, 0);
         for sample in samples {
             let length = u64::from(sample.tokens);
@@ -53,6 +77,7 @@ impl Counts {
         self.max_batch_tokens = self.max_batch_tokens.max(tokens);
         self.max_batch_targets = self.max_batch_targets.max(targets);
         self.max_batch_squares = self.max_batch_squares.max(squares);
+        Share { batches: 1, tokens, loss_tokens: targets, segment_squares: squares }
     }
 
     /// Stretches the sums from the steps counted to `steps`.
@@ -68,6 +93,10 @@ impl Counts {
             &mut self.tokens,
             &mut self.loss_tokens,
             &mut self.segment_squares,
+            &mut self.slowest.batches,
+            &mut self.slowest.tokens,
+            &mut self.slowest.loss_tokens,
+            &mut self.slowest.segment_squares,
         ] {
             *sum = stretch(*sum);
         }
@@ -108,9 +137,13 @@ impl Plan {
             let taken = steps.min(wanted - counts.steps);
             let last = usize::try_from(taken).unwrap_or(usize::MAX);
             for step in packs.chunks(self.packs_per_step()).take(last) {
-                for batch in step.chunks(self.order.micro_batch_size.max(1)) {
-                    counts.add(batch.iter().flatten().map(|&s| self.length(s)));
+                let mut shares = vec![Share::default(); self.order.processes.max(1)];
+                for (i, batch) in step.chunks(self.order.micro_batch_size.max(1)).enumerate() {
+                    let share = counts.add(batch.iter().flatten().map(|&s| self.length(s)));
+                    let process = i % shares.len();
+                    shares[process].add(share);
                 }
+                counts.slowest.add(shares.into_iter().max_by_key(|share| share.tokens).unwrap_or_default());
             }
             counts.steps += taken;
             counts.epochs += taken as f64 / steps.max(1) as f64;

@@ -5,7 +5,7 @@
 mod counts;
 mod plan;
 
-pub use counts::{Counts, eval_counts};
+pub use counts::{Counts, Share, eval_counts};
 pub use plan::{Length, Order, Plan};
 
 use super::error::Error;
@@ -199,6 +199,7 @@ mod tests {
             shuffle: true,
             micro_batch_size: 2,
             gradient_accumulation_steps: 2,
+            processes: 1,
             num_epochs: 3,
             max_steps: None,
             seed: 42,

@@ -32,8 +32,10 @@ pub struct Order {
     pub shuffle: bool,
     /// Packs a micro-batch.
     pub micro_batch_size: usize,
-    /// Micro-batches a step.
+    /// Micro-batches that each process takes in a step.
     pub gradient_accumulation_steps: usize,
+    /// Processes that share the steps; the micro-batches of each are dealt out to them in turn.
+    pub processes: usize,
     /// Passes over the data where `max_steps` is not set.
     pub num_epochs: usize,
     /// Steps, whatever the epochs.
@@ -51,6 +53,7 @@ impl From<&Config> for Order {
             shuffle: data.shuffle,
             micro_batch_size: train.micro_batch_size,
             gradient_accumulation_steps: train.gradient_accumulation_steps,
+            processes: 1,
             num_epochs: train.num_epochs,
             max_steps: train.max_steps,
             seed: train.seed,
@@ -85,6 +88,11 @@ impl Plan {
         self.lengths.extend(kept);
         self.replayed = if self.lengths.len() > self.own { replayed } else { 0 };
         self
+    }
+
+    /// Processes that share the steps.
+    pub fn processes(&self) -> usize {
+        self.order.processes
     }
 
     /// Samples of an epoch.
@@ -186,7 +194,8 @@ impl Plan {
 
     pub(super) fn packs_per_step(&self) -> usize {
         let order = &self.order;
-        order.micro_batch_size.saturating_mul(order.gradient_accumulation_steps).max(1)
+        let each = order.micro_batch_size.saturating_mul(order.gradient_accumulation_steps);
+        each.saturating_mul(order.processes).max(1)
     }
 
     pub(super) fn steps_of(&self, packs: usize) -> u64 {

@@ -49,8 +49,15 @@ pub struct Manifest {
     pub device: String,
     /// Element type of the frozen weights.
     pub dtype: String,
+    /// Processes that shared the steps.
+    #[serde(default = "one")]
+    pub processes: usize,
     /// Every file but the manifest.
     pub files: Vec<FileEntry>,
+}
+
+fn one() -> usize {
+    1
 }
 
 #[derive(Deserialize)]

@@ -22,6 +22,7 @@ fn manifest(step: u64) -> Manifest {
         build: "0.1.0 avx2".into(),
         device: "cpu".into(),
         dtype: "f32".into(),
+        processes: 1,
         files: vec![],
     }
 }

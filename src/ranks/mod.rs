@@ -1,0 +1,248 @@
+//! The processes that share one run. Each takes its part of a step's micro-batches, and sums and messages go between them
+//! over MPI (the feature `mpi`); process 0 alone decides, writes and speaks. A run that nobody launched several
+//! processes of is alone, and nothing here costs it anything.
+
+mod launcher;
+mod world;
+
+use crate::error::{self, Fault, Kind, Result};
+use launcher::Launched;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use world::World;
+
+pub use world::Sum;
+
+/// Why the processes cannot work together.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A launcher started several, and this build has no MPI.
+    #[error("{variable} says that {size} processes were started, and this build has no MPI")]
+    NotBuilt {
+        /// The launcher's variable.
+        variable: &'static str,
+        /// How many.
+        size: usize,
+    },
+    /// MPI does not know of the others.
+    #[error("{variable} says that {size} processes were started, and MPI knows of {known}")]
+    Apart {
+        /// The launcher's variable.
+        variable: &'static str,
+        /// How many.
+        size: usize,
+        /// By MPI.
+        known: usize,
+    },
+    /// A message that cannot be read.
+    #[error("process 0 sent what this process cannot read: {0}")]
+    Message(String),
+    /// The processes do not learn from the same.
+    #[error("{0} is not the same in all processes")]
+    Differs(&'static str),
+}
+
+impl Fault for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotBuilt { .. } | Self::Apart { .. } => Kind::Usage,
+            Self::Message(_) | Self::Differs(_) => Kind::Resource,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NotBuilt { .. } => "build with `--features mpi`, or start one process".into(),
+            Self::Apart { variable: "WORLD_SIZE", .. } => "start them by `mpirun -np N` or `srun`".into(),
+            Self::Apart { .. } => {
+                "start them by the `mpirun` of the MPI library that this program was built with (Slurm: `srun --mpi=pmix`)"
+                    .into()
+            }
+            Self::Message(_) => "run the same build of this program on every machine".into(),
+            Self::Differs(_) => "give every machine the same files, and the same build of this program".into(),
+        })
+    }
+}
+
+/// Where a process stands among those of its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its number, from 0.
+    pub rank: usize,
+    /// How many there are.
+    pub size: usize,
+    /// Its number among those of its machine.
+    pub here: usize,
+    /// How many are on its machine.
+    pub beside: usize,
+    /// How many, itself included, may use the same cores as it.
+    pub sharing: usize,
+    /// How many machines there are, where all have as many processes.
+    pub machines: usize,
+}
+
+impl Place {
+    /// One process.
+    pub const ALONE: Self = Self { rank: 0, size: 1, here: 0, beside: 1, sharing: 1, machines: 1 };
+
+    /// It decides, writes and speaks.
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// This process's part of what all share out: every `size`-th.
+    pub fn share<T>(self, all: &[T]) -> impl DoubleEndedIterator<Item = &T> + ExactSizeIterator {
+        all.iter().skip(self.rank).step_by(self.size)
+    }
+}
+
+/// The processes of a run, this one among them.
+pub struct Ranks {
+    place: Place,
+    world: Option<World>,
+}
+
+impl Ranks {
+    /// A run in one process.
+    pub fn alone() -> Self {
+        Self { place: Place::ALONE, world: None }
+    }
+
+    /// Joins the processes that were launched with this one; to be called on the main thread, once.
+    ///
+    /// # Errors
+    /// Several were launched, and this build or the MPI library cannot bring them together (2).
+    pub fn join() -> Result<Self> {
+        let Some(Launched { variable, size }) = launcher::launched(|name| std::env::var(name).ok()) else {
+            return Ok(Self::alone());
+        };
+        let world = World::join().ok_or(Error::NotBuilt { variable, size })?;
+        if world.size() != size {
+            return Err(Error::Apart { variable, size, known: world.size() }.into());
+        }
+        let cores = allowed_cores();
+        let (machine, here) = world.gather_here(cores);
+        let place = Place {
+            rank: world.rank(),
+            size,
+            here,
+            beside: machine.len(),
+            sharing: machine.iter().filter(|other| **other == cores).count(),
+            machines: size.div_ceil(machine.len()),
+        };
+        Ok(Self { place, world: Some(world) })
+    }
+
+    /// Where this process stands.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// There are no others.
+    pub fn is_alone(&self) -> bool {
+        self.world.is_none()
+    }
+
+    /// Process 0 tells all others.
+    ///
+    /// # Errors
+    /// The message cannot be written down: a fault of the program.
+    pub fn tell<T: Serialize>(&self, message: &T) -> Result<()> {
+        if let Some(world) = &self.world {
+            let mut bytes = serde_json::to_vec(message).map_err(|e| {
+                error::Error::new(Kind::Bug, format!("a message to the other processes: {e}"))
+            })?;
+            world.broadcast(&mut bytes);
+        }
+        Ok(())
+    }
+
+    /// What process 0 tells; waits for it.
+    ///
+    /// # Errors
+    /// It is no such message.
+    pub fn hear<T: DeserializeOwned>(&self) -> Result<T> {
+        let bytes = self.bytes(Vec::new());
+        Ok(serde_json::from_slice(&bytes).map_err(|e| Error::Message(e.to_string()))?)
+    }
+
+    /// The bytes of process 0, given to all.
+    pub fn bytes(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        if let Some(world) = &self.world {
+            world.broadcast(&mut bytes);
+        }
+        bytes
+    }
+
+    /// Σ over all processes.
+    pub fn sum(&self, value: f64) -> f64 {
+        let mut values = [value];
+        if let Some(world) = &self.world {
+            world.sum(&mut values);
+        }
+        values[0]
+    }
+
+    /// The largest of all processes.
+    pub fn largest(&self, value: f64) -> f64 {
+        let mut values = [value];
+        if let Some(world) = &self.world {
+            world.largest(&mut values);
+        }
+        values[0]
+    }
+
+    /// Whether all processes say the same.
+    pub fn agree(&self, text: &str) -> bool {
+        // 48 bits of a hash are a whole number in f64, and so is their opposite.
+        let hash = crate::fs::sha256_bytes(text.as_bytes());
+        let number = hash.get(..12).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let number = number.map_or(0.0, |n| n as f64);
+        let (largest, smallest) = (self.largest(number), -self.largest(-number));
+        // Exact: both are one of the numbers.
+        largest.to_bits() == smallest.to_bits()
+    }
+
+    /// Begins to sum as many values in each process; `None` where there are no others.
+    pub fn begin_sum(&self, values: Vec<f32>) -> Option<Sum> {
+        self.world.as_ref().map(|world| world.begin_sum(values))
+    }
+
+    /// Ends the processes of the run at once, this one among them; returns where there are no others.
+    pub fn abort(&self, code: u8) {
+        if let Some(world) = &self.world {
+            world.abort(code);
+        }
+    }
+}
+
+/// A number that is the same for processes which may use the same cores.
+fn allowed_cores() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let allowed = status.lines().find(|line| line.starts_with("Cpus_allowed:")).unwrap_or_default();
+    let digits = crate::fs::sha256_bytes(allowed.as_bytes());
+    digits.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micro_batches_are_dealt_out_in_turn() {
+        let of =
+            |rank| Place { rank, size: 3, ..Place::ALONE }.share(&[0, 1, 2, 3]).copied().collect::<Vec<_>>();
+        assert_eq!([of(0), of(1), of(2)], [vec![0, 3], vec![1], vec![2]]);
+    }
+
+    #[test]
+    fn alone_everything_is_its_own() {
+        let alone = Ranks::alone();
+        assert!(alone.is_alone() && alone.place().is_first() && alone.agree("a"));
+        assert_eq!(
+            (alone.sum(2.5).to_bits(), alone.largest(-1.0).to_bits()),
+            (2.5f64.to_bits(), (-1f64).to_bits())
+        );
+    }
+}

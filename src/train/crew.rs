@@ -1,0 +1,319 @@
+//! Process 0 and those that work for it: it decides what is done next and tells the others, who do it with it and decide
+//! nothing. What they have read, and at each commit what they have learned, is compared.
+
+use super::error::Error;
+use super::evaluate::evaluate;
+use super::ground::{Ground, Terms};
+use super::learner::Learner;
+use super::material::Material;
+use super::plan::Plan;
+use super::schedule::Schedule;
+use super::step::Descent;
+use super::{session, stop::Stop};
+use crate::config::Resolved;
+use crate::error::{Kind, Result};
+use crate::estimate::PriceUsed;
+use crate::meter::process;
+use crate::model::adapter::peft;
+use crate::ops::device;
+use crate::ranks::{self, Ranks};
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::time::Instant;
+
+/// What all processes do next.
+#[derive(Debug, Serialize, Deserialize)]
+enum Task {
+    /// Sum so many values, so often: what an exchange takes.
+    Exchange { values: usize, times: usize },
+    /// Read the data and load the model.
+    Start { prefers_bf16: bool, recompute: bool },
+    /// Compare base and data.
+    Compare,
+    /// Take over the trained tensors of process 0.
+    Weights,
+    /// Take over its optimizer's state after so many updates.
+    Optimizer { steps: u64 },
+    /// Take this optimizer step, from 0.
+    Step(u64),
+    /// The loss on held-out rows.
+    Evaluate,
+    /// The loss on what is not to be forgotten.
+    Retain,
+    /// Compare the trained tensors.
+    Agree,
+    /// It is over.
+    End,
+}
+
+/// What a process took, or all of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Taken {
+    /// Peak memory: of all, that of the process with most.
+    pub peak_bytes: u64,
+    /// CPU time.
+    pub cpu_s: f64,
+}
+
+/// The other processes of a run, as process 0 has them. When it is dropped they end.
+pub struct Crew<'a> {
+    /// All of them.
+    pub ranks: &'a Ranks,
+    is_over: Cell<bool>,
+}
+
+impl<'a> Crew<'a> {
+    /// The processes that were launched with this one.
+    pub fn new(ranks: &'a Ranks) -> Self {
+        Self { ranks, is_over: Cell::new(false) }
+    }
+
+    /// Seconds that gradients of so many values take to be summed: the median of a few times; 0 without others.
+    ///
+    /// # Errors
+    /// A fault of the program.
+    pub(super) fn exchange_s(&self, values: u64) -> Result<f64> {
+        const TIMES: usize = 5;
+        if self.ranks.is_alone() {
+            return Ok(0.0);
+        }
+        // One group's worth is in flight at a time in a step, too.
+        let values = usize::try_from(values).unwrap_or(usize::MAX).min(MOST_AT_ONCE);
+        self.tell(&Task::Exchange { values, times: TIMES })?;
+        let mut seconds = exchange(self.ranks, values, TIMES);
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds[TIMES / 2])
+    }
+
+    /// The others begin to load what this run needs.
+    ///
+    /// # Errors
+    /// A fault of the program.
+    pub(super) fn start(&self, plan: &Plan) -> Result<()> {
+        self.tell(&Task::Start {
+            prefers_bf16: session::prefers_bf16(plan),
+            recompute: plan.prediction.recompute,
+        })
+    }
+
+    /// All have the same base and the same data.
+    ///
+    /// # Errors
+    /// They have not (5).
+    pub(super) fn compare(&self, plan: &Plan) -> Result<()> {
+        self.tell(&Task::Compare)?;
+        compare(self.ranks, &plan.base_hash, &plan.summary.sha256)
+    }
+
+    /// Gives the others the trained tensors.
+    ///
+    /// # Errors
+    /// A fault of an op.
+    pub(super) fn weights(&self, learner: &Learner) -> Result<()> {
+        self.send(&Task::Weights, |bytes| peft::write_tensors(&learner.params, bytes))
+    }
+
+    /// Gives the others the optimizer's state after so many updates.
+    ///
+    /// # Errors
+    /// A fault of an op.
+    pub(super) fn optimizer(&self, learner: &Learner, steps: u64) -> Result<()> {
+        self.send(&Task::Optimizer { steps }, |bytes| learner.optimizer.write(bytes))
+    }
+
+    fn send(&self, task: &Task, write: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> Result<()> {
+        if self.ranks.is_alone() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        write(&mut bytes).map_err(|e| Error::State(e.to_string()))?;
+        self.tell(task)?;
+        self.ranks.bytes(bytes);
+        Ok(())
+    }
+
+    /// The others take a step, too.
+    ///
+    /// # Errors
+    /// A fault of the program.
+    pub(super) fn step(&self, k: u64) -> Result<()> {
+        self.tell(&Task::Step(k))
+    }
+
+    /// The others evaluate, too.
+    ///
+    /// # Errors
+    /// A fault of the program.
+    pub(super) fn evaluate(&self) -> Result<()> {
+        self.tell(&Task::Evaluate)
+    }
+
+    /// The others evaluate what is not to be forgotten, too.
+    ///
+    /// # Errors
+    /// A fault of the program.
+    pub(super) fn retain(&self) -> Result<()> {
+        self.tell(&Task::Retain)
+    }
+
+    /// All have learned the same.
+    ///
+    /// # Errors
+    /// They have not (5).
+    pub(super) fn agree(&self, learner: &Learner) -> Result<()> {
+        if self.ranks.is_alone() {
+            return Ok(());
+        }
+        self.tell(&Task::Agree)?;
+        agree(self.ranks, learner)
+    }
+
+    /// The others end. What all took together, where this one took `own`.
+    pub fn end(&self, own: Taken) -> Taken {
+        if self.is_over.replace(true) || self.tell(&Task::End).is_err() {
+            return own;
+        }
+        own.of_all(self.ranks)
+    }
+
+    fn tell(&self, task: &Task) -> Result<()> {
+        self.ranks.tell(task)
+    }
+}
+
+impl Drop for Crew<'_> {
+    fn drop(&mut self) {
+        // Where this process broke off amid a sum, the others wait for it in there.
+        if std::thread::panicking() {
+            self.ranks.abort(Kind::Bug as u8);
+        }
+        self.end(Taken::default());
+    }
+}
+
+/// Values that are summed at once where it is only measured.
+const MOST_AT_ONCE: usize = 1 << 26;
+
+fn exchange(ranks: &Ranks, values: usize, times: usize) -> Vec<f64> {
+    let one = |_| {
+        let zeros = vec![0.0; values];
+        let begun = Instant::now();
+        let _sums = ranks.begin_sum(zeros).map(ranks::Sum::wait);
+        begun.elapsed().as_secs_f64()
+    };
+    (0..times).map(one).collect()
+}
+
+fn compare(ranks: &Ranks, base_hash: &str, data_hash: &str) -> Result<()> {
+    let same = [("the base model", base_hash), ("the training data", data_hash)]
+        .map(|(what, hash)| if ranks.agree(hash) { Ok(()) } else { Err(ranks::Error::Differs(what)) });
+    Ok(same.into_iter().collect::<Result<(), _>>()?)
+}
+
+fn agree(ranks: &Ranks, learner: &Learner) -> Result<()> {
+    match ranks.agree(&learner.digest()?) {
+        true => Ok(()),
+        false => Err(ranks::Error::Differs("what was learned").into()),
+    }
+}
+
+impl Taken {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Bytes are whole numbers below 2⁵³.
+    fn of_all(self, ranks: &Ranks) -> Self {
+        Self { peak_bytes: ranks.largest(self.peak_bytes as f64) as u64, cpu_s: ranks.sum(self.cpu_s) }
+    }
+}
+
+/// What a process that works for process 0 holds.
+struct Follower {
+    ground: Ground,
+    material: Material,
+    learner: Learner,
+    schedule: Schedule,
+    base_hash: String,
+    recompute: bool,
+}
+
+/// Does what process 0 tells until it is over. It alone is asked by signals to stop.
+///
+/// # Errors
+/// What this process reads is broken, or an op fails. Faults that all processes find alike are left to process 0.
+pub fn follow(resolved: impl Fn() -> Result<Resolved>, ranks: &Ranks) -> Result<()> {
+    let _ignored = Stop::install()?;
+    let mut follower: Option<Follower> = None;
+    loop {
+        let done = match (ranks.hear()?, &mut follower) {
+            (Task::Exchange { values, times }, _) => {
+                exchange(ranks, values, times);
+                Ok(())
+            }
+            (Task::End, _) => {
+                let peak_bytes = process::resident().1.unwrap_or(0);
+                Taken { peak_bytes, cpu_s: process::cpu_s().unwrap_or(0.0) }.of_all(ranks);
+                return Ok(());
+            }
+            (Task::Start { prefers_bf16, recompute }, None) => {
+                follower = Some(Follower::start(resolved()?, ranks, prefers_bf16, recompute)?);
+                Ok(())
+            }
+            (task, Some(follower)) => follower.take(&task, ranks),
+            (task, None) => Err(ranks::Error::Message(format!("{task:?} before the start")).into()),
+        };
+        match done {
+            Err(error) if !is_shared(error.kind) => return Err(error),
+            _ => {}
+        }
+    }
+}
+
+/// Whether every process finds the same.
+fn is_shared(kind: Kind) -> bool {
+    matches!(kind, Kind::Diverged | Kind::Resource)
+}
+
+impl Follower {
+    fn start(resolved: Resolved, ranks: &Ranks, prefers_bf16: bool, recompute: bool) -> Result<Self> {
+        let place = ranks.place();
+        // What it costs is process 0's to know.
+        let terms = Terms { price: PriceUsed::unknown(), grid: None };
+        let ground = Ground::on(resolved, terms, place)?;
+        let gpu = device::chosen(ground.resolved.config.train.device, place.here)?;
+        let device = ground.open(gpu, &mut Vec::new())?;
+        let material = Material::gather(&ground)?;
+        let base_hash = ground.source.fingerprint()?;
+        let learner =
+            Learner::load(&ground, &material.retention, &device, prefers_bf16, &|_| (), &mut Vec::new())?;
+        let schedule = Schedule::new(&ground.resolved.config.train, material.epochs.total_steps());
+        Ok(Self { ground, material, learner, schedule, base_hash, recompute })
+    }
+
+    fn take(&mut self, task: &Task, ranks: &Ranks) -> Result<()> {
+        let Self { material, learner, .. } = self;
+        match task {
+            Task::Compare => compare(ranks, &self.base_hash, &material.summary.sha256),
+            Task::Weights => {
+                let bytes = ranks.bytes(Vec::new());
+                let read = peft::read_tensors(&learner.params, &mut bytes.as_slice(), bytes.len() as u64);
+                Ok(read.map_err(Error::State)?)
+            }
+            Task::Optimizer { steps } => {
+                let bytes = ranks.bytes(Vec::new());
+                let read = learner.optimizer.restore(&mut bytes.as_slice(), bytes.len() as u64, *steps);
+                Ok(read.map_err(Error::State)?)
+            }
+            Task::Step(k) => {
+                let train = &self.ground.resolved.config.train;
+                let (seed, recompute, lr) = (train.seed, self.recompute, self.schedule.lr_at(*k));
+                let step = material.epochs.step(*k)?;
+                let how = Descent { k: *k, seed, recompute, lr };
+                learner.take(&step, how, train.optimizer_in_backward, ranks).map(|_| ())
+            }
+            Task::Evaluate => evaluate(&learner.decoder, &material.eval, ranks).map(|_| ()),
+            Task::Retain => evaluate(&learner.decoder, &material.retention.judged, ranks).map(|_| ()),
+            Task::Agree => agree(ranks, learner),
+            Task::Exchange { .. } | Task::Start { .. } | Task::End => {
+                Err(ranks::Error::Message(format!("{task:?} after the start")).into())
+            }
+        }
+    }
+}
