@@ -3,12 +3,10 @@
 #[path = "support/run.rs"]
 mod run;
 
-use run::Place;
-
 #[cfg(not(feature = "mpi"))]
 #[test]
 fn several_processes_are_refused_by_a_build_without_mpi() {
-    let (place, config) = (Place::unknown(), run::golden("llama/lora/run.toml"));
+    let (place, config) = (run::Place::unknown(), run::golden("llama/lora/run.toml"));
     for [size, rank] in [["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"], ["WORLD_SIZE", "RANK"]] {
         let mut command = place.command(&["--lora", &config]);
         command.envs([(size, "2"), (rank, "1")]);
@@ -185,11 +183,8 @@ mod together {
         let memory = estimate["limits"]["memory_source"].as_str().unwrap();
         assert!(memory.contains("shared by 2 processes"), "{memory}");
         let report = json(&out.join("report.json"));
-        assert!(report["meter"]["cpu_s"].as_f64() > report["phases"][0]["wall_s"].as_f64());
-        let whole = report["parameters"]["trainable"].as_u64().unwrap();
-        let place = Place::new();
-        let (alone, one) = super::together::config(&place, 1, 4, |c| c);
-        place.run(&["--lora", &alone]).expect(0);
-        assert_eq!(json(&one.join("report.json"))["parameters"]["trainable"], whole);
+        // The other process is asked for what it took, too, and a process that waits is busy.
+        let [wall, cpu] = ["wall_s", "cpu_s"].map(|key| report["meter"][key].as_f64().unwrap());
+        assert!(cpu > wall, "{cpu} s of CPU time in {wall} s");
     }
 }

@@ -1,31 +1,9 @@
 // Causal attention inside segments, tiled in f32 (Dao et al., 2022): no matrix of scores is ever whole, and the
 // backward pass makes them again from the saved log-sums. Query heads share key/value heads.
 //
-// Row i sees keys max(starts[i], i + 1 − window) … i, where starts[i] is the first row of its segment, and i + 1 where
-// it belongs to none. starts never falls, so a tile's first row has its lowest key.
-//
 // Each kernel is compiled for heads of up to 64 and up to 128 values; TILE rows and columns stand in shared memory,
 // each with one float of padding, so that neighbours in a column lie in different banks.
-#include "common.cuh"
-
-#define THREADS 128
-
-struct Heads {
-    u32 rows;     // N
-    u32 heads;    // H
-    u32 kv_heads; // K
-    u32 d;
-    float scale;
-    float softcap; // 0 = none
-    u32 window;    // 0 = none
-};
-
-// The first key that row i sees.
-__device__ __forceinline__ u32 lowest(const Heads& of, const u32* starts, u32 i) {
-    u32 start = starts[i];
-    u32 reach = of.window && i + 1 > of.window ? i + 1 - of.window : 0;
-    return start > reach ? start : reach;
-}
+#include "attention.cuh"
 
 // Rows first … first + TILE − 1 of one head of x `[N, width]` into `tile`; what lies outside is 0.
 template <int TILE, int DIM>
@@ -42,18 +20,6 @@ __device__ __forceinline__ float dot(const float* a, const float* b) {
     float sum = 0.0f;
     for (int i = 0; i < DIM; i++) sum += a[i] * b[i];
     return sum;
-}
-
-// The score of a product and its slope.
-__device__ __forceinline__ float score_of(const Heads& of, float product, float* slope) {
-    float score = product * of.scale;
-    *slope = of.scale;
-    if (of.softcap > 0.0f) {
-        float t = tanhf(score / of.softcap);
-        *slope *= 1.0f - t * t;
-        score = of.softcap * t;
-    }
-    return score;
 }
 
 // A block takes TILE queries of one head; SHARE threads a query, each with every SHARE-th key and column.

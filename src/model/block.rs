@@ -96,7 +96,8 @@ impl Block {
         let (attended, saved_attention) = if let Some(cache) = cache {
             (cache.attend(&self.attention, pass.spans, &q, &k, &v)?, None)
         } else if let Some(placed) = pass.placed {
-            let (out, saved) = gpu::attention::forward(placed, &self.attention, &q, &k, &v)?;
+            let (out, saved) =
+                gpu::attention::forward(placed, &self.attention, self.o.precision, [&q, &k, &v])?;
             (out, Some(saved))
         } else {
             let kept = |x| narrow::kept(Site::Attention, x, self.o.precision);
@@ -151,7 +152,10 @@ impl Block {
             return Ok(None);
         };
         let d = match pass.placed {
-            Some(placed) => gpu::attention::backward(placed, &self.attention, &saved_attention, &d_attended)?,
+            Some(placed) => {
+                let precision = self.o.precision;
+                gpu::attention::backward(placed, &self.attention, precision, &saved_attention, &d_attended)?
+            }
             None => attention::backward(&self.attention, pass.spans, &saved_attention, &d_attended)?,
         };
         drop((d_attended, saved_attention));

@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_cpu_is_always_there() {
-        assert_eq!(chosen(config::Device::Cpu), Ok(None));
+        assert_eq!(chosen(config::Device::Cpu, 1), Ok(None));
         assert!(open(None).unwrap().is_cpu());
     }
 }

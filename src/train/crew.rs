@@ -211,10 +211,10 @@ fn compare(ranks: &Ranks, base_hash: &str, data_hash: &str) -> Result<()> {
 }
 
 fn agree(ranks: &Ranks, learner: &Learner) -> Result<()> {
-    match ranks.agree(&learner.digest()?) {
-        true => Ok(()),
-        false => Err(ranks::Error::Differs("what was learned").into()),
+    if ranks.agree(&learner.digest()?) {
+        return Ok(());
     }
+    Err(ranks::Error::Differs("what was learned").into())
 }
 
 impl Taken {

@@ -1,4 +1,4 @@
-//! Attention inside segments.
+//! Attention inside segments: in f32, or on tensor cores.
 
 use super::launch::{Address, Argument, Launch, number, size};
 use crate::cpu::attention::{Shape, Span};
@@ -48,23 +48,62 @@ impl Inputs {
     }
 }
 
-fn launch(
-    names: [&'static str; 2],
-    shape: &Shape,
-    tiles: [usize; 2],
-    blocks: [usize; 2],
-    all: &[Argument],
-) -> Launch {
-    let wide = usize::from(shape.head_dim > 64);
-    let grid = [number(blocks[0].div_ceil(tiles[wide])), number(blocks[1])];
-    Launch::new(("attention", names[wide]), grid, THREADS, all)
+/// Attention over so many rows, N. Heads are of [`LARGEST_HEAD`] values at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a> {
+    /// Heads, scale, window.
+    pub shape: &'a Shape,
+    /// N.
+    pub rows: usize,
+    /// Factors of products are rounded to bf16, sums stay f32; for heads of an even size.
+    pub bf16: bool,
 }
 
-/// out `[N, H·d]`, lse `[N, H]`. Heads are of [`LARGEST_HEAD`] values at most.
-pub fn forward(shape: &Shape, rows: usize, inputs: Inputs, out: Address, lse: Address) -> Launch {
-    let all = [&inputs.arguments(shape, rows)[..], &[out.into(), lse.into()]].concat();
-    let names = ["attention_forward_64", "attention_forward_128"];
-    launch(names, shape, [32, 32], [rows, shape.heads], &all)
+/// A kernel for heads of up to 64 and of up to 128 values, with the rows of a block of each.
+type Kernel = [(&'static str, usize); 2];
+
+impl Attention<'_> {
+    fn launch(&self, [f32, bf16]: [Kernel; 2], heads: usize, all: &[Argument]) -> Launch {
+        let (file, kernel) = if self.bf16 { ("attention_bf16", bf16) } else { ("attention", f32) };
+        let (name, tile) = kernel[usize::from(self.shape.head_dim > 64)];
+        Launch::new((file, name), [number(self.rows.div_ceil(tile)), number(heads)], THREADS, all)
+    }
+
+    /// out `[N, H·d]`, lse `[N, H]`.
+    pub fn forward(&self, inputs: Inputs, out: Address, lse: Address) -> Launch {
+        let kernels = [
+            [("attention_forward_64", 32), ("attention_forward_128", 32)],
+            [("attention_bf16_forward_64", 64), ("attention_bf16_forward_128", 64)],
+        ];
+        let all = [&inputs.arguments(self.shape, self.rows)[..], &[out.into(), lse.into()]].concat();
+        self.launch(kernels, self.shape.heads, &all)
+    }
+
+    /// Gradients of q, k and v, which are overwritten; in this order on one stream.
+    pub fn backward(
+        &self,
+        inputs: Inputs,
+        of: Backward,
+        (dq, dk, dv): (Address, Address, Address),
+    ) -> [Launch; 3] {
+        let heads = self.rows * self.shape.heads;
+        let of_heads = [Argument::U64(heads as u64), size(self.shape.head_dim)];
+        let sums = [&[of.out.into(), of.d_out.into()], &of_heads[..], &[of.along.into()]].concat();
+        let along = Launch::rows(("attention", "attention_along"), heads.div_ceil(4), THREADS, &sums);
+        let saved = [of.d_out, of.lse, of.along].map(Argument::from);
+        let shared = [&inputs.arguments(self.shape, self.rows)[..], &saved].concat();
+        let by_key = [
+            [("attention_backward_kv_64", 32), ("attention_backward_kv_128", 16)],
+            [("attention_bf16_backward_kv_64", 64), ("attention_bf16_backward_kv_128", 64)],
+        ];
+        let by_query = [
+            [("attention_backward_q_64", 32), ("attention_backward_q_128", 16)],
+            [("attention_bf16_backward_q_64", 64), ("attention_bf16_backward_q_128", 64)],
+        ];
+        let kv = self.launch(by_key, self.shape.kv_heads, &[&shared[..], &[dk.into(), dv.into()]].concat());
+        let q = self.launch(by_query, self.shape.heads, &[&shared[..], &[dq.into()]].concat());
+        [along, kv, q]
+    }
 }
 
 /// What the forward pass left, and the gradient of its output; `along` `[N, H]` is room for Σ dO·O.
@@ -78,35 +117,4 @@ pub struct Backward {
     pub d_out: Address,
     /// `[N, H]`
     pub along: Address,
-}
-
-/// Gradients of q, k and v, which are overwritten; in this order on one stream.
-pub fn backward(
-    shape: &Shape,
-    rows: usize,
-    inputs: Inputs,
-    of: Backward,
-    (dq, dk, dv): (Address, Address, Address),
-) -> [Launch; 3] {
-    let heads = rows * shape.heads;
-    let sums =
-        [of.out.into(), of.d_out.into(), Argument::U64(heads as u64), size(shape.head_dim), of.along.into()];
-    let along = Launch::rows(("attention", "attention_along"), heads.div_ceil(4), THREADS, &sums);
-    let saved = [of.d_out, of.lse, of.along].map(Argument::from);
-    let shared = [&inputs.arguments(shape, rows)[..], &saved].concat();
-    let kv = launch(
-        ["attention_backward_kv_64", "attention_backward_kv_128"],
-        shape,
-        [32, 16],
-        [rows, shape.kv_heads],
-        &[&shared[..], &[dk.into(), dv.into()]].concat(),
-    );
-    let q = launch(
-        ["attention_backward_q_64", "attention_backward_q_128"],
-        shape,
-        [32, 16],
-        [rows, shape.heads],
-        &[&shared[..], &[dq.into()]].concat(),
-    );
-    [along, kv, q]
 }

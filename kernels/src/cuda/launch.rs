@@ -1,9 +1,10 @@
 //! A kernel's launch as a value.
 
 /// The files of `cuda/`, by the names of their modules.
-pub const FILES: [&str; 11] = [
+pub const FILES: [&str; 12] = [
     "adamw",
     "attention",
+    "attention_bf16",
     "dropout",
     "elementwise",
     "embedding",

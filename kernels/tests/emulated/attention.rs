@@ -2,7 +2,7 @@
 
 use super::{Array, both_orders, close, random};
 use fttrain_kernels::cpu::attention::{self as cpu, Shape, Span};
-use fttrain_kernels::cuda::attention;
+use fttrain_kernels::cuda::attention::{self, Attention};
 
 /// Spans of these lengths, end to end; a negative length is rows that belong to no segment.
 fn spans(lengths: &[i32]) -> (Vec<Span>, usize) {
@@ -17,12 +17,18 @@ fn spans(lengths: &[i32]) -> (Vec<Span>, usize) {
     (spans, at)
 }
 
-fn check(shape: &Shape, lengths: &[i32]) {
-    let what = format!("{shape:?} {lengths:?}");
+/// What the CPU makes of `q`, `k`, `v` and `d_out`, values of bf16 where the products are.
+fn check(shape: &Shape, lengths: &[i32], bf16: bool) {
+    let what = format!("{shape:?} {lengths:?} bf16: {bf16}");
     let (spans, n) = spans(lengths);
     let (wide, narrow) = (n * shape.heads * shape.head_dim, n * shape.kv_heads * shape.head_dim);
     let (q, k, v, d_out) =
         (random(1, wide, 1.0), random(2, narrow, 1.0), random(3, narrow, 1.0), random(4, wide, 1.0));
+    let rounded = |values: Vec<f32>| {
+        let round = |x| if bf16 { half::bf16::from_f32(x).to_f32() } else { x };
+        values.into_iter().map(round).collect::<Vec<f32>>()
+    };
+    let [q, k, v, d_out] = [q, k, v, d_out].map(rounded);
     let (mut out, mut lse) = (vec![0.0; wide], vec![0.0; n * shape.heads]);
     cpu::forward(shape, &spans, &q, &k, &v, &mut out, &mut lse);
     let (mut dq, mut dk, mut dv) = (vec![0.0; wide], vec![0.0; narrow], vec![0.0; narrow]);
@@ -36,18 +42,39 @@ fn check(shape: &Shape, lengths: &[i32]) {
     let ours = both_orders(arrays, |[q, k, v, starts, d_out, out, lse, along, dq, dk, dv]| {
         let [q, k, v, starts] = [q, k, v, starts].map(Array::address);
         let inputs = attention::Inputs { q, k, v, starts };
+        let attention = Attention { shape, rows: n, bf16 };
         let [out, lse, d_out, along] = [out, lse, d_out, along].map(Array::address);
         let grads = (dq.address(), dk.address(), dv.address());
-        let mut all = vec![attention::forward(shape, n, inputs, out, lse)];
+        let mut all = vec![attention.forward(inputs, out, lse)];
         let of = attention::Backward { out, lse, d_out, along };
-        all.extend(attention::backward(shape, n, inputs, of, grads));
+        all.extend(attention.backward(inputs, of, grads));
         all
     });
+    let close = |what: &str, ours: &[f32], cpu: &[f32]| {
+        // Weights and slopes are rounded, too.
+        if bf16 { near(what, ours, cpu) } else { close(what, ours, cpu) }
+    };
     close(&format!("{what}: out"), &ours[5].f32(), &out);
     close(&format!("{what}: lse"), &ours[6].f32(), &lse);
     close(&format!("{what}: dq"), &ours[8].f32(), &dq);
     close(&format!("{what}: dk"), &ours[9].f32(), &dk);
     close(&format!("{what}: dv"), &ours[10].f32(), &dv);
+}
+
+/// bf16 has 8 bits: each value is off by 2⁻⁹ of it at most, and errors of a sum's terms are independent.
+fn near(what: &str, ours: &[f32], cpu: &[f32]) {
+    assert_eq!(ours.len(), cpu.len(), "{what}");
+    let largest = cpu.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let mut squares = 0.0;
+    for (i, (a, b)) in ours.iter().zip(cpu).enumerate() {
+        assert!(
+            (a - b).abs() <= 8e-3 * largest + 1e-6,
+            "{what}: [{i}] is {a}, on the CPU {b}, largest {largest}"
+        );
+        squares += f64::from(a - b).powi(2);
+    }
+    let length = cpu.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>().sqrt();
+    assert!(squares.sqrt() <= 4e-3 * length + 1e-5, "{what}: {} of {length}", squares.sqrt());
 }
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> Shape {
@@ -60,7 +87,17 @@ fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> Shape {
 fn attention_and_its_gradients_equal_the_cpus() {
     for (heads, kv_heads, d) in [(1, 1, 2), (3, 1, 8), (4, 2, 64), (2, 2, 80), (2, 1, 128)] {
         for lengths in [&[1][..], &[70], &[5, 40, 31], &[33, -7, 20, -4]] {
-            check(&shape(heads, kv_heads, d), lengths);
+            check(&shape(heads, kv_heads, d), lengths, false);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
+fn attention_on_tensor_cores_is_the_cpus_but_for_rounding() {
+    for (heads, kv_heads, d) in [(1, 1, 2), (3, 1, 8), (4, 2, 64), (2, 2, 80), (2, 1, 128)] {
+        for lengths in [&[1][..], &[150], &[5, 70, 31], &[65, -7, 20, -4]] {
+            check(&shape(heads, kv_heads, d), lengths, true);
         }
     }
 }
@@ -71,7 +108,9 @@ fn windows_and_soft_caps_equal_the_cpus() {
     for window in [Some(1), Some(5), Some(33), Some(500), None] {
         for softcap in [None, Some(0.5)] {
             for (kv_heads, d) in [(1, 16), (2, 96)] {
-                check(&Shape { window, softcap, ..shape(2, kv_heads, d) }, &[50, 3, 47]);
+                let of = Shape { window, softcap, ..shape(2, kv_heads, d) };
+                check(&of, &[50, 3, 47], false);
+                check(&of, &[70, 3, 27], true);
             }
         }
     }
@@ -80,25 +119,22 @@ fn windows_and_soft_caps_equal_the_cpus() {
 #[test]
 #[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
 fn a_value_that_is_not_finite_comes_through() {
-    let (of, n) = (shape(1, 1, 8), 40);
-    let mut q = random(1, n * 8, 1.0);
-    q[35 * 8] = f32::NAN;
-    let [q, k, v] = [q, random(2, n * 8, 1.0), random(3, n * 8, 1.0)].map(|values| Array::new(&values));
-    let starts = Array::new(&vec![0u32; n]);
-    let ours = both_orders(
-        [q, k, v, starts, Array::unwritten(n * 8), Array::unwritten(n)],
-        |[q, k, v, starts, out, lse]| {
-            let [q, k, v, starts] = [q, k, v, starts].map(Array::address);
-            vec![attention::forward(
-                &of,
-                n,
-                attention::Inputs { q, k, v, starts },
-                out.address(),
-                lse.address(),
-            )]
-        },
-    );
-    let out = ours[4].f32();
-    assert!(out[35 * 8..36 * 8].iter().all(|x| x.is_nan()));
-    assert!(out[..35 * 8].iter().all(|x| x.is_finite()));
+    let (shape, n) = (&shape(1, 1, 8), 40);
+    for bf16 in [false, true] {
+        let mut q = random(1, n * 8, 1.0);
+        q[35 * 8] = f32::NAN;
+        let [q, k, v] = [q, random(2, n * 8, 1.0), random(3, n * 8, 1.0)].map(|values| Array::new(&values));
+        let starts = Array::new(&vec![0u32; n]);
+        let ours = both_orders(
+            [q, k, v, starts, Array::unwritten(n * 8), Array::unwritten(n)],
+            |[q, k, v, starts, out, lse]| {
+                let [q, k, v, starts] = [q, k, v, starts].map(Array::address);
+                let inputs = attention::Inputs { q, k, v, starts };
+                vec![Attention { shape, rows: n, bf16 }.forward(inputs, out.address(), lse.address())]
+            },
+        );
+        let out = ours[4].f32();
+        assert!(out[35 * 8..36 * 8].iter().all(|x| x.is_nan()), "bf16: {bf16}");
+        assert!(out[..35 * 8].iter().all(|x| x.is_finite()), "bf16: {bf16}");
+    }
 }

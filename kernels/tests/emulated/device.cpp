@@ -15,6 +15,8 @@ struct Fiber {
     ucontext_t context;
     State state;
     float given;
+    unsigned words[6];         // a and b of a product
+    const unsigned short* row; // of a matrix in shared memory
 };
 
 struct Kernel {
@@ -33,6 +35,8 @@ std::map<std::string, Kernel>& kernels() {
 std::vector<Fiber> fibers;
 std::vector<char> stacks;
 ucontext_t scheduler;
+// What a thread found wrong.
+const char* fault;
 void (*running)(void**);
 void** running_arguments;
 
@@ -118,6 +122,37 @@ float __shfl_xor_sync(unsigned, float value, int apart) {
     return got;
 }
 
+// c += a·b of a warp; a row of a and a column of b are 16 values, two a word.
+void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    unsigned me = threadIdx.x, first = me / LANES * LANES, g = me % LANES / 4, t = me % 4;
+    for (int i = 0; i < 6; i++) fibers[me].words[i] = i < 4 ? a[i] : b[i - 4];
+    wait(State::AtWarp);
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = g + 8 * (i / 2), column = 2 * t + i % 2;
+        double sum = 0.0;
+        for (unsigned k = 0; k < 16; k++) {
+            unsigned place = k % 8 / 2, shift = k % 2 * 16;
+            unsigned left = fibers[first + row % 8 * 4 + place].words[row / 8 + 2 * (k / 8)] >> shift;
+            unsigned right = fibers[first + column * 4 + place].words[4 + k / 8] >> shift;
+            sum += (double)__uint_as_float(left << 16) * __uint_as_float(right << 16);
+        }
+        c[i] += (float)sum;
+    }
+    wait(State::AtWarp);
+}
+
+void load_b(unsigned (&b)[2], const unsigned short* row) {
+    unsigned me = threadIdx.x, first = me / LANES * LANES, g = me % LANES / 4, t = me % 4;
+    if ((size_t)row % 16) fault = "a row of a matrix does not begin at 16 bytes";
+    fibers[me].row = row;
+    wait(State::AtWarp);
+    for (unsigned i = 0; i < 2; i++) {
+        unsigned lane = first + 8 * i + 2 * t;
+        b[i] = fibers[lane].row[g] | (unsigned)fibers[lane + 1].row[g] << 16;
+    }
+    wait(State::AtWarp);
+}
+
 // Runs a kernel; null, or what is wrong.
 extern "C" const char* launch(const char* name, unsigned x, unsigned y, unsigned threads, unsigned count,
                               void** arguments, int backwards) {
@@ -127,6 +162,7 @@ extern "C" const char* launch(const char* name, unsigned x, unsigned y, unsigned
     if (threads == 0 || threads % LANES || threads > 1024) return "a block is made of 1 to 32 whole warps";
     running = found->second.call;
     running_arguments = arguments;
+    fault = nullptr;
     fibers.resize(threads);
     stacks.resize(threads * STACK);
     blockDim = {threads, 1, 1};
@@ -136,5 +172,5 @@ extern "C" const char* launch(const char* name, unsigned x, unsigned y, unsigned
         memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
         if (const char* wrong = run_block(threads, backwards)) return wrong;
     }
-    return nullptr;
+    return fault;
 }
