@@ -40,7 +40,7 @@ pub(super) struct EstimateArgs {
 
 pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
     let resolved = crate::config::load(&args.config, None, &args.set.pairs()?)?;
-    let ground = Ground::lay(resolved)?;
+    let mut ground = Ground::lay(resolved)?;
     let (counts, data) = if let (Some(rows), Some(tokens)) = (args.rows, args.tokens_per_row) {
         (Counts::uniform(rows, tokens, &ground.resolved.config), None)
     } else {
@@ -50,14 +50,15 @@ pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
     if !args.on.is_empty() {
         return elsewhere(&ground, &counts, args);
     }
-    let (machine, warning) = ground.machine(&counts)?;
+    let gpu = device::chosen(ground.resolved.config.train.device, 0);
+    let wanted = gpu.as_ref().ok().copied().flatten();
+    let (machine, limits, warning) = ground.computer(&counts, wanted)?;
+    ground.limits = limits;
     // The run will be another process, which finds the machine measured.
     let spot = Spot { machine: &machine, limits: &ground.limits, price: &ground.price };
     let mut prediction = ground.predict_on(&counts, spot, &ground.learned(&machine));
     prediction.warnings.extend(warning);
-    prediction
-        .warnings
-        .extend(device::chosen(ground.resolved.config.train.device, 0).err().map(|error| error.to_string()));
+    prediction.warnings.extend(gpu.err().map(|error| error.to_string()));
     if args.json {
         super::print(&json::to_text(&prediction)?);
         return Ok(0);

@@ -7,6 +7,7 @@ use super::prices::{Row, Table, is_accelerator};
 use super::published::{self, Published};
 use super::sheets::{self, Sheet};
 use crate::error::Result;
+use crate::units::BYTES_PER_GIB;
 use jiff::civil::Date;
 
 /// A machine to predict for.
@@ -33,6 +34,18 @@ pub struct Market {
     /// Machines that were measured here, with this machine's limits.
     measured: Vec<(Machine, Limits)>,
     today: Date,
+}
+
+/// The machine that the card of this driver's name makes, by its data sheet, and what a process may take of its memory;
+/// `None` where no sheet is its own.
+///
+/// # Errors
+/// None in a released program.
+pub fn of_card(name: &str, bytes: u64) -> Result<Option<(Machine, Limits)>> {
+    let (sheets, published) = (sheets::shipped()?, published::shipped()?);
+    let Some(sheet) = sheets::of_card(&sheets, name) else { return Ok(None) };
+    let limits = sheets::limits(sheet, Some(bytes as f64 / BYTES_PER_GIB));
+    Ok(Some((sheets::machine(sheet, &sheets, &published), limits)))
 }
 
 /// Providers' rows that rent out inference, not machines.

@@ -193,6 +193,17 @@ pub fn find<'a>(sheets: &'a [Sheet], name: &str) -> Option<&'a Sheet> {
     sheets.iter().find(|s| s.name.eq_ignore_ascii_case(name))
 }
 
+/// The sheet of a card by its driver's name for it: the one with most words that are all among the name's, so that
+/// `NVIDIA A100-SXM4-80GB` is the `A100-80GB`.
+pub fn of_card<'a>(sheets: &'a [Sheet], name: &str) -> Option<&'a Sheet> {
+    let words = |name: &str| -> Vec<String> {
+        name.to_lowercase().split([' ', '-']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    };
+    let of_card = words(name);
+    let fitting = sheets.iter().filter(|sheet| words(&sheet.name).iter().all(|word| of_card.contains(word)));
+    fitting.max_by_key(|sheet| words(&sheet.name).len())
+}
+
 /// What a process may take of one accelerator of `vram_gib`.
 pub fn limits(sheet: &Sheet, vram_gib: Option<f64>) -> Limits {
     let gib = vram_gib.unwrap_or(sheet.vram_gib);
@@ -235,6 +246,31 @@ mod tests {
                 assert!((2..=64).contains(&cores) && bytes >= 8 << 30, "{}", row.instance);
             }
         }
+    }
+
+    #[test]
+    fn a_card_has_the_sheet_that_its_driver_names() {
+        let sheets = shipped().unwrap();
+        let of = |name: &str| of_card(&sheets, name).map(|sheet| sheet.name.clone());
+        for (name, sheet) in [
+            ("NVIDIA H100 80GB HBM3", "H100"),
+            ("NVIDIA H200", "H200"),
+            ("NVIDIA GH200 480GB", "GH200"),
+            ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
+            ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+            ("NVIDIA A10G", "A10G"),
+            ("NVIDIA L40S", "L40S"),
+            ("Tesla T4", "T4"),
+            ("Tesla V100-SXM2-16GB", "V100"),
+            ("NVIDIA RTX A6000", "A6000"),
+            ("NVIDIA RTX 6000 Ada Generation", "RTX-6000-Ada"),
+            ("NVIDIA GeForce RTX 4090", "RTX-4090"),
+            ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX-PRO-6000"),
+        ] {
+            assert_eq!(of(name).as_deref(), Some(sheet), "{name}");
+        }
+        assert_eq!(of("NVIDIA GeForce RTX 3060"), None);
+        assert_eq!(of("NVIDIA L40"), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::estimate::amount::Kind;
 use crate::estimate::carbon::Intensity;
 use crate::estimate::history::Learned;
+use crate::estimate::machines;
 use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
 use crate::meter::process::{bare, resident};
 use crate::model::adapter::Adapter;
@@ -145,8 +146,29 @@ impl Ground {
             notes.push(format!("computing on the CPU: {what} does not run on a GPU yet"));
             return Ok(candle_core::Device::Cpu);
         }
-        notes.push("the prediction is for this machine's CPU; `fttrain estimate --on` knows GPUs".into());
         Ok(device::open(Some(wanted))?)
+    }
+
+    /// What this run is computed on, at its shapes: the machine, what a process may take of it, and a warning.
+    ///
+    /// # Errors
+    /// A fault of an op.
+    pub fn computer(&self, counts: &Counts, gpu: Option<usize>) -> Result<(Machine, Limits, Option<String>)> {
+        let Some(nth) = gpu.filter(|_| self.beyond_gpus().is_none()) else {
+            let (machine, warning) = self.machine(counts)?;
+            return Ok((machine, self.limits.clone(), warning));
+        };
+        let card = fttrain_kernels::sys::cuda::card(nth);
+        let name = card.as_ref().map_or_else(|| format!("cuda:{nth}"), |card| card.name.clone());
+        let known = card.map(|card| machines::of_card(&card.name, card.bytes)).transpose()?.flatten();
+        if let Some((machine, limits)) = known {
+            let warning = format!(
+                "{name} is predicted by its data sheet and by what others published: nothing of it was measured"
+            );
+            return Ok((machine, limits, Some(warning)));
+        }
+        let warning = format!("there is no data sheet of {name}: the prediction is for this machine's CPU");
+        Ok((self.machine(counts)?.0, self.limits.clone(), Some(warning)))
     }
 
     /// What of this run only the CPU does.

@@ -2,6 +2,7 @@
 
 use crate::arch::Arch;
 use crate::estimate::history::Past;
+use crate::estimate::machine::Evidence;
 use crate::estimate::time::ClassTime;
 use crate::estimate::work::Class;
 use crate::estimate::{Machine, Prediction};
@@ -28,7 +29,8 @@ pub(super) fn of(arch: &Arch, machine: &Machine, processes: u64) -> Vec<Past> {
             && prediction.threads == machine.threads
             && prediction.parameters == arch.parameter_count()
             && prediction.counts.processes() == processes;
-        (is_same && is_on_cpu(&report) && !is_disturbed(&report)).then(|| past(&prediction, &report))?
+        (is_same && is_where(&prediction, &report) && !is_disturbed(&report))
+            .then(|| past(&prediction, &report))?
     };
     outcomes.iter().rev().filter_map(past).collect()
 }
@@ -40,9 +42,10 @@ pub fn is_disturbed(report: &serde_json::Value) -> bool {
     devices.iter().any(DeviceTotal::is_disturbed)
 }
 
-/// Whether a run computed on what its prediction is of: on a GPU it took what no estimate of the CPU can learn from.
-pub fn is_on_cpu(report: &serde_json::Value) -> bool {
-    report["provenance"]["device"] != device::CUDA
+/// Whether a run computed on what its prediction is of: what it took on a GPU without a data sheet says nothing of the
+/// CPU, which was predicted.
+pub fn is_where(prediction: &Prediction, report: &serde_json::Value) -> bool {
+    (prediction.evidence == Evidence::Sheet) == (report["provenance"]["device"] == device::CUDA)
 }
 
 /// A finished run as an estimate learns from it: what was predicted of it, and report.json.

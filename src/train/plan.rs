@@ -158,7 +158,9 @@ impl Draft {
         meter.enter(Phase::Calibrate);
         let mut counts = counts(&ground.resolved.config, &epochs, &eval, &retention);
         counts.tokenises = ground.resolved.config.data.reads_text() && !summary.from_cache;
-        let (mut machine, warning) = ground.machine(&counts)?;
+        let gpu = gpu.filter(|_| device.is_cuda());
+        let (mut machine, limits, warning) = ground.computer(&counts, gpu)?;
+        ground.limits = limits;
         let trained =
             Parameters::count(&ground.arch, &ground.resolved.config.method, &ground.adapted).trainable;
         machine.step_overhead_s += crew.exchange_s(trained)?;

@@ -2,7 +2,7 @@
 //! panics where it is missing.
 
 use libloading::Library;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 
 /// The driver's library.
 const DRIVER: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
@@ -41,7 +41,7 @@ pub fn gpus() -> Result<usize, Missing> {
     if !cfg!(feature = "cuda") {
         return Err(Missing::NotBuilt);
     }
-    let count = ask(DRIVER)?;
+    let (_, count) = ask(DRIVER)?;
     for (name, files) in LIBRARIES {
         if !files.iter().any(|file| open(file).is_some()) {
             return Err(Missing::Library(name));
@@ -50,13 +50,53 @@ pub fn gpus() -> Result<usize, Missing> {
     Ok(count)
 }
 
+/// A GPU as its driver describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// Its memory.
+    pub bytes: u64,
+}
+
+/// What the GPU `nth`, from 0, is; `None` where the driver does not say.
+pub fn card(nth: usize) -> Option<Card> {
+    describe(&ask(DRIVER).ok()?.0, nth)
+}
+
+fn describe(library: &Library, nth: usize) -> Option<Card> {
+    let (mut device, mut bytes): (c_int, usize) = (0, 0);
+    let mut name: [c_char; 256] = [0; 256];
+    // SAFETY: the functions have these types since CUDA 3.2; each writes what it is given room for, and the name ends
+    // with a zero.
+    let name = unsafe {
+        let device_of =
+            library.get::<unsafe extern "C" fn(*mut c_int, c_int) -> c_int>(b"cuDeviceGet").ok()?;
+        let name_of = library
+            .get::<unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int>(b"cuDeviceGetName")
+            .ok()?;
+        let bytes_of =
+            library.get::<unsafe extern "C" fn(*mut usize, c_int) -> c_int>(b"cuDeviceTotalMem_v2").ok()?;
+        let answers = [
+            device_of(&raw mut device, c_int::try_from(nth).ok()?),
+            name_of(name.as_mut_ptr(), 255, device),
+            bytes_of(&raw mut bytes, device),
+        ];
+        if answers != [0; 3] {
+            return None;
+        }
+        CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned()
+    };
+    Some(Card { name, bytes: bytes as u64 })
+}
+
 fn open(name: &str) -> Option<Library> {
     // SAFETY: the driver and CUDA's libraries may be loaded at any time; what they do on loading is theirs.
     unsafe { Library::new(name) }.ok()
 }
 
-/// Devices of the driver in this library.
-fn ask(driver: &str) -> Result<usize, Missing> {
+/// The driver in this library, and how many devices it has.
+fn ask(driver: &str) -> Result<(Library, usize), Missing> {
     let library = open(driver).ok_or(Missing::Driver)?;
     let (mut version, mut count): (c_int, c_int) = (0, 0);
     // SAFETY: the three functions have these types since CUDA 2.2 and write one int each; `cuInit` takes 0.
@@ -78,7 +118,7 @@ fn ask(driver: &str) -> Result<usize, Missing> {
         Some(NO_DEVICE) => Err(Missing::Device),
         Some(wrong) => Err(Missing::Failed(wrong)),
         None if count < 1 => Err(Missing::Device),
-        None => usize::try_from(count).map_err(|_| Missing::Device),
+        None => Ok((library, usize::try_from(count).map_err(|_| Missing::Device)?)),
     }
 }
 
@@ -89,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_a_driver_says_so() {
-        assert_eq!(ask("libcuda-that-is-not-there.so.1"), Err(Missing::Driver));
+        assert_eq!(ask("libcuda-that-is-not-there.so.1").err(), Some(Missing::Driver));
     }
 
     #[test]
@@ -111,13 +151,21 @@ mod tests {
             let text = format!(
                 "extern \"C\" int cuDriverGetVersion(int* v) {{ *v = {version}; return 0; }}\n\
                  extern \"C\" int cuInit(unsigned) {{ return {init}; }}\n\
-                 extern \"C\" int cuDeviceGetCount(int* n) {{ *n = {count}; return 0; }}\n"
+                 extern \"C\" int cuDeviceGetCount(int* n) {{ *n = {count}; return 0; }}\n\
+                 extern \"C\" int cuDeviceGet(int* d, int n) {{ *d = n + 7; return n < {count} ? 0 : 101; }}\n\
+                 extern \"C\" int cuDeviceGetName(char* to, int, int d) {{ to[0] = '0' + d; to[1] = 0; return 0; }}\n\
+                 extern \"C\" int cuDeviceTotalMem_v2(unsigned long* b, int) {{ *b = 5; return 0; }}\n"
             );
             std::fs::write(&source, text).unwrap();
             let mut build = Command::new(&compiler);
             build.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source);
             assert!(build.status().unwrap().success());
-            assert_eq!(ask(library.to_str().unwrap()), expected);
+            let answer = ask(library.to_str().unwrap());
+            assert_eq!(answer.as_ref().map(|(_, count)| *count).map_err(Clone::clone), expected);
+            if let Ok((library, count)) = &answer {
+                assert_eq!(describe(library, 1), Some(Card { name: "8".into(), bytes: 5 }));
+                assert_eq!(describe(library, *count), None);
+            }
         }
         std::fs::remove_dir_all(folder).unwrap();
     }

@@ -7,7 +7,7 @@ use crate::estimate::history::median;
 use crate::estimate::{Prediction, Quantities};
 use crate::ledger::Outcome;
 use crate::report::build::error_pct;
-use crate::train::history::{is_disturbed, is_on_cpu};
+use crate::train::history::{is_disturbed, is_where};
 use crate::train::screen::{Screen, visible};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -101,7 +101,7 @@ impl Judged {
         let prediction: Prediction = serde_json::from_str(&outcome.prediction_json).ok()?;
         let report: serde_json::Value = serde_json::from_str(&outcome.report_json).ok()?;
         let measured: Quantities = serde_json::from_value(report["measured"].clone()).ok()?;
-        if !is_on_cpu(&report) {
+        if !is_where(&prediction, &report) {
             return None;
         }
         let errors = |predicted: &Quantities| {
