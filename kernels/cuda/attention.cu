@@ -185,14 +185,8 @@ __device__ __forceinline__ void backward_q(const Heads& of, const float* q, cons
     }
 }
 
-// along[row, head] = Σ dO·O. A warp takes a head of a row.
 extern "C" __global__ void attention_along(const float* out, const float* d_out, u64 count, u32 d, float* along) {
-    u64 at = (u64)blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
-    if (at >= count) return;
-    float sum = 0.0f;
-    for (u32 i = threadIdx.x % LANES; i < d; i += LANES) sum += out[at * d + i] * d_out[at * d + i];
-    sum = warp_sum(sum);
-    if (threadIdx.x % LANES == 0) along[at] = sum;
+    sum_along(out, d_out, count, d, along);
 }
 
 #define FORWARD(TILE, DIM)                                                                                            \

@@ -35,3 +35,14 @@ __device__ __forceinline__ float score_of(const Heads& of, float product, float*
     }
     return score;
 }
+
+// along[row, head] = Σ dO·O. A warp takes a head of a row.
+template <class T>
+__device__ __forceinline__ void sum_along(const T* out, const float* d_out, u64 count, u32 d, float* along) {
+    u64 at = (u64)blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
+    if (at >= count) return;
+    float sum = 0.0f;
+    for (u32 i = threadIdx.x % LANES; i < d; i += LANES) sum += get(out + at * d + i) * d_out[at * d + i];
+    sum = warp_sum(sum);
+    if (threadIdx.x % LANES == 0) along[at] = sum;
+}

@@ -1,5 +1,5 @@
-// Causal attention inside segments on tensor cores (Dao, 2023): what the f32 kernels of attention.cu do, with q, k, v, the
-// weights and their slopes rounded to bf16 and every sum in f32. A warp has 16 rows of a tile of 64, and the scores of its
+// Causal attention inside segments on tensor cores (Dao, 2023): what the f32 kernels of attention.cu do, with q, k, v and
+// out kept in bf16, the weights and their slopes rounded to it, and every sum and gradient in f32. A warp has 16 rows of a tile of 64, and the scores of its
 // rows never leave its registers.
 //
 // Tiles lie in shared memory with 8 values of padding a row: the 32 words of a fragment then lie in 32 banks.
@@ -10,14 +10,17 @@
 #define TILE (16 * WARPS) // rows of a block
 #define LOG2_E 1.44269504f
 
+__device__ __forceinline__ u32 two(const float* at) { return pair(at[0], at[1]); }
+__device__ __forceinline__ u32 two(const u16* at) { return word(at); }
+
 // Rows first … first + ROWS − 1 of one head of x `[N, width]` into `tile`; what lies outside is 0. d is even.
-template <int ROWS, int DIM>
-__device__ __forceinline__ void load(u16* tile, const float* x, u32 rows, u32 width, u32 column, u32 d, u32 first) {
+template <int ROWS, int DIM, class T>
+__device__ __forceinline__ void load(u16* tile, const T* x, u32 rows, u32 width, u32 column, u32 d, u32 first) {
     for (u32 i = threadIdx.x; i < ROWS * DIM / 2; i += THREADS) {
         u32 r = i / (DIM / 2), c = 2 * (i % (DIM / 2));
-        const float* at = x + (u64)(first + r) * width + column + c;
+        const T* at = x + (u64)(first + r) * width + column + c;
         bool inside = first + r < rows && c < d;
-        *(u32*)(tile + r * (DIM + 8) + c) = inside ? pair(at[0], at[1]) : 0;
+        *(u32*)(tile + r * (DIM + 8) + c) = inside ? two(at) : 0;
     }
 }
 
@@ -84,21 +87,21 @@ __device__ __forceinline__ float row_sum(float x) {
 }
 
 // Writes a row's two values a lane has of each eight columns.
-template <int DIM>
-__device__ __forceinline__ void store(float* to, const float (&c)[DIM / 8][4], int half, u32 d, float by) {
+template <int DIM, class T>
+__device__ __forceinline__ void store(T* to, const float (&c)[DIM / 8][4], int half, u32 d, float by) {
     u32 t = threadIdx.x % 4;
 #pragma unroll
     for (int j = 0; j < DIM / 8; j++)
         if (8 * j + 2 * t < d) {
-            to[8 * j + 2 * t] = by * c[j][2 * half];
-            to[8 * j + 2 * t + 1] = by * c[j][2 * half + 1];
+            put(to + 8 * j + 2 * t, by * c[j][2 * half]);
+            put(to + 8 * j + 2 * t + 1, by * c[j][2 * half + 1]);
         }
 }
 
 // A block takes TILE queries of one head.
 template <int DIM>
-__device__ __forceinline__ void forward(const Heads& of, const float* q, const float* k, const float* v,
-                                        const u32* starts, float* out, float* lse, u16* keys, u16* values) {
+__device__ __forceinline__ void forward(const Heads& of, const u16* q, const u16* k, const u16* v,
+                                        const u32* starts, u16* out, float* lse, u16* keys, u16* values) {
     constexpr int COLUMNS = TILE / 8;
     u32 head = blockIdx.y, kv = head / (of.heads / of.kv_heads), first = blockIdx.x * TILE;
     u32 warp = threadIdx.x / LANES, g = threadIdx.x % LANES / 4, t = threadIdx.x % 4;
@@ -175,7 +178,7 @@ __device__ __forceinline__ void gradient(const Heads& of, float& product, float&
 // A block takes TILE keys of one key/value head and gathers from all queries that see them, STEP at a time. A warp's rows
 // are keys here, so that the weights, keys by queries, are the left side of the products that gather.
 template <int STEP, int DIM>
-__device__ __forceinline__ void backward_kv(const Heads& of, const float* q, const float* k, const float* v,
+__device__ __forceinline__ void backward_kv(const Heads& of, const u16* q, const u16* k, const u16* v,
                                             const u32* starts, const float* d_out, const float* lse,
                                             const float* along, float* dk, float* dv, u16* keys, u16* values,
                                             u16* queries, u16* d_outs) {
@@ -229,7 +232,7 @@ __device__ __forceinline__ void backward_kv(const Heads& of, const float* q, con
 
 // A block takes TILE queries of one head and gathers from all keys that they see, STEP at a time. `room` holds TILE rows.
 template <int STEP, int DIM>
-__device__ __forceinline__ void backward_q(const Heads& of, const float* q, const float* k, const float* v,
+__device__ __forceinline__ void backward_q(const Heads& of, const u16* q, const u16* k, const u16* v,
                                            const u32* starts, const float* d_out, const float* lse,
                                            const float* along, float* dq, u16* room) {
     constexpr int COLUMNS = STEP / 8;
@@ -286,10 +289,14 @@ __device__ __forceinline__ void backward_q(const Heads& of, const float* q, cons
         if (row[half] < of.rows) store<DIM>(dq + (u64)row[half] * q_width + head * of.d, sums, half, of.d, 1.0f);
 }
 
+extern "C" __global__ void attention_bf16_along(const u16* out, const float* d_out, u64 count, u32 d, float* along) {
+    sum_along(out, d_out, count, d, along);
+}
+
 #define FORWARD(DIM)                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_bf16_forward_##DIM(                               \
-        u32 rows, u32 heads, u32 kv_heads, u32 d, float scale, float softcap, u32 window, const float* q,             \
-        const float* k, const float* v, const u32* starts, float* out, float* lse) {                                  \
+        u32 rows, u32 heads, u32 kv_heads, u32 d, float scale, float softcap, u32 window, const u16* q,             \
+        const u16* k, const u16* v, const u32* starts, u16* out, float* lse) {                                  \
         __shared__ __align__(16) u16 keys[TILE * (DIM + 8)], values[TILE * (DIM + 8)];                                \
         Heads of = {rows, heads, kv_heads, d, scale, softcap, window};                                                \
         forward<DIM>(of, q, k, v, starts, out, lse, keys, values);                                                    \
@@ -297,8 +304,8 @@ __device__ __forceinline__ void backward_q(const Heads& of, const float* q, cons
 
 #define BACKWARD(STEP, DIM)                                                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_bf16_backward_kv_##DIM(                           \
-        u32 rows, u32 heads, u32 kv_heads, u32 d, float scale, float softcap, u32 window, const float* q,             \
-        const float* k, const float* v, const u32* starts, const float* d_out, const float* lse, const float* along,  \
+        u32 rows, u32 heads, u32 kv_heads, u32 d, float scale, float softcap, u32 window, const u16* q,             \
+        const u16* k, const u16* v, const u32* starts, const float* d_out, const float* lse, const float* along,  \
         float* dk, float* dv) {                                                                                       \
         __shared__ __align__(16) u16 keys[TILE * (DIM + 8)], values[TILE * (DIM + 8)];                                \
         __shared__ __align__(16) u16 queries[STEP * (DIM + 8)], d_outs[STEP * (DIM + 8)];                             \
@@ -306,8 +313,8 @@ __device__ __forceinline__ void backward_q(const Heads& of, const float* q, cons
         backward_kv<STEP, DIM>(of, q, k, v, starts, d_out, lse, along, dk, dv, keys, values, queries, d_outs);        \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_bf16_backward_q_##DIM(                            \
-        u32 rows, u32 heads, u32 kv_heads, u32 d, float scale, float softcap, u32 window, const float* q,             \
-        const float* k, const float* v, const u32* starts, const float* d_out, const float* lse, const float* along,  \
+        u32 rows, u32 heads, u32 kv_heads, u32 d, float scale, float softcap, u32 window, const u16* q,             \
+        const u16* k, const u16* v, const u32* starts, const float* d_out, const float* lse, const float* along,  \
         float* dq) {                                                                                                  \
         __shared__ __align__(16) u16 room[TILE * (DIM + 8)];                                                          \
         Heads of = {rows, heads, kv_heads, d, scale, softcap, window};                                                \

@@ -56,6 +56,8 @@ __device__ __forceinline__ u16 narrow(float x) {
 // A value as either type has it.
 __device__ __forceinline__ void put(u16* y, float x) { *y = narrow(x); }
 __device__ __forceinline__ void put(float* y, float x) { *y = x; }
+__device__ __forceinline__ float get(const u16* x) { return wide(*x); }
+__device__ __forceinline__ float get(const float* x) { return *x; }
 
 // The first element of this thread and the distance to its next one, over a grid of any size.
 __device__ __forceinline__ u64 first_of_grid() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }

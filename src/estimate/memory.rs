@@ -50,8 +50,10 @@ pub struct Layout<'a> {
     pub narrow: bool,
     /// The machine multiplies in bf16 what is narrow; others widen both sides as they pack them.
     pub multiplies_bf16: bool,
-    /// The memory is an accelerator's: activations are bf16, the data stay with the host.
+    /// The memory is an accelerator's: the data stay with the host.
     pub on_device: bool,
+    /// Values pass from op to op in bf16, as other trainers have them on accelerators; our ops pass f32.
+    pub passes_bf16: bool,
     /// A step has several micro-batches.
     pub accumulates: bool,
     /// Rows of logits alive at once.
@@ -103,7 +105,7 @@ impl BaseType {
 impl Layout<'_> {
     /// Bytes of a value that passes from op to op.
     fn value(&self) -> u64 {
-        if self.on_device { 2 } else { F32 }
+        if self.passes_bf16 { 2 } else { F32 }
     }
 
     /// Bytes of the frozen base.
@@ -227,16 +229,35 @@ impl Layout<'_> {
         product(&[load.tokens, sum(&[self.saved_bytes(), product(&[12, d]), act])])
     }
 
-    /// An accelerator's transients: a block's backward with four buffers of the MLP's width and four of the hidden size, the
-    /// gradient of a weight, and a bf16 copy of weights that are kept in f32.
+    /// An accelerator's transients in a block's backward: the gradients of gate, up and what came of them, dy and the norm's
+    /// side of it (of other trainers four buffers of either width), and the weight that is at work: its gradient, its copy in
+    /// bf16, or what was taken apart of it.
     fn on_device(&self, load: Load) -> u64 {
         let (d, f) = (wide(self.arch.hidden_size), wide(self.arch.intermediate_size));
-        let rows = product(&[load.tokens, product(&[4, sum(&[d, f])]), self.value()]);
-        let dw = match self.method {
-            Method::Full => product(&[self.parameters.largest_trainable, F32]),
+        let widths = if self.passes_bf16 {
+            product(&[4, sum(&[d, f])])
+        } else {
+            sum(&[product(&[3, f]), product(&[4, d])])
+        };
+        let rows = product(&[load.tokens, widths, self.value()]);
+        let p = &self.parameters;
+        let weight = match (self.method, self.base) {
+            (Method::Full, _) => product(&[p.largest_trainable, F32]),
+            (_, BaseType::Nf4 { .. } | BaseType::AsStored { .. }) => {
+                product(&[self.taken_apart(), self.product_value()])
+            }
             _ => 0,
         };
-        sum(&[rows, dw, product(&[self.parameters.trainable, 2])])
+        sum(&[rows, weight, product(&[p.trainable, 2])])
+    }
+
+    /// Values of the largest matrix that is kept in blocks: NF4 are the blocks' linears, a file's own types are all.
+    fn taken_apart(&self) -> u64 {
+        let linears = self.arch.linears().map(|linear| product(&[wide(linear.outputs), wide(linear.inputs)]));
+        match self.base {
+            BaseType::Nf4 { .. } => linears.max().unwrap_or(0),
+            _ => self.parameters.largest,
+        }
     }
 
     /// The process by itself.
@@ -275,7 +296,12 @@ impl Layout<'_> {
         let logits = self.logits(load);
         let whole = self.trained.gradients;
         if self.on_device {
-            return vec![[at_last, whole, self.on_device(load), logits]];
+            let beside = self.on_device(load);
+            // Other trainers' allocators keep the logits' room, which ours are done with.
+            if self.passes_bf16 {
+                return vec![[at_last, whole, beside, logits]];
+            }
+            return vec![[at_head, whole, self.beside_logits(load), logits], [at_last, whole, beside, 0]];
         }
         let head = if self.accumulates { whole } else { self.trained.head_gradients.min(whole) };
         let one = sum(&[head, self.trained.block_gradients]).min(whole);
@@ -373,6 +399,7 @@ mod tests {
             narrow,
             multiplies_bf16: narrow,
             on_device: false,
+            passes_bf16: false,
             accumulates: false,
             logits_rows: 256,
             runtime_bytes: 10,
@@ -427,6 +454,7 @@ mod tests {
             narrow: true,
             multiplies_bf16,
             on_device: false,
+            passes_bf16: false,
             accumulates: false,
             logits_rows: 256,
             runtime_bytes: 10,
@@ -467,6 +495,7 @@ mod tests {
             narrow: false,
             multiplies_bf16: false,
             on_device: false,
+            passes_bf16: false,
             accumulates: false,
             logits_rows: 256,
             runtime_bytes: 10,
@@ -503,6 +532,7 @@ mod tests {
                 narrow: true,
                 multiplies_bf16: true,
                 on_device,
+                passes_bf16: false,
                 accumulates: false,
                 logits_rows: 256,
                 runtime_bytes: 10,

@@ -247,6 +247,7 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
         narrow,
         multiplies_bf16: inputs.machine.bf16_base || is_accelerator,
         on_device: is_accelerator,
+        passes_bf16: false,
         accumulates: inputs.config.train.gradient_accumulation_steps > 1,
         logits_rows: inputs.logits_rows,
         runtime_bytes: inputs.machine.baseline_bytes,

@@ -237,6 +237,7 @@ impl Published {
             narrow: true,
             multiplies_bf16: true,
             on_device: machine.kind == Kind::Accelerator,
+            passes_bf16: true,
             accumulates: false,
             logits_rows: ALL_ROWS,
             runtime_bytes: machine.baseline_bytes,

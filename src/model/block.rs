@@ -95,14 +95,13 @@ impl Block {
         self.rope.turn_both((&q, &k), pass.positions, pass.placed, false)?;
         let (attended, saved_attention) = if let Some(cache) = cache {
             (cache.attend(&self.attention, pass.spans, &q, &k, &v)?, None)
-        } else if let Some(placed) = pass.placed {
-            let (out, saved) =
-                gpu::attention::forward(placed, &self.attention, self.o.precision, [&q, &k, &v])?;
-            (out, Some(saved))
         } else {
             let kept = |x| narrow::kept(Site::Attention, x, self.o.precision);
             let (q, k, v) = (kept(q)?, kept(k)?, kept(v)?);
-            let (out, saved) = attention::forward(&self.attention, pass.spans, &q, &k, &v)?;
+            let (out, saved) = match pass.placed {
+                Some(placed) => gpu::attention::forward(placed, &self.attention, &q, &k, &v)?,
+                None => attention::forward(&self.attention, pass.spans, &q, &k, &v)?,
+            };
             (out, Some(saved))
         };
         let span = profile::op(Site::Output);
@@ -152,10 +151,7 @@ impl Block {
             return Ok(None);
         };
         let d = match pass.placed {
-            Some(placed) => {
-                let precision = self.o.precision;
-                gpu::attention::backward(placed, &self.attention, precision, &saved_attention, &d_attended)?
-            }
+            Some(placed) => gpu::attention::backward(placed, &self.attention, &saved_attention, &d_attended)?,
             None => attention::backward(&self.attention, pass.spans, &saved_attention, &d_attended)?,
         };
         drop((d_attended, saved_attention));

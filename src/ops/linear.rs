@@ -138,10 +138,12 @@ fn each_forward<const L: usize>(
     x: &Tensor,
     noise: Option<Noise>,
 ) -> Result<[(Tensor, Saved); L]> {
+    let on_gpu =
+        Gpu::of(x).map(|gpu| Ok::<_, Error>((gpu::linear::input(&gpu, layers[0], x)?, gpu))).transpose()?;
     let mut made = Vec::with_capacity(L);
     for layer in layers {
-        made.push(match (Gpu::of(x), layer.dora()) {
-            (Some(gpu), _) => gpu::linear::forward(&gpu, layer, x, noise)?,
+        made.push(match (&on_gpu, layer.dora()) {
+            (Some((input, gpu)), _) => gpu::linear::forward(gpu, layer, (x, input), noise)?,
             (None, Some((lora, dora))) => dora.forward(layer, lora, x, noise)?,
             (None, None) => layer.forward(x, noise)?,
         });
@@ -176,8 +178,10 @@ pub fn backward(
 ) -> Result<Option<Tensor>> {
     if let Some(gpu) = Gpu::of(x) {
         let mut dx = None;
+        let Some((first, ..)) = layers.first() else { return Ok(dx) };
+        let input = gpu::linear::input(&gpu, first, x)?;
         for &layer in layers {
-            gpu::linear::backward(&gpu, layer, x, &mut dx, wanted, noise, grads)?;
+            gpu::linear::backward(&gpu, layer, (x, &input), &mut dx, wanted, noise, grads)?;
         }
         return Ok(dx);
     }

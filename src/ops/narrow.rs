@@ -2,18 +2,17 @@
 //! both compute with what is kept, so a block that is run again gives the same gradients.
 
 use super::device::Gpu;
-use super::host;
 use super::matmul::Precision;
 use super::profile::{self, Site};
+use super::{gpu, host};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cpu::{narrowed, widened};
 use half::bf16;
 
-/// x as products of this precision read it: rounded to bf16, or as it is. A GPU's kernels keep it as it is.
+/// x as products of this precision read it: rounded to bf16, or as it is.
 pub fn kept(site: Site, x: Tensor, precision: Precision) -> Result<Tensor> {
     match precision {
-        Precision::Bf16 if Gpu::of(&x).is_some() => Ok(x),
         Precision::F32 => Ok(x),
         Precision::Bf16 => {
             let _span = profile::op(site);
@@ -24,6 +23,9 @@ pub fn kept(site: Site, x: Tensor, precision: Precision) -> Result<Tensor> {
 
 /// x in one of the two types, on the kernels of conversion.
 pub(super) fn to(x: Tensor, dtype: DType) -> Result<Tensor> {
+    if let Some(gpu) = Gpu::of(&x) {
+        return gpu::values::as_dtype(&gpu, &x, dtype);
+    }
     match (x.dtype(), dtype) {
         (DType::F32, DType::BF16) => host::tensor_as(narrowed(&host::read(&x)?), x.shape()),
         (DType::BF16, DType::F32) => host::tensor(widened(&host::read_as::<bf16>(&x)?), x.shape()),

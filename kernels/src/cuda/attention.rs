@@ -55,7 +55,7 @@ pub struct Attention<'a> {
     pub shape: &'a Shape,
     /// N.
     pub rows: usize,
-    /// Factors of products are rounded to bf16, sums stay f32; for heads of an even size.
+    /// q, k, v and out are kept in bf16; sums and gradients stay f32. For heads of an even size.
     pub bf16: bool,
 }
 
@@ -89,7 +89,12 @@ impl Attention<'_> {
         let heads = self.rows * self.shape.heads;
         let of_heads = [Argument::U64(heads as u64), size(self.shape.head_dim)];
         let sums = [&[of.out.into(), of.d_out.into()], &of_heads[..], &[of.along.into()]].concat();
-        let along = Launch::rows(("attention", "attention_along"), heads.div_ceil(4), THREADS, &sums);
+        let kernel = if self.bf16 {
+            ("attention_bf16", "attention_bf16_along")
+        } else {
+            ("attention", "attention_along")
+        };
+        let along = Launch::rows(kernel, heads.div_ceil(4), THREADS, &sums);
         let saved = [of.d_out, of.lse, of.along].map(Argument::from);
         let shared = [&inputs.arguments(self.shape, self.rows)[..], &saved].concat();
         let by_key = [

@@ -1,19 +1,22 @@
-//! The gated activation.
+//! The gated activation; gate and up are kept in f32 or in bf16.
 
 use super::launch::{Address, Launch, long};
 
-/// `act = silu(gate)·up`, each of `count` values.
-pub fn forward(gate: Address, up: Address, count: usize, act: Address) -> Launch {
-    Launch::elements(("gate", "gate_forward"), count, &[gate.into(), up.into(), long(count), act.into()])
+/// `act = silu(gate)·up`, each of `count` values of one type.
+pub fn forward(gate: Address, up: Address, count: usize, act: Address, bf16: bool) -> Launch {
+    let kernel = if bf16 { "gate_forward_bf16" } else { "gate_forward" };
+    Launch::elements(("gate", kernel), count, &[gate.into(), up.into(), long(count), act.into()])
 }
 
-/// Gradients of gate and up, which σ is made again for.
+/// Gradients of gate and up in f32, which σ is made again for.
 pub fn backward(
     (gate, up): (Address, Address),
     d_act: Address,
     count: usize,
     (d_gate, d_up): (Address, Address),
+    bf16: bool,
 ) -> Launch {
+    let kernel = if bf16 { "gate_backward_bf16" } else { "gate_backward" };
     let arguments = [gate.into(), up.into(), d_act.into(), long(count), d_gate.into(), d_up.into()];
-    Launch::elements(("gate", "gate_backward"), count, &arguments)
+    Launch::elements(("gate", kernel), count, &arguments)
 }

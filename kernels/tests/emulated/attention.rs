@@ -17,6 +17,23 @@ fn spans(lengths: &[i32]) -> (Vec<Span>, usize) {
     (spans, at)
 }
 
+/// Values as the kernels keep them.
+fn kept(values: &[f32], bf16: bool) -> Array {
+    if bf16 {
+        Array::new(&values.iter().map(|x| half::bf16::from_f32(*x)).collect::<Vec<_>>())
+    } else {
+        Array::new(values)
+    }
+}
+
+fn values(array: &Array, bf16: bool) -> Vec<f32> {
+    if bf16 {
+        array.u16().into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect()
+    } else {
+        array.f32()
+    }
+}
+
 /// What the CPU makes of `q`, `k`, `v` and `d_out`, values of bf16 where the products are.
 fn check(shape: &Shape, lengths: &[i32], bf16: bool) {
     let what = format!("{shape:?} {lengths:?} bf16: {bf16}");
@@ -34,10 +51,10 @@ fn check(shape: &Shape, lengths: &[i32], bf16: bool) {
     let (mut dq, mut dk, mut dv) = (vec![0.0; wide], vec![0.0; narrow], vec![0.0; narrow]);
     cpu::backward(shape, &spans, (&q, &k, &v), &out, &d_out, &lse, (&mut dq, &mut dk, &mut dv));
 
-    let inputs = [Array::new(&q), Array::new(&k), Array::new(&v), Array::new(&attention::starts(&spans, n))];
-    let [q, k, v, starts] = inputs;
-    let outputs = [wide, n * shape.heads, n * shape.heads, wide, narrow, narrow].map(Array::unwritten);
-    let [our_out, our_lse, along, our_dq, our_dk, our_dv] = outputs;
+    let [q, k, v, our_out] = [q, k, v, vec![f32::NAN; wide]].map(|values| kept(&values, bf16));
+    let starts = Array::new(&attention::starts(&spans, n));
+    let outputs = [n * shape.heads, n * shape.heads, wide, narrow, narrow].map(Array::unwritten);
+    let [our_lse, along, our_dq, our_dk, our_dv] = outputs;
     let arrays = [q, k, v, starts, Array::new(&d_out), our_out, our_lse, along, our_dq, our_dk, our_dv];
     let ours = both_orders(arrays, |[q, k, v, starts, d_out, out, lse, along, dq, dk, dv]| {
         let [q, k, v, starts] = [q, k, v, starts].map(Array::address);
@@ -54,7 +71,7 @@ fn check(shape: &Shape, lengths: &[i32], bf16: bool) {
         // Weights and slopes are rounded, too.
         if bf16 { near(what, ours, cpu) } else { close(what, ours, cpu) }
     };
-    close(&format!("{what}: out"), &ours[5].f32(), &out);
+    close(&format!("{what}: out"), &values(&ours[5], bf16), &out);
     close(&format!("{what}: lse"), &ours[6].f32(), &lse);
     close(&format!("{what}: dq"), &ours[8].f32(), &dq);
     close(&format!("{what}: dk"), &ours[9].f32(), &dk);
@@ -123,17 +140,17 @@ fn a_value_that_is_not_finite_comes_through() {
     for bf16 in [false, true] {
         let mut q = random(1, n * 8, 1.0);
         q[35 * 8] = f32::NAN;
-        let [q, k, v] = [q, random(2, n * 8, 1.0), random(3, n * 8, 1.0)].map(|values| Array::new(&values));
+        let [q, k, v] = [q, random(2, n * 8, 1.0), random(3, n * 8, 1.0)].map(|values| kept(&values, bf16));
         let starts = Array::new(&vec![0u32; n]);
         let ours = both_orders(
-            [q, k, v, starts, Array::unwritten(n * 8), Array::unwritten(n)],
+            [q, k, v, starts, kept(&vec![f32::NAN; n * 8], bf16), Array::unwritten(n)],
             |[q, k, v, starts, out, lse]| {
                 let [q, k, v, starts] = [q, k, v, starts].map(Array::address);
                 let inputs = attention::Inputs { q, k, v, starts };
                 vec![Attention { shape, rows: n, bf16 }.forward(inputs, out.address(), lse.address())]
             },
         );
-        let out = ours[4].f32();
+        let out = values(&ours[4], bf16);
         assert!(out[35 * 8..36 * 8].iter().all(|x| x.is_nan()), "bf16: {bf16}");
         assert!(out[..35 * 8].iter().all(|x| x.is_finite()), "bf16: {bf16}");
     }

@@ -24,14 +24,43 @@ fn gates_and_their_gradients_equal_the_cpus() {
             let ours = both_orders([g, u, d, a, dg, du], |[g, u, d, a, dg, du]| {
                 let (both, grads) = ((g.address(), u.address()), (dg.address(), du.address()));
                 vec![
-                    gate::forward(g.address(), u.address(), n, a.address()),
-                    gate::backward(both, d.address(), n, grads),
+                    gate::forward(g.address(), u.address(), n, a.address(), false),
+                    gate::backward(both, d.address(), n, grads, false),
                 ]
             });
             close("act", &ours[3].f32(), &act);
             close("d_gate", &ours[4].f32(), &d_gate);
             close("d_up", &ours[5].f32(), &d_up);
         }
+    }
+}
+
+#[test]
+#[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
+fn gates_that_are_kept_in_bf16_equal_the_cpus() {
+    for n in LENGTHS {
+        let rounded = |seed| random(seed, n, 8.0).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
+        let (gate, up, d_act) = (rounded(1), rounded(2), random(3, n, 1.0));
+        let act: Vec<f32> = cpu::gate_forward_bf16(&gate, &up).iter().map(|x| x.to_f32()).collect();
+        let mut d_gate = d_act.clone();
+        let d_up = cpu::gate_backward_bf16(&gate, &up, &mut d_gate);
+        let inputs = [Array::new(&gate), Array::new(&up), Array::new(&d_act)];
+        let [g, u, d] = inputs;
+        let [dg, du] = [0; 2].map(|_| Array::unwritten(n));
+        let a = Array::new(&vec![bf16::NAN; n]);
+        let ours = both_orders([g, u, d, a, dg, du], |[g, u, d, a, dg, du]| {
+            let (both, grads) = ((g.address(), u.address()), (dg.address(), du.address()));
+            vec![
+                gate::forward(g.address(), u.address(), n, a.address(), true),
+                gate::backward(both, d.address(), n, grads, true),
+            ]
+        });
+        for (ours, cpu) in ours[3].u16().into_iter().map(|bits| bf16::from_bits(bits).to_f32()).zip(act) {
+            // One of bf16's steps, where σ rounds to the other side.
+            assert!((ours - cpu).abs() <= 2f32.powi(-7) * cpu.abs(), "{ours} and {cpu}");
+        }
+        close("d_gate", &ours[4].f32(), &d_gate);
+        close("d_up", &ours[5].f32(), &d_up);
     }
 }
 

@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn counts_are_what_the_steps_hold() {
-        for order in [order(), Order { max_steps: Some(17), ..order() }] {
+        for order in [order(), Order { max_steps: Some(17), ..order() }, Order { processes: 3, ..order() }] {
             let mut epochs = Epochs::new(samples(&many()), order);
             let counts = epochs.plan().counts();
             let mut found = Counts { exact: true, ..Counts::default() };
@@ -361,9 +361,16 @@ mod tests {
                 let step = epochs.step(k).unwrap();
                 found.epochs = step.epoch_fraction;
                 found.steps += 1;
-                for batch in &step.batches {
+                // What each process takes, and of it what the one with most tokens does.
+                let mut shares = vec![Share::default(); order.processes];
+                for (i, batch) in step.batches.iter().enumerate() {
                     let lengths: Vec<u64> = batch.segments.iter().map(|s| s.len() as u64).collect();
                     let squares = lengths.iter().map(|l| l * l).sum();
+                    let share = &mut shares[i % order.processes];
+                    share.batches += 1;
+                    share.tokens += batch.tokens() as u64;
+                    share.loss_tokens += batch.targets.len() as u64;
+                    share.segment_squares += squares;
                     found.batches += 1;
                     found.segments += lengths.len() as u64;
                     found.tokens += batch.tokens() as u64;
@@ -373,8 +380,19 @@ mod tests {
                     found.max_batch_targets = found.max_batch_targets.max(batch.targets.len() as u64);
                     found.max_batch_squares = found.max_batch_squares.max(squares);
                 }
+                let most = shares.into_iter().max_by_key(|share| share.tokens).unwrap();
+                found.slowest.batches += most.batches;
+                found.slowest.tokens += most.tokens;
+                found.slowest.loss_tokens += most.loss_tokens;
+                found.slowest.segment_squares += most.segment_squares;
             }
             let found = found.closed();
+            let whole = order.processes == 1;
+            assert_eq!(
+                whole,
+                found.slowest.tokens == found.tokens,
+                "one process takes all, of three none does"
+            );
             assert!((found.epochs - counts.epochs).abs() < 1e-9);
             assert_eq!(Counts { epochs: counts.epochs, ..found }, counts);
         }

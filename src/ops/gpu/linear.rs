@@ -11,12 +11,21 @@ use crate::ops::linear::{Linear, Lora, Saved};
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cuda;
 
-/// x `[N, in]` → `[N, out]`.
-pub fn forward(gpu: &Gpu, layer: &Linear, x: &Tensor, noise: Option<Noise>) -> Result<(Tensor, Saved)> {
+/// x as a layer's products read it: once for all layers that share it.
+pub fn input(gpu: &Gpu, layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    as_dtype(gpu, x, dtype(layer.precision))
+}
+
+/// x `[N, in]`, `input` as the layer's products read it → `[N, out]`.
+pub fn forward(
+    gpu: &Gpu,
+    layer: &Linear,
+    (x, input): (&Tensor, &Tensor),
+    noise: Option<Noise>,
+) -> Result<(Tensor, Saved)> {
     let kind = dtype(layer.precision);
-    let input = as_dtype(gpu, x, kind)?;
     let w = weight(gpu, &layer.weight.value, layer.precision)?;
-    let y = fresh(gpu, (&input, false), (&w, true), 1.0)?;
+    let y = fresh(gpu, (input, false), (&w, true), 1.0)?;
     if let Some(bias) = &layer.bias {
         let bias = as_dtype(gpu, &bias.value, DType::F32)?;
         gpu.run(&cuda::values::add_to_rows(gpu.address(&y)?, gpu.address(&bias)?, y.dims2()?))?;
@@ -33,7 +42,7 @@ pub fn forward(gpu: &Gpu, layer: &Linear, x: &Tensor, noise: Option<Noise>) -> R
 pub fn backward(
     gpu: &Gpu,
     (layer, saved, dy): (&Linear, &Saved, &Tensor),
-    x: &Tensor,
+    (x, input): (&Tensor, &Tensor),
     dx: &mut Option<Tensor>,
     wanted: bool,
     noise: Option<Noise>,
@@ -41,9 +50,8 @@ pub fn backward(
 ) -> Result<()> {
     let kind = dtype(layer.precision);
     let d_out = as_dtype(gpu, dy, kind)?;
-    let input = as_dtype(gpu, x, kind)?;
     if let Some(id) = layer.weight.param {
-        gradient(gpu, grads.slot(id), &d_out, &input, 1.0)?;
+        gradient(gpu, grads.slot(id), &d_out, input, 1.0)?;
     }
     if let Some(id) = layer.bias.as_ref().and_then(|bias| bias.param) {
         norm::add_column_sums(gpu, grads.slot(id), dy)?;
@@ -90,9 +98,9 @@ fn dropped(
     gpu: &Gpu,
     lora: &Lora,
     x: &Tensor,
-    input: Tensor,
+    input: &Tensor,
     kind: DType,
     noise: Option<Noise>,
 ) -> Result<Tensor> {
-    if lora.drops(noise) { as_dtype(gpu, &lora.dropped(x, noise)?, kind) } else { Ok(input) }
+    if lora.drops(noise) { as_dtype(gpu, &lora.dropped(x, noise)?, kind) } else { Ok(input.clone()) }
 }

@@ -6,20 +6,21 @@ use crate::ops::device::Gpu;
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cuda;
 
-/// gate, up `[N, F]` → `[N, F]`.
+/// gate, up `[N, F]`, both f32 or both bf16 → `[N, F]` of the same type.
 pub fn gate_forward(gpu: &Gpu, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let act = gpu.like(gate)?;
-    let count = gate.elem_count();
-    gpu.run(&cuda::gate::forward(gpu.address(gate)?, gpu.address(up)?, count, gpu.address(&act)?))?;
+    let act = gpu.unwritten(gate.shape(), gate.dtype())?;
+    let (count, bf16) = (gate.elem_count(), gate.dtype() == DType::BF16);
+    gpu.run(&cuda::gate::forward(gpu.address(gate)?, gpu.address(up)?, count, gpu.address(&act)?, bf16))?;
     Ok(act)
 }
 
-/// `d_act` `[N, F]` → gradients of gate and up.
+/// `d_act` `[N, F]` → gradients of gate and up, in f32.
 pub fn gate_backward(gpu: &Gpu, gate: &Tensor, up: &Tensor, d_act: &Tensor) -> Result<(Tensor, Tensor)> {
     let (d_gate, d_up) = (gpu.like(gate)?, gpu.like(gate)?);
     let inputs = (gpu.address(gate)?, gpu.address(up)?);
     let grads = (gpu.address(&d_gate)?, gpu.address(&d_up)?);
-    gpu.run(&cuda::gate::backward(inputs, gpu.address(d_act)?, gate.elem_count(), grads))?;
+    let bf16 = gate.dtype() == DType::BF16;
+    gpu.run(&cuda::gate::backward(inputs, gpu.address(d_act)?, gate.elem_count(), grads, bf16))?;
     Ok((d_gate, d_up))
 }
 
