@@ -117,7 +117,11 @@ mod card {
     use fttrain_kernels::cuda;
 
     pub(super) fn open(wanted: usize) -> Result<Device, Error> {
-        Device::new_cuda(wanted).map_err(|e| Error::Refused { wanted, cause: e.to_string() })
+        let opened = Device::new_cuda(wanted).and_then(|device| {
+            cuda::keep_memory(device.as_cuda_device()?)?;
+            Ok(device)
+        });
+        opened.map_err(|e| Error::Refused { wanted, cause: e.to_string() })
     }
 
     /// The GPU that a tensor lies on.

@@ -4,7 +4,8 @@
 use super::launch::{Address, Launch};
 use super::product::Product;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig};
+use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+use candle_core::cuda_backend::cudarc::driver::{self, DevicePtr, LaunchConfig};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Result, Shape, Storage, Tensor, bail};
@@ -12,6 +13,27 @@ use std::ffi::{c_int, c_void};
 
 /// What `build.rs` compiled, by the names of the files.
 static PTX: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
+
+/// Keeps memory that is freed for later tensors: a driver gives it back to the system at every wait otherwise, and steps
+/// ask for the same blocks again. Nothing changes on a device without pools.
+///
+/// # Errors
+/// The driver refuses.
+pub fn keep_memory(device: &CudaDevice) -> Result<()> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    context.bind_to_thread().w()?;
+    let mut all = u64::MAX;
+    let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is the context's own, and the attribute is of 64 bits.
+    unsafe {
+        let pool = driver::result::device::get_default_mem_pool(context.cu_device()).w()?;
+        driver::result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast::<c_void>()).w()
+    }
+}
 
 /// Where a contiguous tensor's values begin.
 ///

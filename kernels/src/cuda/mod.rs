@@ -20,6 +20,6 @@ pub mod values;
 mod device;
 
 #[cfg(feature = "cuda")]
-pub use device::{address, multiply, run, unwritten};
+pub use device::{address, keep_memory, multiply, run, unwritten};
 pub use launch::{Address, Argument, FILES, Launch};
 pub use product::Product;
