@@ -73,8 +73,7 @@ fn together(resolved: impl Fn() -> Result<Resolved>, options: &Options, shown: S
         let crew = Crew::new(&ranks);
         let trained = resolved().and_then(|resolved| train(resolved, options, shown, &crew));
         return trained.inspect_err(|error| {
-            // It broke off amid a sum, maybe, where the others cannot be told.
-            if error.kind == Kind::Bug && !ranks.is_alone() {
+            if crew.is_amid() {
                 say(&error.to_string());
                 ranks.abort(error.kind as u8);
             }

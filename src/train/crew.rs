@@ -60,12 +60,13 @@ pub struct Crew<'a> {
     /// All of them.
     pub ranks: &'a Ranks,
     is_over: Cell<bool>,
+    is_amid: Cell<bool>,
 }
 
 impl<'a> Crew<'a> {
     /// The processes that were launched with this one.
     pub fn new(ranks: &'a Ranks) -> Self {
-        Self { ranks, is_over: Cell::new(false) }
+        Self { ranks, is_over: Cell::new(false), is_amid: Cell::new(false) }
     }
 
     /// Seconds that gradients of so many values take to be summed: the median of a few times; 0 without others.
@@ -132,28 +133,37 @@ impl<'a> Crew<'a> {
         Ok(())
     }
 
-    /// The others take a step, too.
+    /// Takes a step, as the others do.
     ///
     /// # Errors
-    /// A fault of the program.
-    pub(super) fn step(&self, k: u64) -> Result<()> {
-        self.tell(&Task::Step(k))
+    /// Those of `work`.
+    pub(super) fn step<T>(&self, k: u64, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.with(&Task::Step(k), work)
     }
 
-    /// The others evaluate, too.
+    /// Evaluates, as the others do.
     ///
     /// # Errors
-    /// A fault of the program.
-    pub(super) fn evaluate(&self) -> Result<()> {
-        self.tell(&Task::Evaluate)
+    /// Those of `work`.
+    pub(super) fn evaluate<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.with(&Task::Evaluate, work)
     }
 
-    /// The others evaluate what is not to be forgotten, too.
+    /// Evaluates what is not to be forgotten, as the others do.
     ///
     /// # Errors
-    /// A fault of the program.
-    pub(super) fn retain(&self) -> Result<()> {
-        self.tell(&Task::Retain)
+    /// Those of `work`.
+    pub(super) fn retain<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.with(&Task::Retain, work)
+    }
+
+    fn with<T>(&self, task: &Task, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.tell(task)?;
+        self.is_amid.set(!self.ranks.is_alone());
+        let done = work();
+        // A fault that all find leaves them together; any other one, or a panic, does not.
+        self.is_amid.set(self.is_amid.get() && done.as_ref().is_err_and(|error| !is_shared(error.kind)));
+        done
     }
 
     /// All have learned the same.
@@ -164,13 +174,17 @@ impl<'a> Crew<'a> {
         if self.ranks.is_alone() {
             return Ok(());
         }
-        self.tell(&Task::Agree)?;
-        agree(self.ranks, learner)
+        self.with(&Task::Agree, || agree(self.ranks, learner))
+    }
+
+    /// Whether the others wait for what this process broke off: they can only be ended.
+    pub fn is_amid(&self) -> bool {
+        self.is_amid.get()
     }
 
     /// The others end. What all took together, where this one took `own`.
     pub fn end(&self, own: Taken) -> Taken {
-        if self.is_over.replace(true) || self.tell(&Task::End).is_err() {
+        if self.is_amid.get() || self.is_over.replace(true) || self.tell(&Task::End).is_err() {
             return own;
         }
         own.of_all(self.ranks)
@@ -183,8 +197,7 @@ impl<'a> Crew<'a> {
 
 impl Drop for Crew<'_> {
     fn drop(&mut self) {
-        // Where this process broke off amid a sum, the others wait for it in there.
-        if std::thread::panicking() {
+        if self.is_amid() {
             self.ranks.abort(Kind::Bug as u8);
         }
         self.end(Taken::default());

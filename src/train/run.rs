@@ -178,8 +178,8 @@ impl<'a> Course<'a> {
         let recompute = self.plan.prediction.recompute;
         let session = &mut *self.session;
         let how = Descent { k, seed, recompute, lr };
-        self.crew.step(k)?;
-        let outcome = session.learner.take(step, how, in_backward, self.crew.ranks);
+        let ranks = self.crew.ranks;
+        let outcome = self.crew.step(k, || session.learner.take(step, how, in_backward, ranks));
         let done = outcome.map_err(|error| match error.kind {
             Kind::Diverged => Error::Diverged {
                 step: k + 1,
@@ -205,10 +205,9 @@ impl<'a> Course<'a> {
         self.meter.enter(Phase::Evaluate);
         let _span = profile::stretch(Phase::Evaluate.name());
         let begun = Instant::now();
-        self.crew.evaluate()?;
-        let ranks = self.crew.ranks;
-        let Some((loss, loss_tokens)) = evaluate(&self.session.learner.decoder, &self.plan.eval, ranks)?
-        else {
+        let (decoder, ranks) = (&self.session.learner.decoder, self.crew.ranks);
+        let judged = self.crew.evaluate(|| evaluate(decoder, &self.plan.eval, ranks))?;
+        let Some((loss, loss_tokens)) = judged else {
             return Ok(false);
         };
         if !loss.is_finite() {
@@ -236,9 +235,9 @@ impl<'a> Course<'a> {
         self.meter.enter(Phase::Evaluate);
         let _span = profile::stretch(Phase::Evaluate.name());
         let (begun, step, epoch) = (Instant::now(), self.done, self.epoch);
-        self.crew.retain()?;
-        let (decoder, judged) = (&self.session.learner.decoder, &self.plan.retention.judged);
-        let Some((loss, loss_tokens)) = evaluate(decoder, judged, self.crew.ranks)? else {
+        let (decoder, ranks) = (&self.session.learner.decoder, self.crew.ranks);
+        let judged = self.crew.retain(|| evaluate(decoder, &self.plan.retention.judged, ranks))?;
+        let Some((loss, loss_tokens)) = judged else {
             return Ok(());
         };
         if !loss.is_finite() {
