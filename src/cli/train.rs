@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::estimate::time::ClassTime;
 use crate::estimate::{self, Prediction, PriceUsed, verdict};
 use crate::ledger::{self, Final, Status as LedgerStatus};
+use crate::meter::machine::cpu_model;
 use crate::meter::process::{code_since_bare, resident};
 use crate::meter::tag::Part;
 use crate::meter::{Measured, Meter, Phase, ProcessProbe};
@@ -315,7 +316,7 @@ fn settled(session: &Session, plan: &Plan, measured: &Measured) -> Settled {
     let phases = phases.into_iter().filter(|(_, s)| *s > 0.0).map(|(name, s)| (name.to_owned(), s)).collect();
     let earlier = Earlier { phases, energy_j: session.earlier_energy_j() };
     let ground = &plan.ground;
-    settle(measured, &earlier, &ground.price, ground.grid.as_ref(), &plan.machine.name)
+    settle(measured, &earlier, &ground.price, ground.grid.as_ref(), &cpu_model())
 }
 
 fn inputs(
@@ -424,7 +425,7 @@ fn provenance(plan: &Plan, measured: &Measured) -> report::Provenance {
         version: Some(env!("CARGO_PKG_VERSION").into()),
         build: Some(session::build_name()),
         os: Some(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
-        cpu: Some(plan.machine.name.clone()),
+        cpu: Some(cpu_model()),
         gpu: measured.devices.first().map(|gpu| gpu.name.clone()),
         device: Some(device::name(&plan.device).into()),
         threads: Some(ground.threads as u64),

@@ -56,6 +56,8 @@ pub struct Layout<'a> {
     pub passes_bf16: bool,
     /// A step has several micro-batches.
     pub accumulates: bool,
+    /// Gradients are summed with those of other processes.
+    pub shares: bool,
     /// Rows of logits alive at once.
     pub logits_rows: u64,
     /// Resident bytes before anything is loaded.
@@ -251,6 +253,13 @@ impl Layout<'_> {
         sum(&[rows, weight, product(&[p.trainable, 2])])
     }
 
+    /// What sums with other processes hold of gradients, twice each: the largest group's and a block's.
+    fn exchanged(&self) -> u64 {
+        let Trained { head_gradients: head, block_gradients: block, input_gradients: input, .. } =
+            self.trained;
+        if self.shares { product(&[2, sum(&[head.max(block).max(input), block])]) } else { 0 }
+    }
+
     /// Values of the largest matrix that is kept in blocks: NF4 are the blocks' linears, a file's own types are all.
     fn taken_apart(&self) -> u64 {
         let linears = self.arch.linears().map(|linear| product(&[wide(linear.outputs), wide(linear.inputs)]));
@@ -312,13 +321,13 @@ impl Layout<'_> {
         let passed = if recompute { self.passing(load) } else { 0 };
         let at_logits = sum(&[self.beside_logits(load), kept(&[beside, passed])]);
         let kept = kept(&[at_last, beside]);
-        let block = sum(&[beside, kept]);
+        let block = sum(&[beside, kept, self.exchanged()]);
         let row = product(&[load.tokens, wide(self.arch.hidden_size), F32]);
         vec![
             [at_head, head, at_logits, logits],
             [at_last, one, block, 0],
             [at_first, whole.saturating_sub(self.trained.input_gradients), block, 0],
-            [0, whole, sum(&[row, kept]), 0],
+            [0, whole, sum(&[row, kept, self.exchanged()]), 0],
         ]
     }
 
@@ -401,6 +410,7 @@ mod tests {
             on_device: false,
             passes_bf16: false,
             accumulates: false,
+            shares: false,
             logits_rows: 256,
             runtime_bytes: 10,
             read_value: 2,
@@ -456,6 +466,7 @@ mod tests {
             on_device: false,
             passes_bf16: false,
             accumulates: false,
+            shares: false,
             logits_rows: 256,
             runtime_bytes: 10,
             read_value: 2,
@@ -497,6 +508,7 @@ mod tests {
             on_device: false,
             passes_bf16: false,
             accumulates: false,
+            shares: false,
             logits_rows: 256,
             runtime_bytes: 10,
             read_value: 2,
@@ -534,6 +546,7 @@ mod tests {
                 on_device,
                 passes_bf16: false,
                 accumulates: false,
+                shares: false,
                 logits_rows: 256,
                 runtime_bytes: 10,
                 read_value: 2,

@@ -249,6 +249,7 @@ fn layout<'a>(inputs: &Inputs<'a>, parameters: Parameters) -> Layout<'a> {
         on_device: is_accelerator,
         passes_bf16: false,
         accumulates: inputs.config.train.gradient_accumulation_steps > 1,
+        shares: inputs.counts.shared.is_some(),
         logits_rows: inputs.logits_rows,
         runtime_bytes: inputs.machine.baseline_bytes,
         read_value: inputs.file_bytes.map_or(2, |bytes| bytes.div_ceil(parameters.total.max(1)).min(4)),

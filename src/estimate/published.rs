@@ -239,6 +239,7 @@ impl Published {
             on_device: machine.kind == Kind::Accelerator,
             passes_bf16: true,
             accumulates: false,
+            shares: false,
             logits_rows: ALL_ROWS,
             runtime_bytes: machine.baseline_bytes,
             read_value: 2,

@@ -200,7 +200,14 @@ pub fn of_card<'a>(sheets: &'a [Sheet], name: &str) -> Option<&'a Sheet> {
         name.to_lowercase().split([' ', '-']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
     };
     let of_card = words(name);
-    let fitting = sheets.iter().filter(|sheet| words(&sheet.name).iter().all(|word| of_card.contains(word)));
+    // Slower cards under the same name, or a part of one.
+    let is_less = |sheet: &Sheet| {
+        let pcie = (sheet.generation == "hopper").then_some("pcie");
+        ["laptop", "mig", "nvl"].into_iter().chain(pcie).any(|word| of_card.iter().any(|of| of == word))
+    };
+    let fitting = sheets
+        .iter()
+        .filter(|sheet| words(&sheet.name).iter().all(|word| of_card.contains(word)) && !is_less(sheet));
     fitting.max_by_key(|sheet| words(&sheet.name).len())
 }
 
@@ -271,6 +278,10 @@ mod tests {
         }
         assert_eq!(of("NVIDIA GeForce RTX 3060"), None);
         assert_eq!(of("NVIDIA L40"), None);
+        for less in ["NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 4090 Laptop GPU"] {
+            assert_eq!(of(less), None, "{less}");
+        }
+        assert_eq!(of("NVIDIA A100-PCIE-40GB").as_deref(), Some("A100-40GB"));
     }
 
     #[test]

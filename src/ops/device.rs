@@ -85,6 +85,8 @@ pub fn chosen(wanted: config::Device, nth: usize) -> Result<Option<usize>, Error
         (config::Device::Cpu, _) | (config::Device::Auto, Err(_)) => Ok(None),
         (config::Device::Cuda(_), Err(missing)) => Err(Error::Missing(missing)),
         (config::Device::Auto, Ok(count)) => Ok(Some(nth % count.max(1))),
+        // A scheduler may show each process a GPU of its own.
+        (config::Device::Cuda(0), Ok(1)) => Ok(Some(0)),
         (config::Device::Cuda(first), Ok(count)) => match first + nth {
             wanted if wanted >= count => Err(Error::NoSuch { wanted, count }),
             wanted => Ok(Some(wanted)),

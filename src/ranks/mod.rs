@@ -205,7 +205,7 @@ impl Ranks {
     }
 
     /// Begins to sum as many values in each process; `None` where there are no others.
-    pub fn begin_sum(&self, values: Vec<f32>) -> Option<Sum> {
+    pub fn begin_sum(&self, values: Vec<f32>) -> Option<Sum<'_>> {
         self.world.as_ref().map(|world| world.begin_sum(values))
     }
 
@@ -213,6 +213,15 @@ impl Ranks {
     pub fn abort(&self, code: u8) {
         if let Some(world) = &self.world {
             world.abort(code);
+        }
+    }
+}
+
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        // The others may be amid a sum, where MPI's own end would wait for them.
+        if std::thread::panicking() {
+            self.abort(Kind::Bug as u8);
         }
     }
 }

@@ -16,7 +16,7 @@ mod none {
     pub(in crate::ranks) enum World {}
 
     /// A sum on its way: nobody can have it without MPI.
-    pub enum Sum {}
+    pub struct Sum<'w>(&'w World);
 
     impl World {
         pub(in crate::ranks) fn join() -> Option<Self> {
@@ -47,7 +47,7 @@ mod none {
             match *self {}
         }
 
-        pub(in crate::ranks) fn begin_sum(&self, _: Vec<f32>) -> Sum {
+        pub(in crate::ranks) fn begin_sum(&self, _: Vec<f32>) -> Sum<'_> {
             match *self {}
         }
 
@@ -56,15 +56,15 @@ mod none {
         }
     }
 
-    impl Sum {
+    impl Sum<'_> {
         /// Lets it go on.
         pub fn progress(&mut self) {
-            match *self {}
+            match *self.0 {}
         }
 
         /// The sums.
         pub fn wait(self) -> Vec<f32> {
-            match self {}
+            match *self.0 {}
         }
     }
 }

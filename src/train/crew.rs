@@ -6,7 +6,7 @@ use super::evaluate::evaluate;
 use super::ground::{Ground, Terms};
 use super::learner::Learner;
 use super::material::Material;
-use super::plan::Plan;
+use super::plan::{Plan, settings_hash};
 use super::schedule::Schedule;
 use super::step::Descent;
 use super::{session, stop::Stop};
@@ -28,7 +28,7 @@ enum Task {
     Exchange { values: usize, times: usize },
     /// Read the data and load the model.
     Start { prefers_bf16: bool, recompute: bool },
-    /// Compare base and data.
+    /// Compare base, data and config.
     Compare,
     /// Take over the trained tensors of process 0.
     Weights,
@@ -78,12 +78,11 @@ impl<'a> Crew<'a> {
         if self.ranks.is_alone() {
             return Ok(0.0);
         }
-        // One group's worth is in flight at a time in a step, too.
-        let values = usize::try_from(values).unwrap_or(usize::MAX).min(MOST_AT_ONCE);
-        self.tell(&Task::Exchange { values, times: TIMES })?;
-        let mut seconds = exchange(self.ranks, values, TIMES);
+        let tried = usize::try_from(values).unwrap_or(usize::MAX).min(MOST_AT_ONCE);
+        self.tell(&Task::Exchange { values: tried, times: TIMES })?;
+        let mut seconds = exchange(self.ranks, tried, TIMES);
         seconds.sort_by(f64::total_cmp);
-        Ok(seconds[TIMES / 2])
+        Ok(seconds[TIMES / 2] * values as f64 / tried.max(1) as f64)
     }
 
     /// The others begin to load what this run needs.
@@ -97,13 +96,13 @@ impl<'a> Crew<'a> {
         })
     }
 
-    /// All have the same base and the same data.
+    /// All have the same base, data and config.
     ///
     /// # Errors
     /// They have not (5).
     pub(super) fn compare(&self, plan: &Plan) -> Result<()> {
-        self.tell(&Task::Compare)?;
-        compare(self.ranks, &plan.base_hash, &plan.summary.sha256)
+        let hashes = [&plan.base_hash, &plan.summary.sha256, &plan.settings_hash()];
+        self.with(&Task::Compare, || compare(self.ranks, hashes))
     }
 
     /// Gives the others the trained tensors.
@@ -162,7 +161,8 @@ impl<'a> Crew<'a> {
         self.is_amid.set(!self.ranks.is_alone());
         let done = work();
         // A fault that all find leaves them together; any other one, or a panic, does not.
-        self.is_amid.set(self.is_amid.get() && done.as_ref().is_err_and(|error| !is_shared(error.kind)));
+        let is_alone = done.as_ref().is_err_and(|error| !is_shared(task, error.kind));
+        self.is_amid.set(self.is_amid.get() && is_alone);
         done
     }
 
@@ -197,9 +197,6 @@ impl<'a> Crew<'a> {
 
 impl Drop for Crew<'_> {
     fn drop(&mut self) {
-        if self.is_amid() {
-            self.ranks.abort(Kind::Bug as u8);
-        }
         self.end(Taken::default());
     }
 }
@@ -217,10 +214,11 @@ fn exchange(ranks: &Ranks, values: usize, times: usize) -> Vec<f64> {
     (0..times).map(one).collect()
 }
 
-fn compare(ranks: &Ranks, base_hash: &str, data_hash: &str) -> Result<()> {
-    let same = [("the base model", base_hash), ("the training data", data_hash)]
-        .map(|(what, hash)| if ranks.agree(hash) { Ok(()) } else { Err(ranks::Error::Differs(what)) });
-    Ok(same.into_iter().collect::<Result<(), _>>()?)
+fn compare(ranks: &Ranks, hashes: [&String; 3]) -> Result<()> {
+    // All three, whatever the first says: the others ask for all.
+    let agreed = hashes.map(|hash| ranks.agree(hash));
+    let mut named = ["the base model", "the training data", "the config"].into_iter().zip(agreed);
+    named.find(|(_, agreed)| !agreed).map_or(Ok(()), |(what, _)| Err(ranks::Error::Differs(what).into()))
 }
 
 fn agree(ranks: &Ranks, learner: &Learner) -> Result<()> {
@@ -269,19 +267,22 @@ pub fn follow(resolved: impl Fn() -> Result<Resolved>, ranks: &Ranks) -> Result<
                 follower = Some(Follower::start(resolved()?, ranks, prefers_bf16, recompute)?);
                 Ok(())
             }
-            (task, Some(follower)) => follower.take(&task, ranks),
+            (task, Some(follower)) => follower
+                .take(&task, ranks)
+                .or_else(|e| if is_shared(&task, e.kind) { Ok(()) } else { Err(e) }),
             (task, None) => Err(ranks::Error::Message(format!("{task:?} before the start")).into()),
         };
-        match done {
-            Err(error) if !is_shared(error.kind) => return Err(error),
-            _ => {}
-        }
+        done?;
     }
 }
 
-/// Whether every process finds the same.
-fn is_shared(kind: Kind) -> bool {
-    matches!(kind, Kind::Diverged | Kind::Resource)
+/// Whether every process finds this fault of a task: it is one of a sum or of a comparison.
+fn is_shared(task: &Task, kind: Kind) -> bool {
+    match task {
+        Task::Step(_) => kind == Kind::Diverged,
+        Task::Compare | Task::Agree => kind == Kind::Resource,
+        _ => false,
+    }
 }
 
 impl Follower {
@@ -303,7 +304,10 @@ impl Follower {
     fn take(&mut self, task: &Task, ranks: &Ranks) -> Result<()> {
         let Self { material, learner, .. } = self;
         match task {
-            Task::Compare => compare(ranks, &self.base_hash, &material.summary.sha256),
+            Task::Compare => {
+                let settings = settings_hash(&self.ground.resolved, ranks.place().size);
+                compare(ranks, [&self.base_hash, &material.summary.sha256, &settings])
+            }
             Task::Weights => {
                 let bytes = ranks.bytes(Vec::new());
                 let read = peft::read_tensors(&learner.params, &mut bytes.as_slice(), bytes.len() as u64);

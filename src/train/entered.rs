@@ -28,6 +28,8 @@ pub struct Coming<'a> {
     pub holds: Holds,
     /// The run that stands in it is moved aside.
     pub overwrite: bool,
+    /// Processes that share it.
+    pub processes: usize,
     /// Of the checkpoint that it goes on from.
     pub kept: Option<&'a Manifest>,
     /// The config with its text.
@@ -129,7 +131,7 @@ impl Entered {
             started_at: self.started_at.clone(),
             output_dir: coming.out.to_string_lossy().into_owned(),
             config_toml: coming.resolved.toml.clone(),
-            config_hash: super::plan::settings_hash(coming.resolved),
+            config_hash: super::plan::settings_hash(coming.resolved, coming.processes),
             data_hash: String::new(),
             base_hash: String::new(),
             project: config.output.project.clone(),

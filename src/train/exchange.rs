@@ -18,7 +18,7 @@ pub(super) struct Exchange<'a> {
     params: &'a Params,
     /// Those to come: [`Decoder::trained`].
     groups: IntoIter<Vec<ParamId>>,
-    under_way: VecDeque<(Vec<(ParamId, Tensor)>, Sum)>,
+    under_way: VecDeque<(Vec<(ParamId, Tensor)>, Sum<'a>)>,
     whole: Vec<(ParamId, Tensor)>,
 }
 

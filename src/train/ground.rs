@@ -9,13 +9,14 @@ use crate::error::Result;
 use crate::estimate::amount::Kind;
 use crate::estimate::carbon::Intensity;
 use crate::estimate::history::Learned;
-use crate::estimate::machines;
 use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
+use crate::estimate::{machine, machines};
 use crate::meter::process::{bare, resident};
 use crate::model::adapter::Adapter;
 use crate::ops::{device, gpu, head};
 use crate::ranks::Place;
 use crate::{calibrate, fs};
+use fttrain_kernels::sys::cuda::{card, gpus};
 
 /// What a run is paid and judged by.
 pub struct Terms {
@@ -117,8 +118,8 @@ impl Ground {
         let (mut machine, warning) =
             calibrate::machine(&self.ask(counts), self.adapter.as_ref(), self.threads, &fs::home()?)?;
         let sheet = estimate::power::cpu(&machine.name);
-        machine.sheet_power_w =
-            machine.sheet_power_w.or_else(|| Some(sheet?.watts_per_thread() * machine.threads as f64));
+        let threads = (machine.threads * self.place.size) as f64;
+        machine.sheet_power_w = machine.sheet_power_w.or_else(|| Some(sheet?.watts_per_thread() * threads));
         Ok((machine, warning))
     }
 
@@ -158,9 +159,12 @@ impl Ground {
             let (machine, warning) = self.machine(counts)?;
             return Ok((machine, self.limits.clone(), warning));
         };
-        let card = fttrain_kernels::sys::cuda::card(nth);
+        let card = card(nth);
         let name = card.as_ref().map_or_else(|| format!("cuda:{nth}"), |card| card.name.clone());
-        let known = card.map(|card| machines::of_card(&card.name, card.bytes)).transpose()?.flatten();
+        // Processes of one machine take its cards in turn.
+        let on_card = self.place.beside.div_ceil(gpus().unwrap_or(1)) as u64;
+        let known =
+            card.map(|card| machines::of_card(&card.name, card.bytes / on_card)).transpose()?.flatten();
         if let Some((machine, limits)) = known {
             let warning = format!(
                 "{name} is predicted by its data sheet and by what others published: nothing of it was measured"
@@ -199,7 +203,10 @@ impl Ground {
     /// Predicts a run of this process; `taken` are the phases that are over by the clock.
     pub(super) fn predict(&self, counts: &Counts, machine: &Machine, taken: &[(String, f64)]) -> Prediction {
         let spot = Spot { machine, limits: &self.limits, price: &self.price };
-        self.foretell(counts, spot, &self.learned(machine), taken, resident().1.unwrap_or(0))
+        // What the process has held says nothing of a device's memory.
+        let is_host = machine.kind == machine::Kind::Cpu;
+        let resident_bytes = if is_host { resident().1.unwrap_or(0) } else { 0 };
+        self.foretell(counts, spot, &self.learned(machine), taken, resident_bytes)
     }
 
     /// Predicts a run of another process on any machine.

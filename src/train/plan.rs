@@ -135,6 +135,7 @@ impl Draft {
             out: &self.out,
             holds: self.holds,
             overwrite: self.overwrite,
+            processes: self.place.size,
             kept: self.resume.as_ref().map(|(_, manifest)| manifest),
             resolved: &self.resolved,
             price: &self.terms.price,
@@ -221,6 +222,7 @@ impl Plan {
             out: &self.out,
             holds: self.holds,
             overwrite: false,
+            processes: self.ground.place.size,
             kept: self.resume.as_ref().map(|(_, manifest)| manifest),
             resolved: &self.ground.resolved,
             price: &self.ground.price,
@@ -244,7 +246,7 @@ impl Plan {
 
     /// SHA-256 of the settings that decide the result, wherever they come from and whatever watches the run.
     pub fn settings_hash(&self) -> String {
-        settings_hash(&self.ground.resolved)
+        settings_hash(&self.ground.resolved, self.ground.place.size)
     }
 
     /// The checked config.
@@ -274,11 +276,12 @@ impl Plan {
     }
 }
 
-/// SHA-256 of the settings that decide the result.
-pub(super) fn settings_hash(resolved: &Resolved) -> String {
+/// SHA-256 of the settings that decide the result, the number of processes among them.
+pub(super) fn settings_hash(resolved: &Resolved, processes: usize) -> String {
     let settings = resolved.settings.iter().filter(|(key, _)| decides_the_result(key));
     let lines = settings.map(|(key, value)| format!("{key} = {value}\n"));
-    fs::sha256_bytes(lines.collect::<Vec<_>>().concat().as_bytes())
+    let shared = (processes > 1).then(|| format!("processes = {processes}\n"));
+    fs::sha256_bytes(lines.chain(shared).collect::<Vec<_>>().concat().as_bytes())
 }
 
 /// What a run gives up for the memory of its gradients.

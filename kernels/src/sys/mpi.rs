@@ -5,8 +5,9 @@ use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::topology::SimpleCommunicator;
-use mpi::traits::{AsRaw, Communicator, CommunicatorCollectives, Equivalence, Root};
+use mpi::traits::{AsRaw, Communicator, CommunicatorCollectives, Root};
 use std::ffi::{c_int, c_void};
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 
 /// All processes, from the first of them to the last.
@@ -18,7 +19,8 @@ pub struct World {
 }
 
 /// Gradients on their way: MPI reads `sent` and writes `received` until the request is done.
-pub struct Sum {
+pub struct Sum<'w> {
+    world: PhantomData<&'w World>,
     request: ffi::MPI_Request,
     is_done: bool,
     sent: ManuallyDrop<Vec<f32>>,
@@ -63,13 +65,6 @@ impl World {
         }
     }
 
-    /// The values of process 0, for all.
-    pub fn broadcast_values<T: Equivalence>(&self, values: &mut [T]) {
-        for part in values.chunks_mut(PART) {
-            self.all.process_at_rank(0).broadcast_into(part);
-        }
-    }
-
     /// Sums over all processes, in place.
     pub fn sum(&self, values: &mut [f64]) {
         self.reduce(values, SystemOperation::sum());
@@ -89,10 +84,11 @@ impl World {
     ///
     /// # Panics
     /// There are more than 2³¹ − 1 values.
-    pub fn begin_sum(&self, values: Vec<f32>) -> Sum {
+    pub fn begin_sum(&self, values: Vec<f32>) -> Sum<'_> {
         let count =
             c_int::try_from(values.len()).expect("a tensor's block has fewer values than MPI can count");
         let mut sum = Sum {
+            world: PhantomData,
             received: ManuallyDrop::new(vec![0.0; values.len()]),
             sent: ManuallyDrop::new(values),
             // SAFETY: a constant of the library.
@@ -125,7 +121,7 @@ impl World {
 /// Values of one broadcast: MPI counts in 32 bits.
 const PART: usize = 1 << 28;
 
-impl Sum {
+impl Sum<'_> {
     /// Lets MPI go on with it; most libraries do nothing while nobody asks.
     pub fn progress(&mut self) {
         if !self.is_done {
