@@ -50,14 +50,8 @@ pub struct Counts {
 pub struct Shared {
     /// How many they are.
     pub processes: u64,
-    /// Micro-batches of the slowest of them in each step.
-    pub micro_batches: u64,
-    /// Their tokens.
-    pub tokens: u64,
-    /// Their targets.
-    pub loss_tokens: u64,
-    /// Their Σ length² over the segments.
-    pub segment_squares: f64,
+    /// Of each step, what the slowest of them takes.
+    pub slowest: Volume,
 }
 
 /// One pass over the evaluation set.
@@ -128,12 +122,7 @@ impl Counts {
     /// What goes through the model of one process in training.
     pub fn volume(&self) -> Volume {
         if let Some(shared) = &self.shared {
-            return Volume {
-                tokens: shared.tokens as f64,
-                targets: shared.loss_tokens as f64,
-                squares: shared.segment_squares,
-                calls: shared.micro_batches as f64,
-            };
+            return shared.slowest;
         }
         Volume {
             tokens: self.tokens as f64,

@@ -42,12 +42,8 @@ pub fn cpu(model: &str) -> Option<Sheet> {
 /// data sheets of the estimate say.
 pub fn gpu(model: &str) -> Option<Sheet> {
     find(model, false).or_else(|| {
-        let model = model.to_lowercase();
-        let words: Vec<&str> = model.split(|c: char| !c.is_alphanumeric()).collect();
-        let is_named =
-            |sheet: &sheets::Sheet| sheet.name.to_lowercase().split('-').all(|word| words.contains(&word));
-        let all = sheets::shipped().unwrap_or_default().into_iter().filter(is_named);
-        let sheet = all.max_by_key(|sheet| sheet.name.len())?;
+        let all = sheets::shipped().unwrap_or_default();
+        let sheet = sheets::of_card(&all, model)?.clone();
         Some(Sheet {
             pattern: sheet.name,
             watts: sheet.tdp_w,

@@ -197,7 +197,7 @@ pub fn find<'a>(sheets: &'a [Sheet], name: &str) -> Option<&'a Sheet> {
 /// `NVIDIA A100-SXM4-80GB` is the `A100-80GB`.
 pub fn of_card<'a>(sheets: &'a [Sheet], name: &str) -> Option<&'a Sheet> {
     let words = |name: &str| -> Vec<String> {
-        name.to_lowercase().split([' ', '-']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+        name.to_lowercase().split(|c: char| !c.is_alphanumeric()).map(str::to_owned).collect()
     };
     let of_card = words(name);
     // Slower cards under the same name, or a part of one.

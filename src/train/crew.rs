@@ -253,7 +253,7 @@ pub fn follow(resolved: impl Fn() -> Result<Resolved>, ranks: &Ranks) -> Result<
     let _ignored = Stop::install()?;
     let mut follower: Option<Follower> = None;
     loop {
-        let done = match (ranks.hear()?, &mut follower) {
+        match (ranks.hear()?, &mut follower) {
             (Task::Exchange { values, times }, _) => {
                 exchange(ranks, values, times);
                 Ok(())
@@ -271,8 +271,7 @@ pub fn follow(resolved: impl Fn() -> Result<Resolved>, ranks: &Ranks) -> Result<
                 .take(&task, ranks)
                 .or_else(|e| if is_shared(&task, e.kind) { Ok(()) } else { Err(e) }),
             (task, None) => Err(ranks::Error::Message(format!("{task:?} before the start")).into()),
-        };
-        done?;
+        }?;
     }
 }
 

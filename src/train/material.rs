@@ -8,6 +8,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Batch, Summary};
 use crate::error::Result;
 use crate::estimate::counts::Shared;
+use crate::estimate::work::Volume;
 use crate::estimate::{self, Counts};
 use crate::fs;
 use crate::meter::process::resident;
@@ -95,10 +96,12 @@ pub(super) fn counts(
         rows: epochs.plan().rows() as u64,
         shared: (processes > 1).then_some(Shared {
             processes: processes as u64,
-            micro_batches: plan.slowest.batches,
-            tokens: plan.slowest.tokens,
-            loss_tokens: plan.slowest.loss_tokens,
-            segment_squares: plan.slowest.segment_squares as f64,
+            slowest: Volume {
+                tokens: plan.slowest.tokens as f64,
+                targets: plan.slowest.loss_tokens as f64,
+                squares: plan.slowest.segment_squares as f64,
+                calls: plan.slowest.batches as f64,
+            },
         }),
         data_tokens: epochs.samples().iter().map(|s| u64::from(Length::from(s).tokens)).sum(),
         assumed: !plan.exact,

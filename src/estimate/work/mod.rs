@@ -16,9 +16,10 @@ use super::parameters::{self, Parameters};
 use super::trained::Update;
 use crate::arch::{Arch, Linear, Proj};
 use crate::config::Method;
+use serde::{Deserialize, Serialize};
 
 /// How much goes through the model in a phase.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Volume {
     /// Tokens.
     pub tokens: f64,
