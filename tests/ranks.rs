@@ -3,26 +3,70 @@
 #[path = "support/run.rs"]
 mod run;
 
-#[cfg(not(feature = "mpi"))]
+#[cfg(not(any(feature = "mpi", feature = "faults", feature = "cuda")))]
 #[test]
-fn several_processes_are_refused_by_a_build_without_mpi() {
+fn several_processes_are_refused_by_a_build_that_cannot_bring_them_together() {
     let (place, config) = (run::Place::unknown(), run::golden("llama/lora/run.toml"));
-    for [size, rank] in [["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"], ["WORLD_SIZE", "RANK"]] {
+    for ([size, rank], lacks, way) in [
+        (["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"], "no MPI", "--features mpi"),
+        (["WORLD_SIZE", "RANK"], "no CUDA", "--features cuda"),
+    ] {
         let mut command = place.command(&["--lora", &config]);
         command.envs([(size, "2"), (rank, "1")]);
         let ended = run::Running::start(command).end().expect(2);
-        ended.says(&[size, "2 processes", "no MPI", "--features mpi"]);
+        ended.says(&[size, "2 processes", lacks, way]);
     }
     // What a whole job may use says nothing of this process.
     let ended = place.run_with(&["--lora", "nowhere.toml"], "SLURM_NTASKS", "2").expect(2);
     assert!(!ended.stderr.contains("MPI"), "{}", ended.stderr);
 }
 
+#[cfg(any(feature = "mpi", feature = "faults"))]
+mod shared {
+    use super::run::{Config, Place, lines};
+    use std::path::{Path, PathBuf};
+
+    fn numbers(path: &Path, key: &str) -> Vec<f64> {
+        lines(path).iter().map(|line| line[key].as_f64().unwrap()).collect()
+    }
+
+    /// Losses, gradient norms and evaluations are those of one process, but for the order of sums.
+    pub(super) fn assert_close(one: &Path, several: &Path, what: &str) {
+        for (file, key) in [
+            ("metrics.jsonl", "loss"),
+            ("metrics.jsonl", "grad_norm"),
+            ("metrics.jsonl", "tokens"),
+            ("metrics.jsonl", "learning_rate"),
+            ("eval.jsonl", "loss"),
+        ] {
+            let [one, several] = [one, several].map(|out| numbers(&out.join(file), key));
+            assert_eq!(one.len(), several.len(), "{what}: {file}");
+            for (step, (a, b)) in one.iter().zip(&several).enumerate() {
+                assert!((a - b).abs() <= 1e-4 * a.abs(), "{what}: {key} of line {step}: {a} and {b}");
+            }
+        }
+    }
+
+    /// Eighteen rows in micro-batches of two: the last step of an epoch leaves processes without any.
+    pub(super) fn config(
+        place: &Place,
+        processes: usize,
+        each: usize,
+        edit: impl Fn(Config) -> Config,
+    ) -> (String, PathBuf) {
+        let config = Config::lora()
+            .with("eval_steps", "4")
+            .with("val_set_size", "4")
+            .with("gradient_accumulation_steps", &each.to_string());
+        edit(config).write(place, &format!("{processes}x{each}"))
+    }
+}
+
 #[cfg(feature = "mpi")]
 mod together {
-    use super::run::{self, Config, Ended, Place, Running, assert_same, json, lines};
+    use super::run::{self, Config, Ended, Place, Running, assert_same, json};
+    use super::shared::{assert_close, config};
     use nix::sys::signal::Signal;
-    use std::path::Path;
     use std::process::{Command, Stdio};
 
     /// The program under `mpirun`, once for each of these command lines.
@@ -51,41 +95,6 @@ mod together {
 
     fn run_by(place: &Place, processes: usize, arguments: &[&str]) -> Ended {
         Running::start(mpirun(place, &vec![arguments; processes])).end()
-    }
-
-    fn numbers(path: &Path, key: &str) -> Vec<f64> {
-        lines(path).iter().map(|line| line[key].as_f64().unwrap()).collect()
-    }
-
-    /// Losses, gradient norms and evaluations are those of one process, but for the order of sums.
-    fn assert_close(one: &Path, several: &Path, what: &str) {
-        for (file, key) in [
-            ("metrics.jsonl", "loss"),
-            ("metrics.jsonl", "grad_norm"),
-            ("metrics.jsonl", "tokens"),
-            ("metrics.jsonl", "learning_rate"),
-            ("eval.jsonl", "loss"),
-        ] {
-            let [one, several] = [one, several].map(|out| numbers(&out.join(file), key));
-            assert_eq!(one.len(), several.len(), "{what}: {file}");
-            for (step, (a, b)) in one.iter().zip(&several).enumerate() {
-                assert!((a - b).abs() <= 1e-4 * a.abs(), "{what}: {key} of line {step}: {a} and {b}");
-            }
-        }
-    }
-
-    /// Eighteen rows in micro-batches of two: the last step of an epoch leaves processes without any.
-    fn config(
-        place: &Place,
-        processes: usize,
-        each: usize,
-        edit: impl Fn(Config) -> Config,
-    ) -> (String, std::path::PathBuf) {
-        let config = Config::lora()
-            .with("eval_steps", "4")
-            .with("val_set_size", "4")
-            .with("gradient_accumulation_steps", &each.to_string());
-        edit(config).write(place, &format!("{processes}x{each}"))
     }
 
     #[test]
@@ -189,5 +198,90 @@ mod together {
         assert!(share < all && 2.0 * share >= all, "{share} of {all}");
         let memory = estimate["limits"]["memory_source"].as_str().unwrap();
         assert!(memory.contains("shared by 2 processes"), "{memory}");
+    }
+}
+
+/// Started as torchrun starts processes: each alone, with variables that say which it is and where process 0 is. Without
+/// GPUs the gradients go where the numbers go, in these tests alone.
+#[cfg(feature = "faults")]
+mod apart {
+    use super::run::{self, Config, Ended, Place, Running, assert_same};
+    use super::shared::{assert_close, config};
+    use nix::sys::signal::Signal;
+    use std::net::TcpListener;
+
+    fn start(place: &Place, processes: usize, arguments: &[&str]) -> Vec<Running> {
+        // The port behind the one that is named, free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() - 1;
+        let one = |rank: usize| {
+            let mut command = place.command(arguments);
+            command.env("WORLD_SIZE", processes.to_string()).env("RANK", rank.to_string());
+            command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+            Running::start(command)
+        };
+        (0..processes).rev().map(one).rev().collect()
+    }
+
+    fn end(all: Vec<Running>) -> Vec<Ended> {
+        all.into_iter().map(Running::end).collect()
+    }
+
+    fn run_by(place: &Place, processes: usize, arguments: &[&str]) {
+        for ended in end(start(place, processes, arguments)) {
+            ended.expect(0);
+        }
+    }
+
+    #[test]
+    fn processes_take_the_steps_of_one() {
+        type Edit = fn(Config) -> Config;
+        let cases: [(&str, &str, Edit); 3] = [
+            ("LoRA with dropout", "--lora", |c| c),
+            ("QLoRA", "--qlora", |c| c.with("adapter", "\"qlora\"")),
+            ("updates in the backward pass", "--lora", |c| {
+                c.with("max_grad_norm", "0").with("optimizer_in_backward", "true")
+            }),
+        ];
+        for (what, flag, edit) in cases {
+            let place = Place::new();
+            let each = if what == "updates in the backward pass" { 1 } else { 2 };
+            let (alone, one) =
+                config(&place, 1, 3 * each, |c| edit(c).with("optimizer_in_backward", "false"));
+            place.run(&[flag, &alone]).expect(0);
+            let (shared, several) = config(&place, 3, each, edit);
+            run_by(&place, 3, &[flag, &shared]);
+            assert_close(&one, &several, what);
+        }
+    }
+
+    #[test]
+    fn a_fault_of_process_0_is_said_once() {
+        let place = Place::new();
+        let mut all = end(start(&place, 2, &["--lora", "nowhere.toml"])).into_iter();
+        all.next().unwrap().expect(2).says(&["nowhere.toml"]);
+        assert_eq!(all.next().unwrap().expect(0).stderr, "");
+    }
+
+    #[test]
+    fn a_process_that_is_killed_amid_a_step_ends_all_and_the_run_goes_on_as_if_nothing_had_been() {
+        let place = Place::new();
+        let often = |c: Config| c.with("save_steps", "1").with("max_steps", "150").with("eval_steps", "50");
+        let (whole, unbroken) = config(&place, 2, 2, often);
+        run_by(&place, 2, &["--lora", &whole]);
+        for killed in [1, 0] {
+            let name = |c: Config| often(c).with("gradient_accumulation_steps", "2");
+            let (config, out) = config(&place, 2, 10 + killed, name);
+            let mut all = start(&place, 2, &["--lora", &config]);
+            let third = run::checkpoint(&out, 3);
+            assert!(all[0].wait_until(|| third.exists()));
+            all[killed].signal(Signal::SIGKILL);
+            let said = format!("process {killed} of this run is gone");
+            let ended = end(all);
+            assert_eq!(ended[killed].code, -9, "it had ended before");
+            let left = ended.into_iter().nth(1 - killed).unwrap();
+            left.expect(5).says(&[&said]);
+            run_by(&place, 2, &["resume", out.to_str().unwrap()]);
+            assert_same(&unbroken, &out, &said);
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::error::{self, Fault, Kind};
 use candle_core::{DType, Device, Tensor};
 use fttrain_kernels::cuda::{Address, Launch, Product};
 use fttrain_kernels::sys::cuda::{Missing, gpus};
+use fttrain_kernels::sys::nccl::{self, Id, Nccl};
 use thiserror::Error;
 
 /// Why a run cannot be where it was asked to be.
@@ -110,11 +111,27 @@ pub fn name(device: &Device) -> &'static str {
     if device.is_cuda() { CUDA } else { "cpu" }
 }
 
-pub use card::Gpu;
+pub use card::{Gpu, Summed, Sums};
+
+/// Why GPUs of several processes cannot be summed over.
+pub fn why_no_nccl(error: &nccl::Error) -> String {
+    match error {
+        nccl::Error::Missing => "NCCL was not found".into(),
+        nccl::Error::Old(version) => {
+            let (major, minor) = if *version < 10_000 {
+                (version / 1000, version % 1000 / 100)
+            } else {
+                (version / 10_000, version % 10_000 / 100)
+            };
+            format!("NCCL {major}.{minor} is too old")
+        }
+        nccl::Error::Refused { call, why } => format!("NCCL refuses {call}: {why}"),
+    }
+}
 
 #[cfg(feature = "cuda")]
 mod card {
-    use super::{Address, DType, Device, Error, Launch, Product, Tensor, error};
+    use super::{Address, DType, Device, Error, Id, Launch, Nccl, Product, Tensor, error};
     use candle_core::{CudaDevice, Shape};
     use fttrain_kernels::cuda;
 
@@ -124,6 +141,31 @@ mod card {
             Ok(device)
         });
         opened.map_err(|e| Error::Refused { wanted, cause: e.to_string() })
+    }
+
+    /// Sums over the GPUs of several processes.
+    pub struct Sums(cuda::Sums);
+
+    impl Sums {
+        /// Waits for all `size` processes, of which this one is `rank`.
+        pub fn join(device: &Device, nccl: Nccl, id: Id, rank: usize, size: usize) -> error::Result<Self> {
+            Ok(Self(cuda::Sums::join(device.as_cuda_device()?, nccl, id, rank, size)?))
+        }
+
+        /// Begins to sum f32 tensors in their places, of the same shapes in each process.
+        pub fn begin(&self, tensors: Vec<Tensor>) -> error::Result<Summed> {
+            Ok(Summed(self.0.begin(tensors)?))
+        }
+    }
+
+    /// Tensors that become their sums.
+    pub struct Summed(cuda::Begun);
+
+    impl Summed {
+        /// The sums, for what is computed from now on.
+        pub fn wait(self) -> error::Result<Vec<Tensor>> {
+            Ok(self.0.wait()?)
+        }
     }
 
     /// The GPU that a tensor lies on.
@@ -170,12 +212,37 @@ mod card {
 
 #[cfg(not(feature = "cuda"))]
 mod card {
-    use super::{Address, DType, Device, Error, Launch, Missing, Product, Tensor, error};
+    use super::{Address, DType, Device, Error, Id, Launch, Missing, Nccl, Product, Tensor, error};
     use candle_core::Shape;
     use std::convert::Infallible;
 
     pub(super) fn open(_: usize) -> Result<Device, Error> {
         Err(Error::Missing(Missing::NotBuilt))
+    }
+
+    /// Sums over the GPUs of several processes: there are none without CUDA.
+    pub struct Sums(Infallible);
+
+    impl Sums {
+        /// Refused.
+        pub fn join(_: &Device, _: Nccl, _: Id, _: usize, _: usize) -> error::Result<Self> {
+            Err(Error::Missing(Missing::NotBuilt).into())
+        }
+
+        /// Begins to sum f32 tensors in their places, of the same shapes in each process.
+        pub fn begin(&self, _: Vec<Tensor>) -> error::Result<Summed> {
+            match self.0 {}
+        }
+    }
+
+    /// Tensors that become their sums: none, without CUDA.
+    pub struct Summed(Infallible);
+
+    impl Summed {
+        /// The sums, for what is computed from now on.
+        pub fn wait(self) -> error::Result<Vec<Tensor>> {
+            match self.0 {}
+        }
     }
 
     /// The GPU that a tensor lies on: none, without CUDA.

@@ -1,29 +1,41 @@
-//! The processes that share one run. Each takes its part of a step's micro-batches, and sums and messages go between them
-//! over MPI (the feature `mpi`); process 0 alone decides, writes and speaks. A run that nobody launched several
-//! processes of is alone, and nothing here costs it anything.
+//! The processes that share one run. Each takes its part of a step's micro-batches; messages go between them over MPI (the
+//! feature `mpi`) or over TCP, gradients over MPI or, on GPUs, NCCL. Process 0 alone decides, writes and speaks. A run that
+//! nobody launched several processes of is alone, and nothing here costs it anything.
 
 mod launcher;
+mod sockets;
+mod sum;
 mod world;
 
 use crate::error::{self, Fault, Kind, Result};
-use launcher::Launched;
+use crate::ops::device;
+use candle_core::{Device, Tensor};
+use fttrain_kernels::sys::nccl::{self, Id};
+use launcher::{Launched, Launcher};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sockets::{End, Ending, Sockets};
+use std::cell::OnceCell;
+use std::io;
+use std::sync::Arc;
+use sum::How;
 use thiserror::Error;
 use world::World;
 
-pub use world::Sum;
+pub use sum::Sum;
 
 /// Why the processes cannot work together.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// A launcher started several, and this build has no MPI.
-    #[error("{variable} says that {size} processes were started, and this build has no MPI")]
+    /// A launcher started several, and this build has nothing to bring them together.
+    #[error("{variable} says that {size} processes were started, and this build has no {lacks}")]
     NotBuilt {
         /// The launcher's variable.
         variable: &'static str,
         /// How many.
         size: usize,
+        /// What it would take.
+        lacks: &'static str,
     },
     /// MPI does not know of the others.
     #[error("{variable} says that {size} processes were started, and MPI knows of {known}")]
@@ -34,6 +46,34 @@ pub enum Error {
         size: usize,
         /// By MPI.
         known: usize,
+    },
+    /// Nothing says where process 0 is.
+    #[error("{variable} says that several processes were started, and nothing says where process 0 is")]
+    Nowhere {
+        /// The launcher's variable.
+        variable: &'static str,
+    },
+    /// The others were not met.
+    #[error("process {rank} of {size} {what} at {at}: {cause}")]
+    Meeting {
+        /// This process.
+        rank: usize,
+        /// How many there are.
+        size: usize,
+        /// What it did.
+        what: &'static str,
+        /// Host and port.
+        at: String,
+        /// Why it did not work.
+        cause: io::Error,
+    },
+    /// Nothing sums gradients where these processes compute.
+    #[error("processes that {variable} speaks of sum their gradients on GPUs, and {cause}")]
+    NoSums {
+        /// The launcher's variable.
+        variable: &'static str,
+        /// What is missing.
+        cause: String,
     },
     /// A message that cannot be read.
     #[error("process 0 sent what this process cannot read: {0}")]
@@ -46,17 +86,33 @@ pub enum Error {
 impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::NotBuilt { .. } | Self::Apart { .. } => Kind::Usage,
-            Self::Message(_) | Self::Differs(_) => Kind::Resource,
+            Self::NotBuilt { .. } | Self::Apart { .. } | Self::Nowhere { .. } => Kind::Usage,
+            Self::NoSums { .. } => Kind::Device,
+            Self::Meeting { .. } | Self::Message(_) | Self::Differs(_) => Kind::Resource,
         }
     }
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NotBuilt { .. } => "build with `--features mpi`, or start one process".into(),
-            Self::Apart { variable: "WORLD_SIZE", .. } => "start them by `mpirun -np N` or `srun`".into(),
+            Self::NotBuilt { lacks: "MPI", .. } => {
+                "build with `--features mpi`, on GPUs with `--features cuda`, or start one process".into()
+            }
+            Self::NotBuilt { .. } => {
+                "on GPUs build with `--features cuda`; on CPUs start them by `mpirun -np N`; or start one process".into()
+            }
             Self::Apart { .. } => {
                 "start them by the `mpirun` of the MPI library that this program was built with (Slurm: `srun --mpi=pmix`)"
+                    .into()
+            }
+            Self::Nowhere { .. } => "set MASTER_ADDR and MASTER_PORT to a host and a free port of process 0".into(),
+            Self::Meeting { .. } => {
+                "MASTER_ADDR is to name process 0's host, and the port behind MASTER_PORT to be free and open between the \
+                 machines"
+                    .into()
+            }
+            Self::NoSums { .. } => {
+                "install NCCL 2.10 or newer and name its folder in LD_LIBRARY_PATH; on CPUs build with `--features mpi` and \
+                 start them by `mpirun -np N`"
                     .into()
             }
             Self::Message(_) => "run the same build of this program on every machine".into(),
@@ -100,24 +156,30 @@ impl Place {
 /// The processes of a run, this one among them.
 pub struct Ranks {
     place: Place,
-    world: Option<World>,
+    world: Option<Box<dyn World>>,
+    /// Says that there are others.
+    variable: &'static str,
+    /// What sums gradients where they are computed; empty before [`Ranks::meet`], and where the host does.
+    gpus: OnceCell<device::Sums>,
 }
 
 impl Ranks {
     /// A run in one process.
     pub fn alone() -> Self {
-        Self { place: Place::ALONE, world: None }
+        Self { place: Place::ALONE, world: None, variable: "", gpus: OnceCell::new() }
     }
 
     /// Joins the processes that were launched with this one; to be called on the main thread, once.
     ///
     /// # Errors
-    /// Several were launched, and this build or the MPI library cannot bring them together (2).
+    /// Several were launched, and this build or the MPI library cannot bring them together (2); they do not find each
+    /// other (5).
     pub fn join() -> Result<Self> {
-        let Some(Launched { variable, size }) = launcher::launched(|name| std::env::var(name).ok()) else {
+        let Some(launched) = launcher::launched(|name| std::env::var(name).ok()) else {
             return Ok(Self::alone());
         };
-        let world = World::join().ok_or(Error::NotBuilt { variable, size })?;
+        let Launched { variable, size, .. } = launched;
+        let world = bring_together(&launched)?;
         if world.size() != size {
             return Err(Error::Apart { variable, size, known: world.size() }.into());
         }
@@ -131,7 +193,47 @@ impl Ranks {
             sharing: machine.iter().filter(|other| **other == cores).count(),
             machines: size.div_ceil(machine.len()),
         };
-        Ok(Self { place, world: Some(world) })
+        Ok(Self { place, world: Some(world), variable, gpus: OnceCell::new() })
+    }
+
+    /// Settles how gradients are summed that are computed on this device; all processes do it, before the first sum. What
+    /// it gives is to be told to the user.
+    ///
+    /// # Errors
+    /// They do not compute on the same kind of device (5); nothing sums gradients there (6).
+    pub fn meet(&self, device: &Device) -> Result<Option<String>> {
+        let Some(world) = &self.world else { return Ok(None) };
+        if !self.agree(device::name(device)) {
+            return Err(Error::Differs("the kind of device").into());
+        }
+        let no_sums = |cause: String| Error::NoSums { variable: self.variable, cause };
+        if device.is_cpu() {
+            let on_host = world.sums_on_host().then_some(None);
+            return on_host.ok_or_else(|| no_sums("they compute on CPUs".into()).into());
+        }
+        // Every process asks, whatever another found.
+        let id = nccl::Nccl::open().and_then(|nccl| {
+            let id = if self.place.is_first() { nccl.id()? } else { Id([0; Id::BYTES]) };
+            Ok((nccl, id))
+        });
+        let why = id.as_ref().err().map(device::why_no_nccl);
+        if self.largest(if why.is_some() { 1.0 } else { 0.0 }) > 0.0 {
+            let cause = why.unwrap_or_else(|| "another process has no NCCL".into());
+            return if world.sums_on_host() {
+                Ok(Some(format!("gradients are summed by MPI, through the host: {cause}")))
+            } else {
+                Err(no_sums(cause).into())
+            };
+        }
+        if let Ok((nccl, id)) = id {
+            let told = self.bytes(id.0.to_vec());
+            let id =
+                told.try_into().map_err(|_| Error::Message("a name of NCCL's of another length".into()))?;
+            let joined = device::Sums::join(device, nccl, Id(id), self.place.rank, self.place.size)?;
+            // A device has one run at a time.
+            let _ = self.gpus.set(joined);
+        }
+        Ok(None)
     }
 
     /// Where this process stands.
@@ -204,9 +306,20 @@ impl Ranks {
         largest.to_bits() == smallest.to_bits()
     }
 
-    /// Begins to sum as many values in each process; `None` where there are no others.
-    pub fn begin_sum(&self, values: Vec<f32>) -> Option<Sum<'_>> {
-        self.world.as_ref().map(|world| world.begin_sum(values))
+    /// Begins to sum f32 tensors, of the same shapes in each process; `None` where there are no others.
+    ///
+    /// # Errors
+    /// A fault of an op.
+    pub fn begin_sum(&self, tensors: Vec<Tensor>) -> Result<Option<Sum<'_>>> {
+        let how = match (&self.world, self.gpus.get()) {
+            (None, _) => return Ok(None),
+            (_, Some(gpus)) => How::Gpus(gpus.begin(tensors)?),
+            (Some(world), None) => {
+                let values = sum::values(&tensors)?;
+                How::Host(tensors, world.begin_sum(values))
+            }
+        };
+        Ok(Some(Sum(how)))
     }
 
     /// Ends the processes of the run at once, this one among them; returns where there are no others.
@@ -223,6 +336,40 @@ impl Drop for Ranks {
         if std::thread::panicking() {
             self.abort(Kind::Bug as u8);
         }
+    }
+}
+
+/// By what this build has for such a launcher.
+fn bring_together(launched: &Launched) -> Result<Box<dyn World>> {
+    let Launched { by, variable, size, .. } = *launched;
+    #[cfg(feature = "mpi")]
+    if by != Launcher::Torchrun {
+        let world = fttrain_kernels::sys::mpi::World::join();
+        return Ok(Box::new(world.ok_or(Error::NotBuilt { variable, size, lacks: "MPI" })?));
+    }
+    // Gradients of processes that only TCP joins are summed by NCCL.
+    if !cfg!(any(feature = "cuda", feature = "faults")) {
+        let lacks = if cfg!(feature = "mpi") || by == Launcher::Torchrun { "CUDA" } else { "MPI" };
+        return Err(Error::NotBuilt { variable, size, lacks }.into());
+    }
+    Ok(Box::new(Sockets::join(launched, sockets::PATIENCE, Arc::new(Exit))?))
+}
+
+/// Ends a run whose processes are not all there any more: another thread may be amid a sum that never ends.
+struct Exit;
+
+impl Ending for Exit {
+    fn end(&self, how: End) -> ! {
+        let code = match how {
+            End::Aborted(code) | End::Own(code) => code,
+            End::Lost(rank) => {
+                eprintln!(
+                    "error: process {rank} of this run is gone, and with it the run; its last words say why"
+                );
+                Kind::Resource as u8
+            }
+        };
+        fttrain_kernels::sys::exit_now(code)
     }
 }
 

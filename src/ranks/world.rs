@@ -1,70 +1,95 @@
-//! All processes of a run: MPI's, or in a build without it a value that nobody can have.
+//! All processes of a run, as the rest of this room knows them, whatever is between them.
+
+/// What goes between all processes of a run. Every call but [`World::abort`] is made by all of them, in the same order;
+/// where one of them is lost, all end.
+pub(super) trait World {
+    /// This process's number, from 0.
+    fn rank(&self) -> usize;
+
+    /// How many processes there are.
+    fn size(&self) -> usize;
+
+    /// What each process of this machine says, and which of them this one is.
+    fn gather_here(&self, value: u64) -> (Vec<u64>, usize);
+
+    /// The bytes of process 0, for all.
+    fn broadcast(&self, bytes: &mut Vec<u8>);
+
+    /// Sums over all processes, in place.
+    fn sum(&self, values: &mut [f64]);
+
+    /// The largest of all processes, in place.
+    fn largest(&self, values: &mut [f64]);
+
+    /// Whether gradients can be summed where the CPU is.
+    fn sums_on_host(&self) -> bool;
+
+    /// Begins to sum values over all processes, as many in each; to be called only where [`World::sums_on_host`].
+    fn begin_sum(&self, values: Vec<f32>) -> Box<dyn HostSum + '_>;
+
+    /// Ends all processes at once.
+    fn abort(&self, code: u8) -> !;
+}
+
+/// Values that become their sums.
+pub(super) trait HostSum {
+    /// Lets it go on.
+    fn progress(&mut self);
+
+    /// The sums, once all processes have begun theirs.
+    fn wait(self: Box<Self>) -> Vec<f32>;
+}
 
 #[cfg(feature = "mpi")]
-pub use fttrain_kernels::sys::mpi::Sum;
-#[cfg(feature = "mpi")]
-pub(super) use fttrain_kernels::sys::mpi::World;
+mod mpi {
+    use super::{HostSum, World};
+    use fttrain_kernels::sys::mpi;
 
-#[cfg(not(feature = "mpi"))]
-pub use none::Sum;
-#[cfg(not(feature = "mpi"))]
-pub(super) use none::World;
-
-#[cfg(not(feature = "mpi"))]
-mod none {
-    /// All processes: nobody can have them without MPI.
-    pub(in crate::ranks) enum World {}
-
-    /// A sum on its way: nobody can have it without MPI.
-    pub struct Sum<'w>(&'w World);
-
-    impl World {
-        pub(in crate::ranks) fn join() -> Option<Self> {
-            None
+    impl World for mpi::World {
+        fn rank(&self) -> usize {
+            self.rank()
         }
 
-        pub(in crate::ranks) fn rank(&self) -> usize {
-            match *self {}
+        fn size(&self) -> usize {
+            self.size()
         }
 
-        pub(in crate::ranks) fn size(&self) -> usize {
-            match *self {}
+        fn gather_here(&self, value: u64) -> (Vec<u64>, usize) {
+            self.gather_here(value)
         }
 
-        pub(in crate::ranks) fn gather_here(&self, _: u64) -> (Vec<u64>, usize) {
-            match *self {}
+        fn broadcast(&self, bytes: &mut Vec<u8>) {
+            self.broadcast(bytes);
         }
 
-        pub(in crate::ranks) fn broadcast(&self, _: &mut Vec<u8>) {
-            match *self {}
+        fn sum(&self, values: &mut [f64]) {
+            self.sum(values);
         }
 
-        pub(in crate::ranks) fn sum(&self, _: &mut [f64]) {
-            match *self {}
+        fn largest(&self, values: &mut [f64]) {
+            self.largest(values);
         }
 
-        pub(in crate::ranks) fn largest(&self, _: &mut [f64]) {
-            match *self {}
+        fn sums_on_host(&self) -> bool {
+            true
         }
 
-        pub(in crate::ranks) fn begin_sum(&self, _: Vec<f32>) -> Sum<'_> {
-            match *self {}
+        fn begin_sum(&self, values: Vec<f32>) -> Box<dyn HostSum + '_> {
+            Box::new(self.begin_sum(values))
         }
 
-        pub(in crate::ranks) fn abort(&self, _: u8) -> ! {
-            match *self {}
+        fn abort(&self, code: u8) -> ! {
+            self.abort(code)
         }
     }
 
-    impl Sum<'_> {
-        /// Lets it go on.
-        pub fn progress(&mut self) {
-            match *self.0 {}
+    impl HostSum for mpi::Sum<'_> {
+        fn progress(&mut self) {
+            self.progress();
         }
 
-        /// The sums.
-        pub fn wait(self) -> Vec<f32> {
-            match *self.0 {}
+        fn wait(self: Box<Self>) -> Vec<f32> {
+            (*self).wait()
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::estimate::PriceUsed;
 use crate::meter::process;
 use crate::model::adapter::peft;
 use crate::ops::device;
-use crate::ranks::{self, Ranks};
+use crate::ranks::{self, Ranks, Sum};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::time::Instant;
@@ -24,6 +25,8 @@ use std::time::Instant;
 /// What all processes do next.
 #[derive(Debug, Serialize, Deserialize)]
 enum Task {
+    /// Read the config and open what it is computed on.
+    Open,
     /// Sum so many values, so often: what an exchange takes.
     Exchange { values: usize, times: usize },
     /// Read the data and load the model.
@@ -69,18 +72,28 @@ impl<'a> Crew<'a> {
         Self { ranks, is_over: Cell::new(false), is_amid: Cell::new(false) }
     }
 
-    /// Seconds that gradients of so many values take to be summed: the median of a few times; 0 without others.
+    /// The others open what they compute on, and all settle how gradients are summed there. What it gives is to be told to
+    /// the user.
     ///
     /// # Errors
-    /// A fault of the program.
-    pub(super) fn exchange_s(&self, values: u64) -> Result<f64> {
+    /// Nothing sums them there (6), or they do not compute on the same (5).
+    pub(super) fn open(&self, device: &Device) -> Result<Option<String>> {
+        self.with(&Task::Open, || self.ranks.meet(device))
+    }
+
+    /// Seconds that gradients of so many values take to be summed where they are computed: the median of a few times; 0
+    /// without others.
+    ///
+    /// # Errors
+    /// A fault of an op.
+    pub(super) fn exchange_s(&self, values: u64, device: &Device) -> Result<f64> {
         const TIMES: usize = 5;
         if self.ranks.is_alone() {
             return Ok(0.0);
         }
         let tried = usize::try_from(values).unwrap_or(usize::MAX).min(MOST_AT_ONCE);
         self.tell(&Task::Exchange { values: tried, times: TIMES })?;
-        let mut seconds = exchange(self.ranks, tried, TIMES);
+        let mut seconds = exchange(self.ranks, device, tried, TIMES)?;
         seconds.sort_by(f64::total_cmp);
         Ok(seconds[TIMES / 2] * values as f64 / tried.max(1) as f64)
     }
@@ -204,12 +217,14 @@ impl Drop for Crew<'_> {
 /// Values that are summed at once where it is only measured.
 const MOST_AT_ONCE: usize = 1 << 26;
 
-fn exchange(ranks: &Ranks, values: usize, times: usize) -> Vec<f64> {
+fn exchange(ranks: &Ranks, device: &Device, values: usize, times: usize) -> Result<Vec<f64>> {
     let one = |_| {
-        let zeros = vec![0.0; values];
+        let zeros = Tensor::zeros(values, DType::F32, device)?;
+        device.synchronize()?;
         let begun = Instant::now();
-        let _sums = ranks.begin_sum(zeros).map(ranks::Sum::wait);
-        begun.elapsed().as_secs_f64()
+        let _sums = ranks.begin_sum(vec![zeros])?.map(Sum::wait).transpose()?;
+        device.synchronize()?;
+        Ok(begun.elapsed().as_secs_f64())
     };
     (0..times).map(one).collect()
 }
@@ -235,7 +250,13 @@ impl Taken {
     }
 }
 
-/// What a process that works for process 0 holds.
+/// A process that works for process 0, before it loads anything.
+struct Opened {
+    ground: Ground,
+    device: Device,
+}
+
+/// What it holds then.
 struct Follower {
     ground: Ground,
     material: Material,
@@ -245,61 +266,88 @@ struct Follower {
     recompute: bool,
 }
 
+/// How far it is.
+enum Stage {
+    Launched,
+    Open(Box<Opened>),
+    Started(Box<Follower>),
+}
+
 /// Does what process 0 tells until it is over. It alone is asked by signals to stop.
 ///
 /// # Errors
 /// What this process reads is broken, or an op fails. Faults that all processes find alike are left to process 0.
 pub fn follow(resolved: impl Fn() -> Result<Resolved>, ranks: &Ranks) -> Result<()> {
     let _ignored = Stop::install()?;
-    let mut follower: Option<Follower> = None;
+    let mut stage = Stage::Launched;
     loop {
-        match (ranks.hear()?, &mut follower) {
-            (Task::Exchange { values, times }, _) => {
-                exchange(ranks, values, times);
-                Ok(())
-            }
+        let task = ranks.hear()?;
+        let done = match (&task, &mut stage) {
             (Task::End, _) => {
                 let peak_bytes = process::resident().1.unwrap_or(0);
                 Taken { peak_bytes, cpu_s: process::cpu_s().unwrap_or(0.0) }.of_all(ranks);
                 return Ok(());
             }
-            (Task::Start { prefers_bf16, recompute }, None) => {
-                follower = Some(Follower::start(resolved()?, ranks, prefers_bf16, recompute)?);
+            (Task::Open, Stage::Launched) => {
+                let opened = Opened::open(resolved()?, ranks)?;
+                let met = ranks.meet(&opened.device).map(|_| ());
+                stage = Stage::Open(Box::new(opened));
+                met
+            }
+            (Task::Exchange { values, times }, Stage::Open(opened)) => {
+                exchange(ranks, &opened.device, *values, *times).map(|_| ())
+            }
+            (Task::Start { prefers_bf16, recompute }, _) => {
+                let Stage::Open(opened) = std::mem::replace(&mut stage, Stage::Launched) else {
+                    return Err(untimely(&task));
+                };
+                stage = Stage::Started(Box::new(opened.start(*prefers_bf16, *recompute)?));
                 Ok(())
             }
-            (task, Some(follower)) => follower
-                .take(&task, ranks)
-                .or_else(|e| if is_shared(&task, e.kind) { Ok(()) } else { Err(e) }),
-            (task, None) => Err(ranks::Error::Message(format!("{task:?} before the start")).into()),
-        }?;
+            (task, Stage::Started(follower)) => follower.take(task, ranks),
+            (task, _) => Err(untimely(task)),
+        };
+        done.or_else(|e| if is_shared(&task, e.kind) { Ok(()) } else { Err(e) })?;
     }
+}
+
+fn untimely(task: &Task) -> crate::error::Error {
+    ranks::Error::Message(format!("{task:?} out of turn")).into()
 }
 
 /// Whether every process finds this fault of a task: it is one of a sum or of a comparison.
 fn is_shared(task: &Task, kind: Kind) -> bool {
     match task {
+        Task::Open => matches!(kind, Kind::Resource | Kind::Device),
         Task::Step(_) => kind == Kind::Diverged,
         Task::Compare | Task::Agree => kind == Kind::Resource,
         _ => false,
     }
 }
 
-impl Follower {
-    fn start(resolved: Resolved, ranks: &Ranks, prefers_bf16: bool, recompute: bool) -> Result<Self> {
+impl Opened {
+    fn open(resolved: Resolved, ranks: &Ranks) -> Result<Self> {
         let place = ranks.place();
         // What it costs is process 0's to know.
         let terms = Terms { price: PriceUsed::unknown(), grid: None };
         let ground = Ground::on(resolved, terms, place)?;
         let gpu = device::chosen(ground.resolved.config.train.device, place.here)?;
         let device = ground.open(gpu, &mut Vec::new())?;
+        Ok(Self { ground, device })
+    }
+
+    fn start(self, prefers_bf16: bool, recompute: bool) -> Result<Follower> {
+        let Self { ground, device } = self;
         let material = Material::gather(&ground)?;
         let base_hash = ground.source.fingerprint()?;
         let learner =
             Learner::load(&ground, &material.retention, &device, prefers_bf16, &|_| (), &mut Vec::new())?;
         let schedule = Schedule::new(&ground.resolved.config.train, material.epochs.total_steps());
-        Ok(Self { ground, material, learner, schedule, base_hash, recompute })
+        Ok(Follower { ground, material, learner, schedule, base_hash, recompute })
     }
+}
 
+impl Follower {
     fn take(&mut self, task: &Task, ranks: &Ranks) -> Result<()> {
         let Self { material, learner, .. } = self;
         match task {
@@ -327,9 +375,7 @@ impl Follower {
             Task::Evaluate => evaluate(&learner.decoder, &material.eval, ranks).map(|_| ()),
             Task::Retain => evaluate(&learner.decoder, &material.retention.judged, ranks).map(|_| ()),
             Task::Agree => agree(ranks, learner),
-            Task::Exchange { .. } | Task::Start { .. } | Task::End => {
-                Err(ranks::Error::Message(format!("{task:?} after the start")).into())
-            }
+            Task::Open | Task::Exchange { .. } | Task::Start { .. } | Task::End => Err(untimely(task)),
         }
     }
 }

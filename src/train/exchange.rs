@@ -3,13 +3,13 @@
 
 use crate::error::Result;
 use crate::model::{Decoder, Params};
-use crate::ops::{Grads, ParamId, host};
+use crate::ops::{Grads, ParamId};
 use crate::ranks::{Ranks, Sum};
 use candle_core::{DType, Tensor};
 use std::collections::VecDeque;
 use std::vec::IntoIter;
 
-/// Sums that are under way at once: each holds its gradients twice more.
+/// Sums that are under way on the host at once: each holds its gradients twice more.
 const UNDER_WAY: usize = 2;
 
 /// The sums of one step. Processes whose part of it is smaller, or nothing, take part in all of them.
@@ -18,7 +18,7 @@ pub(super) struct Exchange<'a> {
     params: &'a Params,
     /// Those to come: [`Decoder::trained`].
     groups: IntoIter<Vec<ParamId>>,
-    under_way: VecDeque<(Vec<(ParamId, Tensor)>, Sum<'a>)>,
+    under_way: VecDeque<(Vec<ParamId>, Sum<'a>)>,
     whole: Vec<(ParamId, Tensor)>,
 }
 
@@ -40,23 +40,21 @@ impl<'a> Exchange<'a> {
     /// A fault of an op.
     pub(super) fn begin(&mut self, grads: &mut Grads) -> Result<()> {
         let Some(group) = self.groups.next() else { return Ok(()) };
-        let mut all = Vec::with_capacity(group.len());
-        let mut values = Vec::new();
-        for id in group {
-            let grad = match grads.slot(id).take() {
-                Some(grad) => grad,
-                None => self.params.get(id).value.zeros_like()?.to_dtype(DType::F32)?,
-            };
-            values.extend_from_slice(&host::read(&grad)?);
-            all.push((id, grad));
-        }
-        if let Some(sum) = self.ranks.begin_sum(values) {
-            self.under_way.push_back((all, sum));
+        let one = |id: &ParamId| match grads.slot(*id).take() {
+            Some(grad) => Ok(grad),
+            None => Ok(self.params.get(*id).value.zeros_like()?.to_dtype(DType::F32)?),
+        };
+        let own = group.iter().map(one).collect::<Result<Vec<_>>>()?;
+        if let Some(sum) = self.ranks.begin_sum(own)? {
+            self.under_way.push_back((group, sum));
         }
         for (_, sum) in &mut self.under_way {
             sum.progress();
         }
-        while self.under_way.len() > UNDER_WAY {
+        // What a GPU sums in its place costs nothing while it waits.
+        while self.under_way.len() > UNDER_WAY
+            && self.under_way.front().is_some_and(|(_, sum)| sum.is_on_host())
+        {
             self.settle()?;
         }
         Ok(())
@@ -88,15 +86,8 @@ impl<'a> Exchange<'a> {
     }
 
     fn settle(&mut self) -> Result<()> {
-        let Some((all, sum)) = self.under_way.pop_front() else { return Ok(()) };
-        let sums = sum.wait();
-        let mut rest = sums.as_slice();
-        for (id, grad) in all {
-            let (own, behind) = rest.split_at(grad.elem_count());
-            host::edit(&grad, |values| values.copy_from_slice(own))?;
-            rest = behind;
-            self.whole.push((id, grad));
-        }
+        let Some((group, sum)) = self.under_way.pop_front() else { return Ok(()) };
+        self.whole.extend(group.into_iter().zip(sum.wait()?));
         Ok(())
     }
 }

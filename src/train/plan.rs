@@ -151,6 +151,7 @@ impl Draft {
         let Self { resolved, terms, place, gpu, run_id, out, holds, resume, mut notes, .. } = self;
         let mut ground = Ground::on(resolved, terms, place)?;
         let device = ground.open(gpu, &mut notes)?;
+        notes.extend(crew.open(&device)?);
 
         meter.enter(Phase::Tokenise);
         let Material { tokenizer, tokenizer_bytes, epochs, eval, retention, summary } =
@@ -164,7 +165,7 @@ impl Draft {
         ground.limits = limits;
         let trained =
             Parameters::count(&ground.arch, &ground.resolved.config.method, &ground.adapted).trainable;
-        machine.step_overhead_s += crew.exchange_s(trained)?;
+        machine.step_overhead_s += crew.exchange_s(trained, &device)?;
         // Probes have other sizes than a step: what they leave would stand beside it.
         give_back_pages();
         ground.price = powered(&ground.price, &machine);

@@ -18,8 +18,12 @@ pub mod values;
 
 #[cfg(feature = "cuda")]
 mod device;
+#[cfg(feature = "cuda")]
+mod sums;
 
 #[cfg(feature = "cuda")]
 pub use device::{address, keep_memory, multiply, run, unwritten};
 pub use launch::{Address, Argument, FILES, Launch};
 pub use product::Product;
+#[cfg(feature = "cuda")]
+pub use sums::{Begun, Sums};
