@@ -8,7 +8,7 @@ use crate::ops::attention::Span;
 use crate::ops::device::Gpu;
 use crate::ops::dropout::Noise;
 use crate::ops::gpu::{self, Placed};
-use crate::ops::head::{self, Head, Scored};
+use crate::ops::head::{self, Head, LossSum, Scored};
 use crate::ops::norm::Norm;
 use crate::ops::profile;
 use crate::ops::{Grads, Matrix, ParamId, Weight, embedding, host};
@@ -63,17 +63,17 @@ impl Memory {
 }
 
 /// What a training pass gave, beside gradients.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub struct PassResult {
     /// Σ of the batch's token losses.
-    pub sum: f64,
+    pub sum: LossSum,
     /// What it took.
     pub memory: Memory,
 }
 
 /// Takes gradients that are whole out of those so far: `(Σ of the batch's token losses, gradients, the one that is not
 /// whole yet)`.
-pub type Settle<'a> = dyn FnMut(f64, &mut Grads, Option<ParamId>) -> Result<()> + 'a;
+pub type Settle<'a> = dyn FnMut(&LossSum, &mut Grads, Option<ParamId>) -> Result<()> + 'a;
 
 /// What a block leaves for the backward pass.
 enum Kept {
@@ -106,7 +106,7 @@ impl Decoder {
         settle: &mut Settle<'_>,
     ) -> Result<PassResult> {
         if batch.targets.is_empty() {
-            return Ok(PassResult::default());
+            return Ok(PassResult { sum: LossSum::ZERO, memory: Memory::default() });
         }
         profile::count(batch);
         let forward = profile::pass(profile::Pass::Forward);
@@ -133,7 +133,7 @@ impl Decoder {
         let _backward = profile::pass(profile::Pass::Backward);
         // A head that shares the embedding's weight is whole when the embedding's own part is added, at the end.
         let open = self.embedding.param;
-        settle(sum, grads, open)?;
+        settle(&sum, grads, open)?;
         let mut dx = Some(dx);
         let lowest = self.lowest_trained_block();
         for (i, (block, kept)) in self.blocks.iter().zip(kept).enumerate().skip(lowest).rev() {
@@ -154,13 +154,13 @@ impl Decoder {
             dx = block.backward(saved, dy, pass, wanted, grads)?;
             memory = memory.max(Memory { activations, gradients: grads.bytes(), logits: 0 });
             standing = below;
-            settle(sum, grads, open)?;
+            settle(&sum, grads, open)?;
         }
         if let Some(dx) = dx {
             embedding::backward(&self.embedding, &batch.ids, &dx, grads)?;
             memory = memory.max(Memory { gradients: grads.bytes(), ..Memory::default() });
         }
-        settle(sum, grads, None)?;
+        settle(&sum, grads, None)?;
         Ok(PassResult { sum, memory })
     }
 
@@ -226,7 +226,7 @@ impl Decoder {
         batch: &Batch,
         scale: f32,
         grads: &mut Grads,
-    ) -> Result<(f64, Tensor)> {
+    ) -> Result<(LossSum, Tensor)> {
         let (counted, targets) = counted(x, batch)?; // [C, D]
         let (normed, saved) = self.norm.forward(&counted)?;
         let (sum, d_normed) = self.head.loss_and_backward(&normed, &targets, scale, grads)?;

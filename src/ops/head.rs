@@ -24,6 +24,32 @@ pub struct Scored {
     pub is_likeliest: bool,
 }
 
+/// Σ of token losses, in f64; a GPU's is read when it is asked for, so that a pass waits for nothing.
+#[derive(Debug, Clone)]
+pub struct LossSum(Sum);
+
+#[derive(Debug, Clone)]
+enum Sum {
+    Known(f64),
+    OnGpu(Losses),
+}
+
+impl LossSum {
+    /// Of no tokens.
+    pub const ZERO: Self = Self(Sum::Known(0.0));
+
+    /// The sum; waits for the GPU that makes it.
+    ///
+    /// # Errors
+    /// The GPU fails.
+    pub fn value(&self) -> Result<f64> {
+        match &self.0 {
+            Sum::Known(sum) => Ok(*sum),
+            Sum::OnGpu(losses) => losses.sum(),
+        }
+    }
+}
+
 /// Rows of logits that stand at once for a vocabulary of `v`.
 pub fn chunk_rows(v: usize) -> usize {
     (CHUNK / v.max(1)).clamp(32, 1024)
@@ -51,7 +77,7 @@ impl Head {
     pub fn loss(&self, hidden: &Tensor, targets: &[u32]) -> Result<f64> {
         let _span = profile::op(Site::Head);
         if let Some(gpu) = Gpu::of(hidden) {
-            return Ok(self.on_gpu(&gpu, hidden, targets, None, &mut Grads::new(0))?.0);
+            return self.on_gpu(&gpu, hidden, targets, None, &mut Grads::new(0))?.0.sum();
         }
         let mut sum = 0.0;
         for rows in self.chunks(targets)? {
@@ -68,7 +94,7 @@ impl Head {
         targets: &[u32],
         scale: f32,
         grads: &mut Grads,
-    ) -> Result<(f64, Tensor)> {
+    ) -> Result<(LossSum, Tensor)> {
         self.backward(hidden, targets, &vec![scale; targets.len()], grads)
     }
 
@@ -106,14 +132,15 @@ impl Head {
         targets: &[u32],
         scales: &[f32],
         grads: &mut Grads,
-    ) -> Result<(f64, Tensor)> {
+    ) -> Result<(LossSum, Tensor)> {
         let _span = profile::op(Site::Head);
         if scales.len() != targets.len() {
             let fact = format!("{} gradients of {} tokens", scales.len(), targets.len());
             return Err(Error::new(Kind::Bug, fact));
         }
         if let Some(gpu) = Gpu::of(hidden) {
-            return self.on_gpu(&gpu, hidden, targets, Some(scales), grads);
+            let (losses, d_hidden) = self.on_gpu(&gpu, hidden, targets, Some(scales), grads)?;
+            return Ok((LossSum(Sum::OnGpu(losses)), d_hidden));
         }
         let mut sum = 0.0;
         let mut parts = Vec::new();
@@ -131,7 +158,7 @@ impl Head {
             1 => parts.remove(0),
             _ => Tensor::cat(&parts, 0)?,
         };
-        Ok((sum, d_hidden))
+        Ok((LossSum(Sum::Known(sum)), d_hidden))
     }
 
     /// The weight on a GPU, in what its products are rounded to.
@@ -147,7 +174,7 @@ impl Head {
         Ok((0..count).step_by(even).map(move |first| first..count.min(first + even)))
     }
 
-    /// Losses and gradients on a GPU, which is waited for once; without scales the gradient is 0.
+    /// Losses and gradients on a GPU; without scales the gradient is 0.
     fn on_gpu(
         &self,
         gpu: &Gpu,
@@ -155,7 +182,7 @@ impl Head {
         targets: &[u32],
         scales: Option<&[f32]>,
         grads: &mut Grads,
-    ) -> Result<(f64, Tensor)> {
+    ) -> Result<(Losses, Tensor)> {
         let losses = Losses::new(gpu)?;
         let w = &self.on(gpu)?;
         let d_hidden = Tensor::zeros(hidden.shape(), DType::F32, hidden.device())?;
@@ -173,7 +200,7 @@ impl Head {
                 product::gradient(gpu, grads.slot(id), &slopes, &inputs, 1.0)?;
             }
         }
-        Ok((losses.sum()?, d_hidden))
+        Ok((losses, d_hidden))
     }
 }
 

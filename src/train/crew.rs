@@ -92,8 +92,8 @@ impl<'a> Crew<'a> {
             return Ok(0.0);
         }
         let tried = usize::try_from(values).unwrap_or(usize::MAX).min(MOST_AT_ONCE);
-        self.tell(&Task::Exchange { values: tried, times: TIMES })?;
-        let mut seconds = exchange(self.ranks, device, tried, TIMES)?;
+        let task = Task::Exchange { values: tried, times: TIMES };
+        let mut seconds = self.with(&task, || exchange(self.ranks, device, tried, TIMES))?;
         seconds.sort_by(f64::total_cmp);
         Ok(seconds[TIMES / 2] * values as f64 / tried.max(1) as f64)
     }

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::model::decoder::{Memory, Training};
 use crate::model::{Decoder, Params};
 use crate::ops::dropout::Noise;
+use crate::ops::head::LossSum;
 use crate::ops::{Grads, profile};
 use crate::ranks::Ranks;
 
@@ -101,8 +102,11 @@ pub fn descend(
     let mut memory = Memory::default();
     let mut exchange = Exchange::new(ranks, decoder, params);
     optimizer.begin();
-    let mut settle = |own: f64, grads: &mut Grads, open| {
-        let sum = *sum.get_or_insert_with(|| ranks.sum(own));
+    let mut settle = |own: &LossSum, grads: &mut Grads, open| {
+        let sum = match sum {
+            Some(sum) => sum,
+            None => *sum.insert(ranks.sum(own.value()?)),
+        };
         if !sum.is_finite() {
             return Err(Error::Loss(sum / counted.max(1) as f64).into());
         }
@@ -123,12 +127,12 @@ pub fn descend(
     };
     for batch in ranks.place().share(&step.batches) {
         let passes = training(batch, counted, how.k, how.seed, how.recompute);
-        let settle = &mut |own: f64, grads: &mut Grads, open| settle(own, grads, open).map(|_| ());
+        let settle = &mut |own: &LossSum, grads: &mut Grads, open| settle(own, grads, open).map(|_| ());
         memory = memory.max(decoder.loss_and_descent(batch, passes, &mut grads, settle)?.memory);
     }
     // A process without a micro-batch of its own updates by those of the others.
     if counted > 0 && !ranks.is_alone() {
-        while settle(0.0, &mut grads, None)? {}
+        while settle(&LossSum::ZERO, &mut grads, None)? {}
     }
     let loss = sum.unwrap_or(0.0) / counted.max(1) as f64;
     Ok(Descended { loss, norm: squares.sqrt(), penalty, memory })
@@ -159,7 +163,7 @@ pub fn accumulate(
     let counted: usize = step.batches.iter().map(|b| b.targets.len()).sum();
     let mut grads = params.no_grads();
     let mut memory = Memory::default();
-    let mut sum = 0.0;
+    let mut sums = Vec::new();
     let mut exchange = Exchange::new(ranks, decoder, params);
     let mut own = ranks.place().share(&step.batches);
     while let Some(batch) = own.next() {
@@ -169,12 +173,14 @@ pub fn accumulate(
         let pass = decoder.loss_and_descent(batch, how, &mut grads, &mut |_, grads, _| {
             if is_last { exchange.begin(grads) } else { Ok(()) }
         })?;
-        sum += pass.sum;
+        sums.push(pass.sum);
         memory = memory.max(pass.memory);
     }
     if counted > 0 {
         exchange.finish(&mut grads)?;
     }
+    // Only now, with all of the step's work before it, is a GPU waited for.
+    let sum = sums.iter().try_fold(0.0, |sum, own| Ok::<_, crate::error::Error>(sum + own.value()?))?;
     let loss = ranks.sum(sum) / counted.max(1) as f64;
     if !loss.is_finite() {
         return Err(Error::Loss(loss).into());

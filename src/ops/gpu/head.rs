@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor};
 use fttrain_kernels::cuda::head as kernel;
 
 /// Token losses of a whole micro-batch, summed where they are made.
+#[derive(Debug, Clone)]
 pub struct Losses {
     gpu: Gpu,
     /// `[1]` in f64.
