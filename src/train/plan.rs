@@ -14,6 +14,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::{Batch, Summary};
 use crate::error::Result;
 use crate::estimate::{Machine, Parameters, Prediction};
+use crate::meter::process::resident;
 use crate::meter::{Meter, Phase};
 use crate::ops::device;
 use crate::ranks::Place;
@@ -77,6 +78,8 @@ pub struct Plan {
     pub machine: Machine,
     /// What the run will take.
     pub prediction: Prediction,
+    /// What the process had held at most before the model was loaded: its peak is never below that.
+    pub held_bytes: u64,
     /// The checkpoint to go on from.
     pub resume: Option<(PathBuf, Manifest)>,
     /// SHA-256 of the base's weights.
@@ -174,6 +177,7 @@ impl Draft {
         let taken: Vec<_> =
             meter.phases().into_iter().map(|(phase, s)| (phase.name().to_owned(), s)).collect();
         let prediction = ground.predict(&counts, &machine, &taken);
+        let held_bytes = resident().1.unwrap_or(0);
         notes.extend(warning);
         if fttrain_kernels::cpu::amx_is_refused() {
             notes.push("AMX gave wrong products when it was tried on this machine: it is not used".into());
@@ -200,6 +204,7 @@ impl Draft {
             summary,
             machine,
             prediction,
+            held_bytes,
             resume,
             base_hash,
             device,

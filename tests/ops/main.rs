@@ -11,6 +11,7 @@ mod gate;
 mod head;
 mod linear;
 mod norm;
+mod on_a_gpu;
 mod optimizer;
 mod references;
 mod rope;
