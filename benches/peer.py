@@ -29,6 +29,7 @@ def arguments():
     train.add_argument("--batch", type=int, required=True)
     train.add_argument("--dtype", choices=["f32", "bf16", "amp"], default="f32")
     train.add_argument("--compile", action="store_true")
+    train.add_argument("--nf4", action="store_true", help="the base in bitsandbytes' NF4: QLoRA")
     train.add_argument("--checkpointing", action="store_true")
     train.add_argument("--steps", type=int, default=6)
     train.add_argument("--rank", type=int, default=16)
@@ -74,7 +75,13 @@ def adapted(a):
     from transformers import AutoModelForCausalLM
 
     dtype = torch.bfloat16 if a.dtype == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype)
+    blocks = {}
+    if a.nf4:
+        from transformers import BitsAndBytesConfig
+
+        nf4 = dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+        blocks = dict(quantization_config=BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=dtype), device_map=a.device)
+    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype, **blocks)
     model.config.use_cache = False
     lora = LoraConfig(r=a.rank, lora_alpha=2 * a.rank, lora_dropout=0.0, target_modules="all-linear")
     model = get_peft_model(model, lora).to(a.device)

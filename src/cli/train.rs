@@ -106,7 +106,7 @@ fn train(resolved: Resolved, options: &Options, shown: Shown, crew: &Crew<'_>) -
     let desk = track::Desk::open(&plan.config().output, plan.out.clone(), crate::fs::home()?)?;
     let mut result = Training::default();
     if shown.profile {
-        profile::start();
+        profile::start(&plan.device);
     }
     let outcome = go(&mut session, &mut plan, &meter, &stop, crew, &mut result);
     let mut measured = meter.finish();

@@ -131,15 +131,12 @@ impl Bench<'_> {
         self.note(&format!("{what}: rope on k"), &k);
         let [q, k, v] = [q, k, v].map(|x| self.keep(Site::Attention, &x));
         let d_out = self.put("dy", &[ROWS, heads * head_dim]);
-        let (out, grads) = match &placed {
-            Some(placed) => {
-                let (out, saved) = gpu::attention::forward(placed, &shape, &q, &k, &v).unwrap();
-                (out, gpu::attention::backward(placed, &shape, &saved, &d_out).unwrap())
-            }
-            None => {
-                let (out, saved) = attention::forward(&shape, &spans, &q, &k, &v).unwrap();
-                (out, attention::backward(&shape, &spans, &saved, &d_out).unwrap())
-            }
+        let (out, grads) = if let Some(placed) = &placed {
+            let (out, saved) = gpu::attention::forward(placed, &shape, &q, &k, &v).unwrap();
+            (out, gpu::attention::backward(placed, &shape, &saved, &d_out).unwrap())
+        } else {
+            let (out, saved) = attention::forward(&shape, &spans, &q, &k, &v).unwrap();
+            (out, attention::backward(&shape, &spans, &saved, &d_out).unwrap())
         };
         self.note(what, &out);
         table.turn_both((&grads.q, &grads.k), &positions, placed.as_ref(), true).unwrap();

@@ -9,6 +9,7 @@ pub use trace::write as write_trace;
 use crate::data::Batch;
 use crate::estimate::time::ClassTime;
 use crate::estimate::work::{Class, Volume};
+use candle_core::Device;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -92,6 +93,8 @@ impl Profile {
 
 struct Recorder {
     began: Instant,
+    /// An op is over when this is done with it.
+    device: Device,
     /// `None` outside optimizer steps and passes: evaluation and generation are in the trace alone.
     pass: Option<Pass>,
     open: Vec<Open>,
@@ -112,10 +115,16 @@ pub struct Span {
     thread: PhantomData<*const ()>,
 }
 
-/// Begins to record this thread's spans.
-pub fn start() {
-    let recorder =
-        Recorder { began: Instant::now(), pass: None, open: Vec::new(), profile: Profile::default() };
+/// Begins to record this thread's spans. A GPU is waited for at the end of each op, which makes the run slower: it works
+/// behind the calls that queue its work.
+pub fn start(device: &Device) {
+    let recorder = Recorder {
+        began: Instant::now(),
+        device: device.clone(),
+        pass: None,
+        open: Vec::new(),
+        profile: Profile::default(),
+    };
     let before = RECORDER.with_borrow_mut(|slot| slot.replace(recorder));
     if before.is_none() {
         RECORDING.fetch_add(1, Ordering::Relaxed);
@@ -208,8 +217,12 @@ impl Recorder {
     }
 
     fn close(&mut self) {
-        let end_ns = self.now();
         let Some(open) = self.open.pop() else { return };
+        if matches!(open.label, Label::Op(..)) {
+            // What a GPU fails in is said where its values are read.
+            let _ = self.device.synchronize();
+        }
+        let end_ns = self.now();
         let duration_ns = end_ns.saturating_sub(open.start_ns);
         if let Some(outer) = self.open.last_mut() {
             outer.inner_ns += duration_ns;
@@ -250,7 +263,7 @@ mod tests {
 
     #[test]
     fn ops_are_summed_by_pass_and_only_inside_steps() {
-        start();
+        start(&Device::Cpu);
         drop(op(Site::Norm));
         {
             let _step = step();
@@ -272,7 +285,7 @@ mod tests {
 
     #[test]
     fn time_inside_an_inner_span_is_not_counted_twice() {
-        start();
+        start(&Device::Cpu);
         {
             let _step = step();
             let _outer = op(Site::Head);
@@ -289,7 +302,7 @@ mod tests {
     #[test]
     fn a_class_is_timed_behind_the_first_step() {
         let one = |steps: &[u32]| {
-            start();
+            start(&Device::Cpu);
             for &moments in steps {
                 let _step = step();
                 let _op = op(Site::Head);
@@ -307,7 +320,7 @@ mod tests {
 
     #[test]
     fn nothing_is_recorded_on_threads_that_did_not_ask() {
-        start();
+        start(&Device::Cpu);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 drop(step());
@@ -321,7 +334,7 @@ mod tests {
     #[test]
     fn what_went_through_the_model_is_counted_by_segments() {
         let sample = |n: usize| crate::data::Sample { ids: vec![1; n], labels: vec![1; n] };
-        start();
+        start(&Device::Cpu);
         count(&Batch::new([&sample(3), &sample(5)], 0));
         let volume = finish().unwrap().volume;
         assert_eq!(volume, Volume { tokens: 8.0, targets: 6.0, squares: 34.0, calls: 1.0 });

@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn a_trace_is_json_whose_spans_lie_inside_each_other() {
-        start();
+        start(&candle_core::Device::Cpu);
         {
             let _step = step();
             let _block = block(Pass::Forward, 7);
