@@ -211,6 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn a_blocks_factor_is_over_its_ops_and_not_over_another_models_factor() {
+        let (home, small) = (tempfile::tempdir().unwrap(), Small::new());
+        let mut machine = small.on(&Computer::cores(2), Kind::Cpu, home.path());
+        for glue in &mut machine.glue {
+            glue.factor = 100.0;
+        }
+        let Small { arch, config, adapted, counts, adapter } = &small;
+        let ask = Ask { arch, config, adapted, counts, logits_rows: 64, kind: Kind::Cpu };
+        let glue = whole::glue(&ask, Some(adapter), &machine, &Rig::CPU, Patience::QUICK).unwrap();
+        assert!(glue.unwrap().factor > 0.65, "{glue:?}");
+    }
+
+    #[test]
     fn a_card_without_a_sheet_is_measured_all_the_same() {
         let (home, small) = (tempfile::tempdir().unwrap(), Small::new());
         let gpu = small.on(&Computer::played("NVIDIA Nobody 1", 2), Kind::Accelerator, home.path());

@@ -66,7 +66,9 @@ pub fn glue(
         calls: 1.0,
     };
     let ops = model.blocks_training(&volume, false);
-    let expected_s = time::seconds(&ops, machine, model.stored, 0.0);
+    // The sum of the ops alone: what other models' blocks took beside theirs is not in it.
+    let bare = Machine { glue: Vec::new(), ..machine.clone() };
+    let expected_s = time::seconds(&ops, &bare, model.stored, 0.0);
     if expected_s > LONGEST_S {
         return Ok(None);
     }
