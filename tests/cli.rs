@@ -463,6 +463,23 @@ fn a_device_that_is_not_there_ends_with_6_and_never_on_the_cpu() {
 }
 
 #[test]
+fn a_device_that_is_not_there_is_neither_measured_nor_judged() {
+    let place = Place::unknown();
+    let out = place.path("study");
+    let validate = ["validate", "--out", out.to_str().unwrap()];
+    for device in ["cuda", "cuda:3"] {
+        for verb in [&["calibrate"][..], &validate] {
+            let ended = place.run(&[verb, &["--device", device]].concat()).expect(6);
+            ended.says(&["error: `device = \"cuda\"`", "hint: ", "\"cpu\""]);
+        }
+    }
+    for verb in ["calibrate", "validate"] {
+        place.run(&[verb, "--device", "cuda:x"]).expect(2).says(&["cuda:x", "\"cuda:N\""]);
+    }
+    assert!(!place.home().exists() && !out.exists(), "nothing is written");
+}
+
+#[test]
 fn a_run_that_diverges_ends_with_7_and_keeps_its_last_finite_weights() {
     let place = Place::new();
     let config = Config::lora().with("save_steps", "1").without("warmup_steps").with("learning_rate", "1e30");

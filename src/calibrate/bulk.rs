@@ -1,11 +1,14 @@
-//! What is measured once a machine, whatever the model: memory, disk, values drawn and quantised, power.
+//! What is measured once a machine, whatever the model: memory, disk, values drawn and quantised, power; of a GPU its own
+//! memory and what a launch takes.
 
+use super::rig::Rig;
 use super::stopwatch::{Patience, Timed};
 use crate::error::Result;
 use crate::estimate::Machine;
 use crate::fs;
-use crate::meter::{self, rapl::Rapl};
+use crate::meter;
 use crate::model::weights::drawn;
+use crate::ops::residual;
 use fttrain_kernels::cpu::Nf4;
 use fttrain_kernels::sys::memory::give_back_pages;
 use rayon::prelude::*;
@@ -29,6 +32,10 @@ const FAR_BYTES: u64 = 6 << 30;
 /// Values that are drawn and quantised, as rows of a matrix.
 const VALUES: usize = 2 << 20;
 const ROW: usize = 1024;
+/// Floats of a buffer that is copied on a GPU: 256 MiB, beyond any cache; less where its memory is small.
+const DEVICE_FLOATS: u64 = 64 << 20;
+/// Floats of the smallest kernel.
+const TINY: usize = 32;
 /// How long power is watched, at rest and under load.
 const POWER_WATCH: Duration = Duration::from_millis(1500);
 
@@ -44,6 +51,34 @@ pub fn measure(machine: &mut Machine, home: &Path, patience: Patience, touched_f
     machine.elementwise_bytes_per_s = machine.copy_bytes_per_s;
     values(machine, patience)?;
     disk(machine, home, patience)
+}
+
+/// Seconds that the host takes to queue a kernel: of those that compute next to nothing.
+///
+/// # Errors
+/// The device does not answer.
+pub fn launch(machine: &mut Machine, rig: &Rig, patience: Patience) -> Result<()> {
+    let (to, tiny) = (rig.filled(1, TINY)?, rig.filled(1, TINY)?);
+    machine.launch_s = patience.time_on(rig, &mut || residual::add(&to, &tiny))?.typical_s;
+    Ok(())
+}
+
+/// The memory of a device that has so many bytes of its own.
+///
+/// # Errors
+/// The device does not answer.
+pub fn device(machine: &mut Machine, rig: &Rig, bytes: u64, patience: Patience) -> Result<()> {
+    let floats = usize::try_from((bytes / 64).min(DEVICE_FLOATS)).unwrap_or(0).max(TINY);
+    let (to, from) = (rig.filled(1, floats)?, rig.filled(1, floats)?);
+    let moved = 4.0 * floats as f64;
+    let copied = patience.time_on(rig, &mut || {
+        from.copy()?;
+        Ok(())
+    })?;
+    machine.copy_bytes_per_s = 2.0 * moved / copied.typical_s;
+    let added = patience.time_on(rig, &mut || residual::add(&to, &from))?;
+    machine.elementwise_bytes_per_s = 3.0 * moved / added.typical_s;
+    Ok(())
 }
 
 /// Bytes read and written per second.
@@ -131,16 +166,22 @@ fn disk(machine: &mut Machine, home: &Path, patience: Patience) -> Result<()> {
     Ok(())
 }
 
-/// Watches the package's energy counter at rest and while `load` runs; nothing where it may not be read.
+/// Watches an energy counter, J at so many seconds since the start, at rest and while `load` runs; nothing where it may not
+/// be read.
 ///
 /// # Errors
 /// The load's own.
-pub fn power(machine: &mut Machine, load: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-    let Some(mut counter) = Rapl::open(Path::new("/sys/class/powercap")) else { return Ok(()) };
+pub fn power(
+    machine: &mut Machine,
+    counter: &mut dyn FnMut(f64) -> Option<f64>,
+    load: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
     let started = Instant::now();
-    let mut read =
-        || counter.read(started.elapsed().as_secs_f64()).map(|j| (started.elapsed().as_secs_f64(), j));
-    let first = read();
+    let mut read = || {
+        let now_s = started.elapsed().as_secs_f64();
+        Some((now_s, counter(now_s)?))
+    };
+    let Some(first) = read() else { return Ok(()) };
     std::thread::sleep(POWER_WATCH);
     let rested = read();
     let until = Instant::now() + POWER_WATCH;
@@ -152,7 +193,7 @@ pub fn power(machine: &mut Machine, load: &mut dyn FnMut() -> Result<()>) -> Res
         let ((t0, j0), (t1, j1)) = a.zip(b)?;
         Some((j1 - j0) / (t1 - t0)).filter(|w| w.is_finite() && *w > 0.0)
     };
-    machine.idle_power_w = watts(first, rested);
+    machine.idle_power_w = watts(Some(first), rested);
     machine.power_w = watts(rested, worked);
     Ok(())
 }
@@ -172,5 +213,43 @@ mod tests {
         }
         assert!(machine.is_sound() && machine.fsync_s > 0.0);
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_device_has_a_launch_and_memory_of_its_own() {
+        let mut machine = Machine::assumed("test", 1);
+        let patience = Patience { budget: Duration::ZERO, least: 1 };
+        let (bytes, device_of) = (1 << 30, |bytes| Rig::queue(&candle_core::Device::Cpu, bytes));
+        launch(&mut machine, &device_of(bytes), patience).unwrap();
+        device(&mut machine, &device_of(bytes), bytes, patience).unwrap();
+        assert!((1e-9..1e-3).contains(&machine.launch_s), "{}", machine.launch_s);
+        for rate in [machine.copy_bytes_per_s, machine.elementwise_bytes_per_s] {
+            assert!((1e8..1e12).contains(&rate), "{rate}");
+        }
+    }
+
+    #[test]
+    fn power_is_what_a_counter_grew_by_at_rest_and_at_work() {
+        let (mut machine, mut is_loaded) = (Machine::assumed("test", 1), false);
+        let loaded = std::cell::Cell::new(false);
+        let mut joules = 0.0;
+        let mut last_s = 0.0;
+        let mut counter = |now_s: f64| {
+            joules += (now_s - last_s) * if loaded.get() { 300.0 } else { 50.0 };
+            last_s = now_s;
+            Some(joules)
+        };
+        power(&mut machine, &mut counter, &mut || {
+            loaded.set(true);
+            is_loaded = true;
+            std::thread::sleep(Duration::from_millis(100));
+            Ok(())
+        })
+        .unwrap();
+        assert!(is_loaded && (machine.idle_power_w.unwrap() - 50.0).abs() < 1e-6);
+        assert!((machine.power_w.unwrap() - 300.0).abs() < 1e-6);
+        let mut unread = Machine::assumed("test", 1);
+        power(&mut unread, &mut |_| None, &mut || unreachable!("there is nothing to load for")).unwrap();
+        assert_eq!((unread.power_w, unread.idle_power_w), (None, None));
     }
 }

@@ -1,16 +1,16 @@
 //! The profile of this machine for a run: read where it was measured before, measured where it was not.
 
-use super::probe::{Heads, Probe};
-use super::profile::{Profiles, Provenance};
+use super::computer::Computer;
+use super::probe::{Probe, Setting};
+use super::profile::Profiles;
+use super::rig::Rig;
 use super::shapes::{self, Ask};
 use super::stopwatch::Patience;
-use super::{bulk, program, whole};
+use super::whole;
 use crate::error::Result;
 use crate::estimate::Machine;
 use crate::estimate::machine::Evidence;
 use crate::fs;
-use crate::meter::machine::cpu_model;
-use crate::meter::process::bare;
 use crate::model::adapter::Adapter;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,116 +21,98 @@ const QUICK: Duration = Duration::from_secs(4);
 const THOROUGH: Duration = Duration::from_secs(100);
 /// For how long it touches memory.
 const FAR: Duration = Duration::from_secs(8);
-/// Heads of the grid's attention.
-const GRID_HEADS: Heads = Heads { query: 8, key: 4 };
+/// What the grid's probes have beside their shapes.
+const GRID: Setting = Setting { heads: 8, kv_heads: 4, tokens: 8192, layers: usize::MAX };
 
-/// The machine's rates at the shapes of a run; new ones are kept under `home`. The second value is a warning.
+/// The rates of a CPU or GPU at the shapes of a run; new ones are kept under `home`. The second value is a warning.
 ///
 /// # Errors
 /// A fault of an op.
 pub fn machine(
     ask: &Ask<'_>,
     adapter: Option<&Adapter>,
-    threads: usize,
+    computer: &Computer,
     home: &Path,
 ) -> Result<(Machine, Option<String>)> {
-    let provenance = Provenance::here(threads);
+    let (provenance, rig) = (computer.provenance(), computer.rig());
     let (mut profiles, warning) = Profiles::load(&home.join(Profiles::FILE));
-    let wanted = shapes::wanted(ask);
-    let known = profiles.find(&cpu_model(), &provenance).cloned();
+    let wanted = shapes::wanted(ask, rig.bounds());
+    let known = profiles.find(&provenance).cloned();
     let is_new = known.is_none();
-    let mut machine = known.unwrap_or_else(|| blank(&provenance));
-    weigh(&mut machine);
+    let mut machine = match known {
+        Some(known) => known,
+        None => computer.blank()?,
+    };
+    computer.renew(&mut machine, &profiles);
     let missing = shapes::lacking(&machine, &wanted);
     if missing.is_empty() {
         return Ok((machine, warning));
     }
     let until = Instant::now() + QUICK;
-    let heads = Heads { query: ask.arch.heads, key: ask.arch.kv_heads };
     if is_new {
-        // First of all: fresh pages are those that nobody has touched.
         // What is touched here counts in this process's peak: far pages are left to `fttrain calibrate`.
-        bulk::measure(&mut machine, home, Patience::QUICK, Duration::ZERO)?;
-        program::measure(&mut machine, home, Patience::QUICK)?;
+        computer.bulk(&mut machine, &profiles, home, Patience::QUICK, Duration::ZERO)?;
     }
-    let spread = probe(&mut machine, &missing, heads, Patience::QUICK, until)?;
+    let spread = probe(&mut machine, rig, &missing, ask.setting(), Patience::QUICK, until)?;
     if is_new {
         machine.spread = spread;
     }
-    machine.glue.extend(whole::glue(ask, adapter, &machine, Patience::QUICK)?);
-    machine.measured_at = Some(provenance.measured_at.clone());
+    machine.glue.extend(whole::glue(ask, adapter, &machine, rig, Patience::QUICK)?);
+    machine.measured_at = Some(provenance.measured_at);
     let kept = keep(&mut profiles, &machine, home);
     Ok((machine, warning.or(kept.err().map(|e| format!("the machine's profile could not be kept: {e}")))))
 }
 
-/// Measures this machine over the grid and at the shapes of `asks`, and keeps the profile under `home`. `said` hears
-/// how much is done.
+/// Measures a CPU or GPU over the grid and at the shapes of `asks`, and keeps the profile under `home`. `said` hears how
+/// much is done.
 ///
 /// # Errors
 /// A fault of an op; `home` cannot be written.
 pub fn calibrate(
     asks: &[(Ask<'_>, Option<&Adapter>)],
-    threads: usize,
+    computer: &Computer,
     home: &Path,
     said: &mut dyn FnMut(usize, usize),
 ) -> Result<Machine> {
-    let provenance = Provenance::here(threads);
-    let mut machine = blank(&provenance);
+    let (provenance, rig) = (computer.provenance(), computer.rig());
+    let (mut profiles, _) = Profiles::load(&home.join(Profiles::FILE));
+    let mut machine = computer.blank()?;
     let started = Instant::now();
     let patience = Patience::THOROUGH;
-    bulk::measure(&mut machine, home, patience, FAR)?;
-    program::measure(&mut machine, home, patience)?;
+    computer.bulk(&mut machine, &profiles, home, patience, FAR)?;
     for (ask, adapter) in asks {
-        let heads = Heads { query: ask.arch.heads, key: ask.arch.kv_heads };
-        probe(&mut machine, &shapes::wanted(ask), heads, patience, started + THOROUGH)?;
-        machine.glue.extend(whole::glue(ask, *adapter, &machine, patience)?);
+        let wanted = shapes::wanted(ask, rig.bounds());
+        probe(&mut machine, rig, &wanted, ask.setting(), patience, started + THOROUGH)?;
+        machine.glue.extend(whole::glue(ask, *adapter, &machine, rig, patience)?);
     }
-    let grid = shapes::grid();
+    let grid = computer.grid();
     let mut spreads = Vec::new();
     for (done, one) in grid.iter().enumerate() {
         if started.elapsed() > THOROUGH {
             break;
         }
         said(done, grid.len());
-        spreads.push(probe(&mut machine, &[*one], GRID_HEADS, patience, started + THOROUGH)?);
+        spreads.push(probe(&mut machine, rig, &[*one], GRID, patience, started + THOROUGH)?);
     }
     machine.spread = crate::estimate::history::median(&mut spreads);
-    let load = grid.first().copied();
-    bulk::power(&mut machine, &mut || match load {
-        Some(probe) => probe.measure(GRID_HEADS, Patience::QUICK).map(drop),
+    let load = computer.load(&grid);
+    computer.power(&mut machine, &mut || match load {
+        Some(probe) => probe.measure(rig, GRID, Patience::QUICK).map(drop),
         None => Ok(()),
     })?;
     machine.evidence = Evidence::Calibrated;
     machine.measured_at = Some(provenance.measured_at);
-    let (mut profiles, _) = Profiles::load(&home.join(Profiles::FILE));
     profiles.forget(&machine);
     keep(&mut profiles, &machine, home)?;
     Ok(machine)
 }
 
-/// A machine of which only the process's own weight is known.
-fn blank(provenance: &Provenance) -> Machine {
-    let mut machine = Machine::assumed(cpu_model(), provenance.threads);
-    weigh(&mut machine);
-    machine.evidence = Evidence::Measured;
-    machine.build.clone_from(&provenance.build);
-    machine.kernel.clone_from(&provenance.kernel);
-    machine.bf16_base = fttrain_kernels::cpu::path().has_bf16();
-    machine
-}
-
-/// What the process weighs by itself: this one, for another build's may weigh less.
-fn weigh(machine: &mut Machine) {
-    if let Some(bytes) = bare() {
-        machine.baseline_bytes = bytes;
-    }
-}
-
 /// Measures probes until the deadline, the first of them always; gives the middle of their scatter.
 fn probe(
     machine: &mut Machine,
+    rig: &Rig,
     probes: &[Probe],
-    heads: Heads,
+    setting: Setting,
     patience: Patience,
     until: Instant,
 ) -> Result<f64> {
@@ -139,7 +121,7 @@ fn probe(
         if done > 0 && Instant::now() > until {
             break;
         }
-        let (rate, timed) = probe.measure(heads, patience)?;
+        let (rate, timed) = probe.measure(rig, setting, patience)?;
         machine.rates.retain(|old| !old.is_same(&rate));
         machine.rates.push(rate);
         spreads.push(timed.spread);
@@ -156,27 +138,96 @@ fn keep(profiles: &mut Profiles, machine: &Machine, home: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Linear;
+    use crate::arch::{Arch, Linear};
+    use crate::calibrate::Provenance;
+    use crate::config::{Config, Method};
     use crate::estimate::Counts;
     use crate::estimate::fixture::{config, llama};
+    use crate::estimate::machine::Kind;
     use crate::model::adapter::Adapter;
+
+    /// A small run, and everything that an [`Ask`] of it refers to.
+    struct Small {
+        arch: Arch,
+        config: Config,
+        adapted: Vec<Linear>,
+        counts: Counts,
+        adapter: Adapter,
+    }
+
+    impl Small {
+        fn new() -> Self {
+            let (arch, config) = (llama(2, 256, 64, 128, 2, 1, true), config());
+            let Method::Lora(lora) = &config.method else { unreachable!() };
+            let adapter = Adapter::resolve(&arch, lora, None, 0).unwrap();
+            let counts = Counts::uniform(100, 32, &config);
+            Self { adapted: arch.linears().collect(), arch, config, counts, adapter }
+        }
+
+        fn on(&self, computer: &Computer, kind: Kind, home: &Path) -> Machine {
+            let Self { arch, config, adapted, counts, adapter } = self;
+            let ask = Ask { arch, config, adapted, counts, logits_rows: 64, kind };
+            let (machine, warning) = machine(&ask, Some(adapter), computer, home).unwrap();
+            assert_eq!(warning, None);
+            machine
+        }
+    }
 
     #[test]
     fn a_run_is_measured_once_and_found_again() {
-        let home = tempfile::tempdir().unwrap();
-        let (arch, config) = (llama(2, 256, 64, 128, 2, 1, true), config());
-        let adapted: Vec<Linear> = arch.linears().collect();
-        let counts = Counts::uniform(100, 32, &config);
-        let ask = Ask { arch: &arch, config: &config, adapted: &adapted, counts: &counts, logits_rows: 64 };
-        let crate::config::Method::Lora(lora) = &config.method else { unreachable!() };
-        let adapter = Adapter::resolve(&arch, lora, None, 0).unwrap();
+        let (home, small, cores) = (tempfile::tempdir().unwrap(), Small::new(), Computer::cores(2));
         let started = Instant::now();
-        let (first, warning) = machine(&ask, Some(&adapter), 2, home.path()).unwrap();
+        let first = small.on(&cores, Kind::Cpu, home.path());
         assert!(started.elapsed() < Duration::from_secs(20), "seconds, not minutes");
-        assert_eq!((warning, first.evidence), (None, Evidence::Measured));
+        assert_eq!(first.evidence, Evidence::Measured);
         assert!(first.rates.len() >= 10 && first.glue.len() == 1, "{first:?}");
         assert!(first.baseline_bytes > 1 << 20);
-        let (second, _) = machine(&ask, Some(&adapter), 2, home.path()).unwrap();
-        assert_eq!(second, first);
+        assert_eq!(small.on(&cores, Kind::Cpu, home.path()), first);
+    }
+
+    #[test]
+    fn a_gpu_is_measured_beside_its_host_and_found_again_whatever_the_threads() {
+        let (home, small) = (tempfile::tempdir().unwrap(), Small::new());
+        let card = "NVIDIA H100 80GB HBM3";
+        let gpu = small.on(&Computer::played(card, 2), Kind::Accelerator, home.path());
+        assert_eq!((gpu.kind, gpu.name.as_str(), gpu.threads), (Kind::Accelerator, card, 1));
+        assert_eq!((gpu.evidence, gpu.kernel.as_str()), (Evidence::Measured, "cuda"));
+        assert!(gpu.rates.len() >= 10 && gpu.glue.len() == 1 && gpu.is_sound(), "{gpu:?}");
+        assert!(gpu.rates.iter().all(|rate| rate.per_s < 1e14), "none is the data sheet's");
+        assert!(gpu.launch_s > 0.0 && gpu.sheet_power_w == Some(700.0) && gpu.baseline_bytes > 1 << 28);
+        let tokenised = gpu.tokenise_tokens_per_s;
+        assert!((tokenised - Machine::assumed("", 2).tokenise_tokens_per_s).abs() > 0.0, "of this host");
+        assert_eq!(small.on(&Computer::played(card, 7), Kind::Accelerator, home.path()), gpu);
+
+        let cpu = small.on(&Computer::cores(2), Kind::Cpu, home.path());
+        assert_eq!((cpu.kind, cpu.launch_s), (Kind::Cpu, 0.0));
+        let (profiles, _) = Profiles::load(&home.path().join(Profiles::FILE));
+        assert_eq!(profiles.machines().len(), 2);
+        assert_eq!(profiles.find(&Provenance::of_card(card)), Some(&gpu));
+        // What was measured of the host since is the GPU's host, too.
+        let again = small.on(&Computer::played(card, 2), Kind::Accelerator, home.path());
+        assert_eq!((again.fsync_s, again.startup_s), (cpu.fsync_s, cpu.startup_s));
+        assert_eq!((again.rates, again.copy_bytes_per_s), (gpu.rates, gpu.copy_bytes_per_s));
+    }
+
+    #[test]
+    fn a_blocks_factor_is_over_its_ops_and_not_over_another_models_factor() {
+        let (home, small) = (tempfile::tempdir().unwrap(), Small::new());
+        let mut machine = small.on(&Computer::cores(2), Kind::Cpu, home.path());
+        for glue in &mut machine.glue {
+            glue.factor = 100.0;
+        }
+        let Small { arch, config, adapted, counts, adapter } = &small;
+        let ask = Ask { arch, config, adapted, counts, logits_rows: 64, kind: Kind::Cpu };
+        let glue = whole::glue(&ask, Some(adapter), &machine, &Rig::CPU, Patience::QUICK).unwrap();
+        assert!(glue.unwrap().factor > 0.65, "{glue:?}");
+    }
+
+    #[test]
+    fn a_card_without_a_sheet_is_measured_all_the_same() {
+        let (home, small) = (tempfile::tempdir().unwrap(), Small::new());
+        let gpu = small.on(&Computer::played("NVIDIA Nobody 1", 2), Kind::Accelerator, home.path());
+        assert!(gpu.rates.len() >= 10 && gpu.is_sound(), "{gpu:?}");
+        assert_eq!((gpu.kind, gpu.sheet_power_w), (Kind::Accelerator, None));
     }
 }

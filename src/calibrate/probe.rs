@@ -1,5 +1,6 @@
 //! One measurement: an op of the engine at a shape, run as the engine runs it, through the same public functions.
 
+use super::rig::Rig;
 use super::stopwatch::{Patience, Timed};
 use crate::arch::{Arch, Rope, RopeScaling};
 use crate::config::Optimizer;
@@ -8,17 +9,16 @@ use crate::estimate::rates::Rate;
 use crate::estimate::trained::Update;
 use crate::estimate::work::{Class, Op, Site, Stored, Way};
 use crate::ops::attention::{self, Span};
+use crate::ops::gpu::{self, Placed};
 use crate::ops::head::Head;
 use crate::ops::linear::{Linear, Lora};
 use crate::ops::matmul::Precision;
 use crate::ops::norm::Norm;
 use crate::ops::optimizer::{self, Settings};
 use crate::ops::rope::Table;
-use crate::ops::{Grads, Matrix, ParamId, Weight, gate, host, narrow};
-use candle_core::{DType, Device, Tensor};
-use fttrain_kernels::cpu::Nf4;
+use crate::ops::{Grads, ParamId, Weight, gate, narrow};
+use candle_core::{DType, Tensor};
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// An op at a shape; the fields are those of [`Rate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,58 +39,78 @@ pub struct Probe {
     pub rank: usize,
 }
 
-/// Query heads, and keys for each of them, that attention is measured with.
+/// What of a model a probe has beside its shape.
 #[derive(Debug, Clone, Copy)]
-pub struct Heads {
-    /// H.
-    pub query: usize,
-    /// K.
-    pub key: usize,
+pub struct Setting {
+    /// H, query heads of attention.
+    pub heads: usize,
+    /// K, keys for them.
+    pub kv_heads: usize,
+    /// Tokens of a micro-batch: a GPU computes the attention of all its segments at once.
+    pub tokens: usize,
+    /// Layers: weights of one shape, at least.
+    pub layers: usize,
 }
 
-/// Operations of one run of a probe.
-const MOST_FLOPS: usize = 2_000_000_000;
-/// Elements of one operand: 256 MiB in f32.
-const MOST_ELEMENTS: usize = 64 << 20;
+/// How large a probe may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Operations of one run.
+    flops: usize,
+    /// Elements of one operand in f32.
+    elements: usize,
+    /// Rows of attention.
+    length: usize,
+    /// The head's rows in one run are those of a chunk of logits: on a GPU the one wait for the loss would else be
+    /// counted once a chunk.
+    pub(super) is_head_chunked: bool,
+}
+
+impl Bounds {
+    /// Of the CPU: 256 MiB for an operand.
+    pub const CPU: Self =
+        Self { flops: 2_000_000_000, elements: 64 << 20, length: 4096, is_head_chunked: true };
+
+    /// Of a GPU with so many bytes, of which an operand may take a sixteenth: half a dozen stand at once.
+    pub fn of_card(bytes: u64) -> Self {
+        let elements = usize::try_from(bytes / 64).unwrap_or(usize::MAX).clamp(16 << 20, 512 << 20);
+        Self { flops: 2_000_000_000_000, elements, length: 16_384, is_head_chunked: false }
+    }
+}
+
 /// Rows are cut no further than this, where a product still runs at its full rate.
 const LEAST_ROWS: usize = 64;
-/// Values of the weights that a probe goes round in: a step finds no weight in a cache that it left a layer ago.
-const COLD_VALUES: usize = 16 << 20;
-const MOST_COPIES: usize = 24;
 
 impl Probe {
     /// The shape cut down to what can be measured in a moment: features first, then rows.
     #[must_use]
-    pub fn cut(self) -> Self {
+    pub fn cut(self, bounds: &Bounds) -> Self {
+        let &Bounds { flops, elements, length, .. } = bounds;
         if self.class == Class::Attention || self.class.optimizer().is_some() {
-            let n = self.n.clamp(1, if self.class == Class::Attention { 4096 } else { MOST_ELEMENTS / 4 });
+            let n = self.n.clamp(1, if self.class == Class::Attention { length } else { elements / 4 });
             let m = if self.class == Class::Attention { n } else { 1 };
             return Self { m, n, ..self };
         }
-        let k = self.k.clamp(1, MOST_ELEMENTS / 64);
-        let n = self.n.clamp(1, MOST_ELEMENTS / k);
+        let k = self.k.clamp(1, elements / 64);
+        let n = self.n.clamp(1, elements / k);
         // The head's rows are few already, and its rate falls with them.
-        let most = if self.class == Class::Head { 5 * MOST_FLOPS } else { MOST_FLOPS };
+        let most = if self.class == Class::Head { 5 * flops } else { flops };
         let rows = most / (2 * n * k).max(1);
-        let m = self.m.max(1).min(rows.max(LEAST_ROWS)).min((MOST_ELEMENTS / n.max(k)).max(1));
+        let m = self.m.max(1).min(rows.max(LEAST_ROWS)).min((elements / n.max(k)).max(1));
         Self { m, n, k, ..self }
     }
 
-    /// Measures it.
+    /// Measures it on a device.
     ///
     /// # Errors
     /// A fault of an op.
-    pub fn measure(self, heads: Heads, patience: Patience) -> Result<(Rate, Timed)> {
-        let (timed, amount) = match self.class {
-            Class::Linear => self.linear(patience)?,
-            Class::Head => self.head(patience)?,
-            Class::Attention => self.attention(heads, patience)?,
-            Class::Elementwise => self.elementwise(patience)?,
-            Class::Optimizer => self.optimizer(Optimizer::Adamw, patience)?,
-            Class::Adamw8bit => self.optimizer(Optimizer::Adamw8bit, patience)?,
-            Class::Adafactor => self.optimizer(Optimizer::Adafactor, patience)?,
-            Class::Lion => self.optimizer(Optimizer::Lion, patience)?,
-            Class::Sgd => self.optimizer(Optimizer::Sgd, patience)?,
+    pub fn measure(self, rig: &Rig, setting: Setting, patience: Patience) -> Result<(Rate, Timed)> {
+        let (timed, amount) = match (self.class, self.class.optimizer()) {
+            (_, Some(optimizer)) => self.optimizer(rig, optimizer, patience)?,
+            (Class::Head, _) => self.head(rig, patience)?,
+            (Class::Attention, _) => self.attention(rig, setting, patience)?,
+            (Class::Elementwise, _) => self.elementwise(rig, patience)?,
+            _ => self.linear(rig, setting, patience)?,
         };
         let rate = Rate {
             class: self.class,
@@ -109,18 +129,18 @@ impl Probe {
         (self.m as f64, self.n as f64, self.k as f64)
     }
 
-    fn weight(&self, rows: usize, columns: usize, param: Option<ParamId>) -> Result<Weight> {
-        let value = filled(rows, columns)?;
-        let narrow = self.stored != Stored::F32 && param.is_none();
-        Ok(Weight { value: if narrow { value.to_dtype(DType::BF16)? } else { value }, param })
+    fn weight(&self, rig: &Rig, rows: usize, columns: usize, param: Option<ParamId>) -> Result<Weight> {
+        let value = rig.filled(rows, columns)?;
+        let precision = if param.is_none() { self.precision() } else { Precision::F32 };
+        Ok(Weight { value: narrow::kept(Site::Down, value, precision)?, param })
     }
 
-    fn layer(&self) -> Result<Linear> {
+    fn layer(&self, rig: &Rig) -> Result<Linear> {
         let trained = (self.way == Way::Trained).then_some(ParamId(0));
         let lora = |rank| -> Result<Lora> {
             Ok(Lora {
-                a: Weight { value: filled(rank, self.k)?, param: Some(ParamId(1)) },
-                b: Weight { value: filled(self.n, rank)?, param: Some(ParamId(2)) },
+                a: Weight { value: rig.filled(rank, self.k)?, param: Some(ParamId(1)) },
+                b: Weight { value: rig.filled(self.n, rank)?, param: Some(ParamId(2)) },
                 scale: 1.0,
                 dropout: 0.0,
                 site: 0,
@@ -128,13 +148,9 @@ impl Probe {
             })
         };
         let weight = if self.stored == Stored::Quantised && trained.is_none() {
-            let values = filled(self.n, self.k)?;
-            let values = host::read(&values)?;
-            let shape = (self.n, self.k);
-            let blocks = Nf4::encode(shape, true, |range, out| out.copy_from_slice(&values[range]));
-            Weight { value: Matrix::Quantised(Arc::new(blocks)), param: None }
+            Weight { value: rig.blocks(self.n, self.k)?, param: None }
         } else {
-            self.weight(self.n, self.k, trained)?.into()
+            self.weight(rig, self.n, self.k, trained)?.into()
         };
         let lora = (self.rank > 0).then(|| lora(self.rank)).transpose()?;
         Ok(Linear { weight, bias: None, lora, precision: self.precision() })
@@ -145,18 +161,20 @@ impl Probe {
         if self.stored == Stored::F32 { Precision::F32 } else { Precision::Bf16 }
     }
 
-    fn linear(&self, patience: Patience) -> Result<(Timed, f64)> {
-        let copies = (COLD_VALUES / (self.n * self.k).max(1)).clamp(1, MOST_COPIES);
-        let layers = (0..copies).map(|_| self.layer()).collect::<Result<Vec<_>>>()?;
+    fn linear(&self, rig: &Rig, setting: Setting, patience: Patience) -> Result<(Timed, f64)> {
+        // On a GPU blocks are taken apart whole, and what a product reads is that: they may as well be the same ones.
+        let is_taken_apart = rig.queues() && self.stored == Stored::Quantised;
+        let copies = if is_taken_apart { 1 } else { rig.copies(self.n * self.k, setting.layers) };
+        let layers = (0..copies).map(|_| self.layer(rig)).collect::<Result<Vec<_>>>()?;
         let mut round = layers.iter().cycle();
-        let (x, dy) = (filled(self.m, self.k)?, filled(self.m, self.n)?);
+        let (x, dy) = (rig.filled(self.m, self.k)?, rig.filled(self.m, self.n)?);
         let saved = layers[0].forward(&x, None)?.1;
         // A trained layer's gradient has memory of its own, whose pages are there and which no cache holds any more.
         let mut kept: VecDeque<Grads> = (0..copies).map(|_| Grads::new(3)).collect();
-        if self.way == Way::Trained {
-            drop((0..copies).map(|_| filled(self.n, self.k)).collect::<Result<Vec<_>>>()?);
+        if self.way == Way::Trained && !rig.queues() {
+            drop((0..copies).map(|_| rig.filled(self.n, self.k)).collect::<Result<Vec<_>>>()?);
         }
-        let timed = patience.time(&mut || {
+        let timed = patience.time_on(rig, &mut || {
             let Some(layer) = round.next() else { return Ok(()) };
             if self.way == Way::Forward {
                 return layer.forward(&x, None).map(drop);
@@ -171,13 +189,13 @@ impl Probe {
         Ok((timed, op.flops))
     }
 
-    fn head(&self, patience: Patience) -> Result<(Timed, f64)> {
+    fn head(&self, rig: &Rig, patience: Patience) -> Result<(Timed, f64)> {
         let trained = (self.way == Way::Trained).then_some(ParamId(0));
-        let weight = self.weight(self.n, self.k, trained)?.into();
+        let weight = self.weight(rig, self.n, self.k, trained)?.into();
         let head = Head { weight, precision: self.precision() };
-        let hidden = filled(self.m, self.k)?;
+        let hidden = rig.filled(self.m, self.k)?;
         let targets = vec![0; self.m];
-        let timed = patience.time(&mut || {
+        let timed = patience.time_on(rig, &mut || {
             if self.way == Way::Forward {
                 return head.loss(&hidden, &targets).map(drop);
             }
@@ -186,57 +204,66 @@ impl Probe {
         Ok((timed, Op::head(self.way, self.shape(), self.m as f64, 1.0).flops))
     }
 
-    fn attention(&self, heads: Heads, patience: Patience) -> Result<(Timed, f64)> {
+    /// One segment, which is enough for all cores; on a GPU as many as a micro-batch has.
+    fn attention(&self, rig: &Rig, setting: Setting, patience: Patience) -> Result<(Timed, f64)> {
         let (length, head_dim) = (self.n, self.k);
-        let shape = attention::Shape {
-            heads: heads.query,
-            kv_heads: heads.key,
-            head_dim,
-            scale: 0.1,
-            softcap: None,
-            window: None,
-        };
-        let spans = [Span { q: 0..length, k: 0..length }];
-        let q = filled(length, heads.query * head_dim)?;
-        let (k, v) = (filled(length, heads.key * head_dim)?, filled(length, heads.key * head_dim)?);
+        let Setting { heads, kv_heads, tokens, .. } = setting;
+        let segments = if rig.queues() { (tokens.min(rig.bounds().length) / length).max(1) } else { 1 };
+        let shape = attention::Shape { heads, kv_heads, head_dim, scale: 0.1, softcap: None, window: None };
+        let spans: Vec<Span> = (0..segments)
+            .map(|i| i * length..(i + 1) * length)
+            .map(|rows| Span { q: rows.clone(), k: rows })
+            .collect();
+        let rows = segments * length;
+        let placed = Placed::new(rig.device(), &vec![0; rows], &spans)?;
+        let q = rig.filled(rows, heads * head_dim)?;
+        let (k, v) = (rig.filled(rows, kv_heads * head_dim)?, rig.filled(rows, kv_heads * head_dim)?);
         let forward = || {
             let kept = |x: &Tensor| narrow::kept(Site::Attention, x.clone(), self.precision());
-            attention::forward(&shape, &spans, &kept(&q)?, &kept(&k)?, &kept(&v)?)
+            let (q, k, v) = (kept(&q)?, kept(&k)?, kept(&v)?);
+            match &placed {
+                Some(placed) => gpu::attention::forward(placed, &shape, &q, &k, &v),
+                None => attention::forward(&shape, &spans, &q, &k, &v),
+            }
         };
         let (_, saved) = forward()?;
-        let d_out = filled(length, heads.query * head_dim)?;
-        let timed = patience.time(&mut || {
+        let d_out = rig.filled(rows, heads * head_dim)?;
+        let timed = patience.time_on(rig, &mut || {
             if self.way == Way::Forward {
                 return forward().map(drop);
             }
-            attention::backward(&shape, &spans, &saved, &d_out).map(drop)
+            let grads = match &placed {
+                Some(placed) => gpu::attention::backward(placed, &shape, &saved, &d_out),
+                None => attention::backward(&shape, &spans, &saved, &d_out),
+            };
+            grads.map(drop)
         })?;
-        let (length, width) = (length as f64, (heads.query * head_dim) as f64);
-        let pairs = 0.5 * (length * length + length);
+        let (length, width) = (length as f64, (heads * head_dim) as f64);
+        let pairs = segments as f64 * 0.5 * (length * length + length);
         Ok((timed, Op::attention(self.way, length, head_dim as f64, width, pairs, 1.0).flops))
     }
 
     /// What a block does beside products and attention: two norms, the rope on q and k, the gate; backward the norms
     /// and the gate once more, their gradients, and the rope.
-    fn elementwise(&self, patience: Patience) -> Result<(Timed, f64)> {
+    fn elementwise(&self, rig: &Rig, patience: Patience) -> Result<(Timed, f64)> {
         let (m, width, hidden) = (self.m, self.n, self.k);
         let arch = stand_in(hidden, width);
         let bytes = Op::elementwise(self.way, &arch, m as f64, m as f64, 1.0).map(|op| op.bytes);
-        let norm = Norm { weight: Weight::frozen(filled(1, hidden)?.flatten_all()?), eps: 1e-5 };
-        let (x, wide_gated, wide_up) = (filled(m, hidden)?, filled(m, width)?, filled(m, width)?);
+        let norm = Norm { weight: Weight::frozen(rig.filled(1, hidden)?.flatten_all()?), eps: 1e-5 };
+        let (x, wide_gated, wide_up) = (rig.filled(m, hidden)?, rig.filled(m, width)?, rig.filled(m, width)?);
         let positions: Vec<u32> = (0..m).filter_map(|p| u32::try_from(p % 512).ok()).collect();
-        let rope = Table::new(&arch.ropes[0], arch.head_dim, 512);
-        let q = filled(m, arch.heads * arch.head_dim)?;
+        let rope = Table::new(&arch.ropes[0], arch.head_dim, 512).on(rig.device())?;
+        let placed = Placed::new(rig.device(), &positions, &[])?;
+        let q = rig.filled(m, arch.heads * arch.head_dim)?;
+        let k = rig.beside(&q)?;
         let (_, saved) = norm.forward(&x)?;
         let kept = || -> Result<_> {
             let kept = |x: &Tensor| narrow::kept(Site::Gate, x.clone(), self.precision());
             Ok((kept(&wide_gated)?, kept(&wide_up)?))
         };
         let (gated, up) = kept()?;
-        let timed = patience.time(&mut || {
-            for tensor in [&q, &q] {
-                rope.forward(tensor, &positions)?;
-            }
+        let timed = patience.time_on(rig, &mut || {
+            rope.turn_both((&q, &k), &positions, placed.as_ref(), false)?;
             let (gated, up) = if self.way == Way::Forward { kept()? } else { (gated.clone(), up.clone()) };
             let act = gate::forward(&gated, &up)?;
             for _ in 0..2 {
@@ -254,29 +281,28 @@ impl Probe {
         Ok((timed, bytes.iter().sum()))
     }
 
-    fn optimizer(&self, optimizer: Optimizer, patience: Patience) -> Result<(Timed, f64)> {
-        let tensors = (COLD_VALUES / self.n.max(1)).clamp(1, 400);
+    fn optimizer(&self, rig: &Rig, optimizer: Optimizer, patience: Patience) -> Result<(Timed, f64)> {
+        let tensors = Rig::tensors(self.n);
         let is_narrow = self.stored == Stored::Bf16;
         let settings = Settings { optimizer, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.0 };
         // Adafactor makes means of the rows and columns of a matrix.
         let rows = (1..=self.n).rev().find(|rows| rows * rows <= self.n && self.n.is_multiple_of(*rows));
         let shape = (rows.unwrap_or(1), self.n / rows.unwrap_or(1));
         let one = || -> Result<_> {
-            let value = filled(shape.0, shape.1)?;
+            let value = rig.filled(shape.0, shape.1)?;
             let value = if is_narrow { value.to_dtype(DType::BF16)? } else { value };
-            Ok((optimizer::rule(&settings, &value)?, value, filled(shape.0, shape.1)?))
+            Ok((optimizer::rule(&settings, &value)?, value, rig.filled(shape.0, shape.1)?))
         };
         let mut sets = (0..tensors).map(|_| one()).collect::<Result<Vec<_>>>()?;
         let step = optimizer::Step { count: 1, lr: 1e-6, weight_decay: 0.0, grad_scale: 1.0, rounding: 0 };
-        let timed = patience.time(&mut || {
+        let timed = patience.time_on(rig, &mut || {
             // The norm is of all gradients: where a step updates the first of them, the caches hold the last.
-            for (_, _, grad) in &sets {
-                optimizer::sums_of_squares(&[grad])?;
-            }
-            for (rule, value, grad) in &mut sets {
-                rule.update(value, grad, &step)?;
-            }
-            Ok(())
+            optimizer::sums_of_squares(&sets.iter().map(|(_, _, grad)| grad).collect::<Vec<_>>())?;
+            let all = sets.iter_mut();
+            optimizer::update(
+                all.map(|(rule, value, grad)| optimizer::Update { rule: &mut **rule, value, grad, step })
+                    .collect(),
+            )
         })?;
         let values = (tensors * self.n) as f64;
         let update = Update { optimizer, is_narrow, ..Update::ADAMW };
@@ -310,52 +336,73 @@ pub(crate) fn stand_in(hidden: usize, width: usize) -> Arch {
     }
 }
 
-/// Values of ordinary size: denormals and zeros may run at another speed.
-pub(crate) fn filled(rows: usize, columns: usize) -> Result<Tensor> {
-    let values = (0u16..1000).cycle().take(rows * columns).map(|i| f32::from(i) * 1e-3 - 0.45);
-    Ok(Tensor::from_vec(values.collect::<Vec<f32>>(), (rows, columns), &Device::Cpu)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
 
-    const HEADS: Heads = Heads { query: 3, key: 1 };
+    const SETTING: Setting = Setting { heads: 3, kv_heads: 1, tokens: 300, layers: 2 };
 
     fn probe(class: Class, way: Way) -> Probe {
         Probe { class, way, stored: Stored::F32, m: 64, n: 96, k: 64, rank: 0 }
     }
 
+    /// The CPU, and the CPU in the part of a GPU.
+    fn rigs() -> [Rig; 2] {
+        [Rig::CPU, Rig::queue(&candle_core::Device::Cpu, 16 << 30)]
+    }
+
     #[test]
-    fn every_op_is_measured_each_way() {
+    fn every_op_is_measured_each_way_wherever_it_runs() {
         let patience = Patience { budget: Duration::ZERO, least: 1 };
         let updates = [Class::Optimizer, Class::Adamw8bit, Class::Adafactor, Class::Lion, Class::Sgd];
         let others = [Class::Linear, Class::Head, Class::Attention, Class::Elementwise];
-        for class in others.into_iter().chain(updates) {
-            for way in [Way::Forward, Way::Backward] {
-                let (rate, _) = probe(class, way).measure(HEADS, patience).unwrap();
-                assert!((1e6..1e14).contains(&rate.per_s), "{rate:?}");
+        for rig in rigs() {
+            for class in others.into_iter().chain(updates) {
+                for way in [Way::Forward, Way::Backward] {
+                    let (rate, _) = probe(class, way).measure(&rig, SETTING, patience).unwrap();
+                    assert!((1e6..1e14).contains(&rate.per_s), "{rate:?}");
+                }
+            }
+            let trained = Probe { way: Way::Trained, ..probe(Class::Linear, Way::Trained) };
+            assert!(trained.measure(&rig, SETTING, patience).unwrap().0.per_s > 1e6);
+            for stored in [Stored::Bf16, Stored::Quantised] {
+                let adapted = Probe { rank: 8, stored, ..probe(Class::Linear, Way::Backward) };
+                assert_eq!(adapted.measure(&rig, SETTING, patience).unwrap().0.rank, 8);
             }
         }
-        let trained = Probe { way: Way::Trained, ..probe(Class::Linear, Way::Trained) };
-        assert!(trained.measure(HEADS, patience).unwrap().0.per_s > 1e6);
-        let adapted = Probe { rank: 8, stored: Stored::Bf16, ..probe(Class::Linear, Way::Backward) };
-        assert_eq!(adapted.measure(HEADS, patience).unwrap().0.rank, 8);
+    }
+
+    #[test]
+    fn all_segments_of_a_micro_batch_count_where_they_run_at_once() {
+        // Three segments of 96 take thrice the time of one, and are thrice the work.
+        let patience = Patience { budget: Duration::from_millis(30), least: 3 };
+        let [cpu, gpu] = rigs().map(|rig| {
+            let probe = Probe { n: 96, ..probe(Class::Attention, Way::Forward) };
+            probe.measure(&rig, SETTING, patience).unwrap().0.per_s
+        });
+        assert!((0.2..5.0).contains(&(cpu / gpu)), "{cpu} {gpu}");
     }
 
     #[test]
     fn absurd_shapes_are_cut_and_not_multiplied() {
-        for class in [Class::Linear, Class::Head, Class::Attention, Class::Elementwise] {
-            let absurd = Probe { m: usize::MAX, n: usize::MAX, k: 64, ..probe(class, Way::Forward) };
-            let cut = absurd.cut();
-            assert!(cut.n * 64 <= 4 * MOST_ELEMENTS && cut.m * 64 <= MOST_ELEMENTS && cut.m >= 1, "{cut:?}");
+        for bounds in [Bounds::CPU, Bounds::of_card(0), Bounds::of_card(u64::MAX)] {
+            for class in [Class::Linear, Class::Head, Class::Attention, Class::Elementwise] {
+                let absurd = Probe { m: usize::MAX, n: usize::MAX, k: 64, ..probe(class, Way::Forward) };
+                let (cut, most) = (absurd.cut(&bounds), bounds.elements);
+                assert!(cut.n * 64 <= 4 * most && cut.m * 64 <= most && cut.m >= 1, "{cut:?}");
+            }
         }
     }
 
     #[test]
-    fn small_products_are_measured_as_they_are() {
+    fn small_products_are_measured_as_they_are_and_a_gpu_is_given_large_ones() {
         let small = Probe { m: 256, n: 1536, k: 576, ..probe(Class::Linear, Way::Forward) };
-        assert_eq!(small.cut(), small);
+        assert_eq!(small.cut(&Bounds::CPU), small);
+        let large = Probe { m: 16_384, n: 11_008, k: 4096, ..small };
+        assert_eq!(large.cut(&Bounds::of_card(80 << 30)), large);
+        assert_eq!(large.cut(&Bounds::CPU).m, LEAST_ROWS);
+        let on_a_small_card = large.cut(&Bounds::of_card(8 << 30));
+        assert!(on_a_small_card.m * large.n * 4 <= 8 << 26, "{on_a_small_card:?}");
     }
 }

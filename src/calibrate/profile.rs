@@ -1,7 +1,10 @@
-//! The profiles that were measured here, one for each machine, thread count, build and kernel path. A file that cannot
+//! The profiles that were measured here, one for each CPU or GPU, thread count, build and kernel path. A file that cannot
 //! be read costs a new measurement, never a run.
 
 use crate::estimate::Machine;
+use crate::estimate::machine::Kind;
+use crate::meter::machine::cpu_model;
+use crate::ops::device;
 use serde::{Deserialize, Serialize};
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -25,25 +28,36 @@ const MOST_GLUE: usize = 40;
 /// What a profile is valid for, and when it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance {
-    /// Threads that the engine uses.
+    /// A CPU, or a GPU.
+    pub kind: Kind,
+    /// CPU model as the system names it, or the card as its driver does.
+    pub name: String,
+    /// Threads that the engine uses; on a GPU always 1, for its rates are the same whatever the host does.
     pub threads: usize,
     /// Version of the program, and which build of it: other kernels have other rates.
     pub build: String,
-    /// Kernel path: `amx`, `avx512`, `avx2`, `portable`.
+    /// Kernel path: `amx`, `avx512`, `avx2`, `portable`; `cuda`.
     pub kernel: String,
     /// The wall clock, as a label.
     pub measured_at: String,
 }
 
 impl Provenance {
-    /// Of this process, with `threads` workers.
+    /// Of this process's CPU, with `threads` workers.
     pub fn here(threads: usize) -> Self {
         Self {
+            kind: Kind::Cpu,
+            name: cpu_model(),
             threads,
             build: format!("{} {}", env!("CARGO_PKG_VERSION"), build_mark().unwrap_or_default()),
             kernel: fttrain_kernels::cpu::path().name().into(),
             measured_at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         }
+    }
+
+    /// Of this process on a card of this name.
+    pub fn of_card(name: &str) -> Self {
+        Self { kind: Kind::Accelerator, name: name.into(), kernel: device::CUDA.into(), ..Self::here(1) }
     }
 }
 
@@ -88,27 +102,23 @@ impl Profiles {
         (Self::default(), Some(warning))
     }
 
-    /// The profile of a machine by its CPU name and provenance, whenever it was made.
-    pub fn find(&self, cpu: &str, provenance: &Provenance) -> Option<&Machine> {
-        self.machines.iter().find(|m| {
-            m.name == cpu
-                && m.threads == provenance.threads
-                && m.build == provenance.build
-                && m.kernel == provenance.kernel
-        })
+    /// The profile of a machine by its provenance, whenever it was made.
+    pub fn find(&self, provenance: &Provenance) -> Option<&Machine> {
+        let Provenance { kind, name, threads, build, kernel, .. } = provenance;
+        self.machines
+            .iter()
+            .find(|m| is(m, *kind, name, *threads) && (&m.build, &m.kernel) == (build, kernel))
     }
 
     /// Drops the profile of a machine that was measured anew as a whole.
     pub fn forget(&mut self, machine: &Machine) {
-        self.machines.retain(|m| (&m.name, m.threads) != (&machine.name, machine.threads));
+        self.machines.retain(|m| !is(m, machine.kind, &machine.name, machine.threads));
     }
 
     /// Adds a profile, or renews the one of the same machine: shapes that only the old one has are kept.
     pub fn insert(&mut self, mut new: Machine) -> &Machine {
-        let same = |m: &Machine| {
-            (&m.name, m.threads, &m.build, &m.kernel) == (&new.name, new.threads, &new.build, &new.kernel)
-        };
-        if let Some(at) = self.machines.iter().position(same) {
+        let same = |m: &Machine| is(m, new.kind, &new.name, new.threads) && m.kernel == new.kernel;
+        if let Some(at) = self.machines.iter().position(|m| same(m) && m.build == new.build) {
             let mut old = self.machines.swap_remove(at);
             old.rates.retain(|rate| !new.rates.iter().any(|r| r.is_same(rate)));
             old.glue.retain(|glue| !new.glue.contains(glue));
@@ -120,7 +130,7 @@ impl Profiles {
             new.idle_power_w = new.idle_power_w.or(old.idle_power_w);
         }
         // A build that was replaced will not come back.
-        self.machines.retain(|m| (&m.name, m.threads, &m.kernel) != (&new.name, new.threads, &new.kernel));
+        self.machines.retain(|m| !(is(m, new.kind, &new.name, new.threads) && m.kernel == new.kernel));
         self.machines.push(new);
         // One was pushed just now.
         &self.machines[self.machines.len() - 1]
@@ -137,6 +147,11 @@ impl Profiles {
     }
 }
 
+/// Whether a profile is of this machine; one of a card is none of a CPU, whatever it is called.
+fn is(machine: &Machine, kind: Kind, name: &str, threads: usize) -> bool {
+    (machine.kind, machine.name.as_str(), machine.threads) == (kind, name, threads)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +159,14 @@ mod tests {
     use crate::estimate::work::{Class, Stored, Way};
 
     fn provenance(threads: usize) -> Provenance {
-        Provenance { threads, build: "1".into(), kernel: "avx2".into(), measured_at: "today".into() }
+        Provenance {
+            kind: Kind::Cpu,
+            name: "cpu".into(),
+            threads,
+            build: "1".into(),
+            kernel: "avx2".into(),
+            measured_at: "today".into(),
+        }
     }
 
     fn measured(n: u64, flops_per_s: f64) -> Machine {
@@ -168,11 +190,40 @@ mod tests {
     fn a_profile_is_found_for_the_same_machine_only() {
         let mut all = Profiles::default();
         all.insert(measured(1, 1.0));
-        assert!(all.find("cpu", &provenance(2)).is_some());
-        assert!(all.find("cpu", &provenance(4)).is_none());
-        assert!(all.find("other", &provenance(2)).is_none());
-        let newer = Provenance { build: "2".into(), ..provenance(2) };
-        assert!(all.find("cpu", &newer).is_none());
+        assert!(all.find(&provenance(2)).is_some());
+        let others = [
+            Provenance { name: "other".into(), ..provenance(2) },
+            Provenance { build: "2".into(), ..provenance(2) },
+            Provenance { kernel: "avx512".into(), ..provenance(2) },
+            Provenance { kind: Kind::Accelerator, ..provenance(2) },
+            provenance(4),
+        ];
+        for other in others {
+            assert!(all.find(&other).is_none(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_card_and_a_cpu_of_one_name_and_build_are_kept_apart() {
+        let mut all = Profiles::default();
+        let card = Machine { kind: Kind::Accelerator, ..measured(1, 9.0) };
+        all.insert(measured(1, 1.0));
+        all.insert(card.clone());
+        let of = |all: &Profiles, kind| Some(all.find(&Provenance { kind, ..provenance(2) })?.rates[0].per_s);
+        assert_eq!((of(&all, Kind::Cpu), of(&all, Kind::Accelerator)), (Some(1.0), Some(9.0)));
+        all.forget(&card);
+        assert_eq!((of(&all, Kind::Cpu), of(&all, Kind::Accelerator)), (Some(1.0), None));
+    }
+
+    #[test]
+    fn a_cards_provenance_is_its_name_and_the_build_and_no_number_of_threads() {
+        let (card, cpu) = (Provenance::of_card("NVIDIA T"), Provenance::here(7));
+        assert_eq!(
+            (card.kind, card.name.as_str(), card.kernel.as_str()),
+            (Kind::Accelerator, "NVIDIA T", "cuda")
+        );
+        assert_eq!((card.threads, &card.build), (1, &cpu.build));
+        assert_ne!(card.kernel, cpu.kernel);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Times something by running it a few times: the faster half is the figure, its range the trust. What slows a run
 //! down from outside (another process, a page fault) is in the slower half.
 
+use super::rig::Rig;
 use crate::error::Result;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ pub struct Patience {
 }
 
 const MOST_RUNS: usize = 40;
+/// Queued runs are timed for so long between two waits: a wait and an empty queue cost some ten microseconds.
+const BUNCH: Duration = Duration::from_millis(2);
+const MOST_BUNCHED: u32 = 1024;
 
 impl Patience {
     /// For a profile that a run waits for.
@@ -35,13 +39,34 @@ impl Patience {
     /// # Errors
     /// The run's own.
     pub fn time(self, run: &mut dyn FnMut() -> Result<()>) -> Result<Timed> {
+        self.time_on(&Rig::CPU, run)
+    }
+
+    /// The same on a device; where runs are queued, several of them between two waits stand for one.
+    ///
+    /// # Errors
+    /// The run's own, or the device's when it is waited for.
+    pub fn time_on(self, rig: &Rig, run: &mut dyn FnMut() -> Result<()>) -> Result<Timed> {
         run()?;
+        rig.wait()?;
+        let mut several = |runs: u32| -> Result<Duration> {
+            let before = Instant::now();
+            for _ in 0..runs {
+                run()?;
+            }
+            rig.wait()?;
+            Ok(before.elapsed())
+        };
+        let mut bunch = 1;
+        if rig.queues() {
+            while several(bunch)? < BUNCH && bunch < MOST_BUNCHED {
+                bunch *= 2;
+            }
+        }
         let started = Instant::now();
         let mut taken: Vec<f64> = Vec::with_capacity(MOST_RUNS);
         while taken.len() < self.least || (taken.len() < MOST_RUNS && started.elapsed() < self.budget) {
-            let before = Instant::now();
-            run()?;
-            taken.push(before.elapsed().as_secs_f64());
+            taken.push(several(bunch)?.as_secs_f64() / f64::from(bunch));
         }
         Ok(summary(&mut taken))
     }
@@ -77,5 +102,41 @@ mod tests {
             })
             .unwrap();
         assert_eq!(runs, 4);
+    }
+    /// Runs that three timings take on a queue, played by the CPU.
+    fn queued(mut run: impl FnMut()) -> (u32, Timed) {
+        let mut runs = 0;
+        let patience = Patience { budget: Duration::ZERO, least: 3 };
+        let rig = Rig::queue(&candle_core::Device::Cpu, 1 << 30);
+        let timed = patience.time_on(&rig, &mut || {
+            runs += 1;
+            run();
+            Ok(())
+        });
+        (runs, timed.unwrap())
+    }
+
+    #[test]
+    fn queued_runs_are_timed_in_bunches_that_outlast_a_wait() {
+        // One to warm up, one that is long enough, and three times one.
+        let (runs, timed) = queued(|| std::thread::sleep(BUNCH));
+        assert_eq!(runs, 5);
+        assert!(timed.typical_s >= BUNCH.as_secs_f64());
+        // One, then 1 + 2 + … + bunch, then three bunches: five times a power of two.
+        let (runs, timed) = queued(|| ());
+        let bunch = runs / 5;
+        assert!(runs == 5 * bunch && bunch.is_power_of_two() && bunch > 1, "{runs}");
+        assert!(timed.typical_s < BUNCH.as_secs_f64() / 2.0, "a run of a bunch, not the bunch: {timed:?}");
+    }
+
+    #[test]
+    fn a_fault_ends_the_measurement() {
+        let rig = Rig::queue(&candle_core::Device::Cpu, 1 << 30);
+        let mut left = 3;
+        let timed = Patience::QUICK.time_on(&rig, &mut || {
+            left -= 1;
+            if left > 0 { Ok(()) } else { Err(crate::error::Error::new(crate::error::Kind::Device, "lost")) }
+        });
+        assert!(timed.unwrap_err().to_string().contains("lost") && left == 0);
     }
 }

@@ -4,10 +4,10 @@ use super::SetArgs;
 use super::train::{plan_of, verdict};
 use crate::calibrate::Profiles;
 use crate::error::Result;
-use crate::estimate::Counts;
-use crate::estimate::machines::{Candidate, Market};
+use crate::estimate::machine::Kind;
+use crate::estimate::machines::{self, Candidate, Market};
+use crate::estimate::{Counts, Limits, Machine};
 use crate::fs;
-use crate::ops::device;
 use crate::report::estimate_table;
 use crate::report::json;
 use crate::report::machines_table::{self, MachineRow};
@@ -15,6 +15,7 @@ use crate::train::ground::{Ground, Spot};
 use crate::train::material::counted;
 use crate::train::screen::Screen;
 use clap::Args;
+use fttrain_kernels::sys::cuda::{card, gpus};
 use std::path::PathBuf;
 
 /// Arguments of `estimate`.
@@ -50,15 +51,12 @@ pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
     if !args.on.is_empty() {
         return elsewhere(&ground, &counts, args);
     }
-    let gpu = device::chosen(ground.resolved.config.train.device, 0);
-    let wanted = gpu.as_ref().ok().copied().flatten();
-    let (machine, limits, warning) = ground.computer(&counts, wanted)?;
+    let (machine, limits, notes) = ground.ahead(&counts)?;
     ground.limits = limits;
     // The run will be another process, which finds the machine measured.
     let spot = Spot { machine: &machine, limits: &ground.limits, price: &ground.price };
     let mut prediction = ground.predict_on(&counts, spot, &ground.learned(&machine));
-    prediction.warnings.extend(warning);
-    prediction.warnings.extend(gpu.err().map(|error| error.to_string()));
+    prediction.warnings.extend(notes);
     if args.json {
         super::print(&json::to_text(&prediction)?);
         return Ok(0);
@@ -78,7 +76,11 @@ const HERE: &str = "here";
 /// The same run on the machines that were asked for.
 fn elsewhere(ground: &Ground, counts: &Counts, args: &EstimateArgs) -> Result<u8> {
     let (profiles, warning) = Profiles::load(&fs::home()?.join(Profiles::FILE));
-    let measured = profiles.machines().iter().map(|m| (m.clone(), ground.limits.clone())).collect();
+    let measured: Vec<_> = profiles
+        .machines()
+        .iter()
+        .filter_map(|machine| Some(limits_of(machine, ground).transpose()?.map(|l| (machine.clone(), l))))
+        .collect::<Result<_>>()?;
     let market = Market::open(measured, jiff::Zoned::now().date())?;
     let mut rows: Vec<MachineRow> = Vec::new();
     for name in &args.on {
@@ -101,13 +103,22 @@ fn elsewhere(ground: &Ground, counts: &Counts, args: &EstimateArgs) -> Result<u8
     Ok(0)
 }
 
-/// This machine, at the price that the config states.
+/// What a run may take of a machine that was measured here; `None` of a card that is gone, and whose memory no sheet states.
+fn limits_of(machine: &Machine, ground: &Ground) -> Result<Option<Limits>> {
+    if machine.kind == Kind::Cpu {
+        return Ok(Some(ground.limits.clone()));
+    }
+    let mut cards = (0..gpus().unwrap_or(0)).filter_map(card);
+    let bytes = match cards.find(|card| card.name == machine.name) {
+        Some(card) => Some(card.bytes),
+        None => machines::bytes_of_card(&machine.name)?,
+    };
+    bytes.map(|bytes| machines::limits_of_card(&machine.name, bytes)).transpose()
+}
+
+/// This machine with the GPU that the config chooses, at the price that the config states.
 fn here(ground: &Ground, counts: &Counts) -> Result<Candidate> {
-    Ok(Candidate {
-        name: HERE.into(),
-        machine: ground.machine(counts)?.0,
-        limits: ground.limits.clone(),
-        price: ground.price.clone(),
-        note: None,
-    })
+    let (machine, limits, notes) = ground.ahead(counts)?;
+    let note = (!notes.is_empty()).then(|| notes.join("; "));
+    Ok(Candidate { name: HERE.into(), machine, limits, price: ground.price.clone(), note })
 }

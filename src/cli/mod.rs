@@ -89,7 +89,7 @@ struct AcceptArgs {
 enum Verb {
     /// Predict time, memory and cost of a run without starting it.
     Estimate(estimate::EstimateArgs),
-    /// Measure this machine once: rates by shape, memory, disk, power.
+    /// Measure this machine once, its CPU and its GPU: rates by shape, memory, disk, power.
     Calibrate(calibrate::CalibrateArgs),
     /// Run a few steps on a sample of the data, and say from them what the whole run will take and reach.
     Pilot(pilot::PilotArgs),

@@ -1,10 +1,12 @@
 //! `fttrain validate`
 
 use super::say;
+use crate::config::Device;
 use crate::error::Result;
 use crate::estimate::published::{self, Compared};
 use crate::estimate::sheets;
 use crate::fs;
+use crate::ops::device;
 use crate::report::json;
 use crate::report::study_table::{self, ScoreRow};
 use crate::report::words;
@@ -22,6 +24,9 @@ pub(super) struct ValidateArgs {
     /// How many runs.
     #[arg(long, value_enum, default_value = "quick")]
     size: Extent,
+    /// What its runs compute on: cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    device: Device,
     /// The folder of the study; a new one in the home folder by default. A study that was begun there goes on.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -40,12 +45,13 @@ pub(super) fn run(args: &ValidateArgs) -> Result<u8> {
     if args.published {
         return published_runs(args.json);
     }
+    // Before anything is written: it may not be there.
+    let gpu = device::chosen(args.device, 0)?;
     start_threads(None)?;
     let home = fs::home()?;
     let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let folder = args.out.clone().unwrap_or_else(|| home.join("studies").join(stamp));
-    fs::create_folders(&folder)?;
-    let found = validate(args.size, args.minutes, &folder, &home, &mut |done, all, row| {
+    let found = validate(args.size, gpu, args.minutes, &folder, &home, &mut |done, all, row| {
         say(&format!("{done}/{all}  {}  {}", settings(row), errors(row)));
     })?;
     let text = json::to_text(&found)?;

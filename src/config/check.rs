@@ -292,13 +292,7 @@ fn train(top: &mut Section, problems: &mut Problems) -> Train {
         ewc: real("ewc"),
         loraplus_lr_ratio: top.real("loraplus_lr_ratio"),
         gradient_checkpointing: top.flag("gradient_checkpointing"),
-        device: match top.text("device") {
-            Some("cpu") => Device::Cpu,
-            Some("auto") | None => Device::Auto,
-            Some(cuda) => {
-                Device::Cuda(cuda.strip_prefix("cuda:").and_then(|n| n.parse().ok()).unwrap_or_default())
-            }
-        },
+        device: top.text("device").and_then(|text| text.parse().ok()).unwrap_or(Device::Auto),
         threads: top.size("threads"),
         seed: top.count("seed").unwrap_or_default(),
     }

@@ -5,7 +5,7 @@ use super::kinds::{Bounds, Kind, one_of, span};
 use super::place::{Place, shown};
 use super::raw::{Node, Value};
 use super::table::MANY;
-use super::{Error, paths, read};
+use super::{Device, Error, paths, read};
 use std::path::Path;
 
 /// Longest text of a key that is no template and no prompt.
@@ -176,10 +176,7 @@ impl Judge<'_> {
 
     pub(super) fn device(&self, mut node: Node) -> Verdict {
         let text = self.text(&mut node)?;
-        let number = text
-            .strip_prefix("cuda:")
-            .map(|n| n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u16>().is_ok());
-        if matches!(text.as_str(), "auto" | "cpu" | "cuda") || number == Some(true) {
+        if text.parse::<Device>().is_ok() {
             node.value = Value::Text(text);
             return Ok(Some(node));
         }

@@ -33,7 +33,9 @@ pub use reference::reference;
 pub use resolved::{Difference, Resolved, differences, differing, resume_conflicts, settings_of};
 
 use serde::Serialize;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// A checked run. Keys, meanings and defaults are those of the README's table; paths are relative to the current
 /// folder.
@@ -388,6 +390,34 @@ pub enum Device {
     Cpu,
     /// This NVIDIA GPU, counted from 0.
     Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    /// As a config writes it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |n: &str| n.parse::<u16>().ok().filter(|_| n.bytes().all(|b| b.is_ascii_digit()));
+        let nth = text.strip_prefix("cuda:").map(number);
+        match (text, nth) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(0)),
+            (_, Some(Some(nth))) => Ok(Self::Cuda(nth.into())),
+            _ => Err(format!("expected {}", kinds::Kind::Device.say())),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    /// As a config writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(nth) => write!(f, "cuda:{nth}"),
+        }
+    }
 }
 
 /// When it is judged and saved.

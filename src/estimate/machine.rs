@@ -40,11 +40,11 @@ pub struct Machine {
     /// Where the arithmetic is done.
     #[serde(default)]
     pub kind: Kind,
-    /// Threads that were used to measure it.
+    /// Threads that were used to measure it; of an accelerator 1.
     pub threads: usize,
     /// Build of the program that measured it.
     pub build: String,
-    /// Kernel path: `amx`, `avx512`, `avx2`, `portable`.
+    /// Kernel path: `amx`, `avx512`, `avx2`, `portable`; `cuda`.
     pub kernel: String,
     /// When it was measured, a label.
     pub measured_at: Option<String>,
@@ -81,7 +81,8 @@ pub struct Machine {
     pub tokenise_tokens_per_s: f64,
     /// Seconds that each optimizer step takes beside its ops.
     pub step_overhead_s: f64,
-    /// Seconds of one kernel's launch; 0 on a CPU, where the rates hold it.
+    /// Seconds of one kernel's launch; 0 on a CPU, where the rates hold it, as measured ones of an accelerator do at the
+    /// shapes that were measured.
     #[serde(default)]
     pub launch_s: f64,
     /// Seconds from the start of the process to the first byte loaded.
@@ -196,6 +197,25 @@ impl Machine {
         }
     }
 
+    /// Its rates were measured, by fttrain's own ops.
+    pub fn is_measured(&self) -> bool {
+        matches!(self.evidence, Evidence::Calibrated | Evidence::Measured)
+    }
+
+    /// Takes over what an accelerator leaves to its host.
+    pub fn take_host(&mut self, host: &Self) {
+        self.fresh_bytes_per_s = host.fresh_bytes_per_s;
+        self.far_bytes_per_s = host.far_bytes_per_s;
+        self.disk_bytes_per_s = host.disk_bytes_per_s;
+        self.disk_write_bytes_per_s = host.disk_write_bytes_per_s;
+        self.fsync_s = host.fsync_s;
+        self.quantise_values_per_s = host.quantise_values_per_s;
+        self.draw_values_per_s = host.draw_values_per_s;
+        self.tokenise_tokens_per_s = host.tokenise_tokens_per_s;
+        self.step_overhead_s = host.step_overhead_s;
+        self.startup_s = host.startup_s;
+    }
+
     /// Seconds to touch `bytes` for the first time in a process that has touched so many `before`.
     pub fn touch_s(&self, before: u64, bytes: u64) -> f64 {
         let near = bytes.min(NEAR.saturating_sub(before));
@@ -235,8 +255,11 @@ impl Machine {
 
     /// FLOP/s of a class of products that no measured shape is near of.
     pub(crate) fn class_rate(&self, class: Class) -> f64 {
-        let flops = ASSUMED_FLOPS_PER_CORE * self.threads.max(1) as f64;
-        self.class_rates.get(&class).copied().filter(|r| *r > 0.0).unwrap_or(flops)
+        let known = self.class_rates.get(&class).copied().filter(|r| *r > 0.0);
+        known.unwrap_or_else(|| match self.peak_flops_per_s() {
+            Some(peak) if self.kind == Kind::Accelerator => peak * ATTENTION_EFFICIENCY,
+            _ => ASSUMED_FLOPS_PER_CORE * self.threads.max(1) as f64,
+        })
     }
 
     /// Bytes/s of a memory-bound class.

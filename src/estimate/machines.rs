@@ -1,7 +1,7 @@
 //! The machines that a prediction is asked for: rows of the price table, bare accelerators, profiles that were measured.
 
 use super::error::Error;
-use super::machine::{Limits, Machine};
+use super::machine::{Kind, Limits, Machine};
 use super::money::PriceUsed;
 use super::prices::{Row, Table, is_accelerator};
 use super::published::{self, Published};
@@ -36,16 +36,32 @@ pub struct Market {
     today: Date,
 }
 
-/// The machine that the card of this driver's name makes, by its data sheet, and what a process may take of its memory;
-/// `None` where no sheet is its own.
+/// The machine that the card of this driver's name makes by its data sheet; `None` where no sheet is its own.
 ///
 /// # Errors
 /// None in a released program.
-pub fn of_card(name: &str, bytes: u64) -> Result<Option<(Machine, Limits)>> {
+pub fn of_card(name: &str) -> Result<Option<Machine>> {
     let (sheets, published) = (sheets::shipped()?, published::shipped()?);
-    let Some(sheet) = sheets::of_card(&sheets, name) else { return Ok(None) };
-    let limits = sheets::limits(sheet, Some(bytes as f64 / BYTES_PER_GIB));
-    Ok(Some((sheets::machine(sheet, &sheets, &published), limits)))
+    Ok(sheets::of_card(&sheets, name).map(|sheet| sheets::machine(sheet, &sheets, &published)))
+}
+
+/// What a process may take of the card of this driver's name that has so many `bytes`.
+///
+/// # Errors
+/// None in a released program.
+pub fn limits_of_card(name: &str, bytes: u64) -> Result<Limits> {
+    let sheets = sheets::shipped()?;
+    let name = sheets::of_card(&sheets, name).map_or(name, |sheet| &sheet.name);
+    Ok(sheets::limits(name, bytes as f64 / BYTES_PER_GIB))
+}
+
+/// Bytes of a card of this driver's name by its data sheet; `None` where no sheet is its own.
+///
+/// # Errors
+/// None in a released program.
+pub fn bytes_of_card(name: &str) -> Result<Option<u64>> {
+    let sheets = sheets::shipped()?;
+    Ok(sheets::of_card(&sheets, name).map(|sheet| super::rounded(sheet.vram_gib * BYTES_PER_GIB)))
 }
 
 /// Providers' rows that rent out inference, not machines.
@@ -99,7 +115,10 @@ impl Market {
     fn profiles(&self, wanted: &str) -> impl Iterator<Item = Candidate> {
         let found = self.measured.iter().filter(move |(m, _)| m.name.to_lowercase().contains(wanted));
         found.map(|(machine, limits)| Candidate {
-            name: format!("{} ({} threads)", machine.name, machine.threads),
+            name: match machine.kind {
+                Kind::Cpu => format!("{} ({} threads)", machine.name, machine.threads),
+                Kind::Accelerator => machine.name.clone(),
+            },
             machine: machine.clone(),
             limits: limits.clone(),
             price: PriceUsed::unknown(),
@@ -111,7 +130,7 @@ impl Market {
         Candidate {
             name: sheet.name.clone(),
             machine: sheets::machine(sheet, &self.sheets, &self.published),
-            limits: sheets::limits(sheet, None),
+            limits: sheets::limits(&sheet.name, sheet.vram_gib),
             price: PriceUsed::unknown(),
             note: None,
         }
@@ -128,7 +147,7 @@ impl Market {
             return Some(Candidate {
                 name,
                 machine,
-                limits: sheets::limits(sheet, row.vram_gib),
+                limits: sheets::limits(&sheet.name, row.vram_gib.unwrap_or(sheet.vram_gib)),
                 price,
                 note,
             });

@@ -96,6 +96,9 @@ pub struct Prediction {
     pub disk_bytes: u64,
     /// The machine's name.
     pub machine: String,
+    /// Where it computes.
+    #[serde(default)]
+    pub kind: machine::Kind,
     /// Threads that it is for.
     #[serde(default)]
     pub threads: usize,
@@ -203,6 +206,7 @@ pub fn predict(inputs: &Inputs<'_>) -> Prediction {
         merge_bytes: run.layout.merging(),
         disk_bytes,
         machine: inputs.machine.name.clone(),
+        kind: inputs.machine.kind,
         threads: inputs.machine.threads,
         build: inputs.machine.build.clone(),
         evidence: inputs.machine.evidence,
@@ -310,6 +314,8 @@ mod tests {
     use crate::estimate::counts::EvalCounts;
     use crate::estimate::fixture::{Case, config, limits, llama_70b, price, smollm2};
     use crate::estimate::history::Past;
+    use crate::estimate::rates::Rate;
+    use crate::estimate::work::{Stored, Way};
 
     fn run(arch: &Arch, config: &Config, memory: u64, usd: Option<f64>) -> Prediction {
         let case = Case::new(arch.clone(), config.clone());
@@ -399,6 +405,34 @@ mod tests {
             informed > 2.0 * (once - none),
             "a pass forward, one forward again, one backward: {informed}"
         );
+    }
+
+    #[test]
+    fn an_accelerator_of_twice_the_measured_rates_takes_half_the_time() {
+        let ways = [Way::Forward, Way::Backward];
+        let of = |per_s: f64| {
+            let mut case = Case::new(smollm2(), config());
+            case.machine.kind = machine::Kind::Accelerator;
+            case.machine.step_overhead_s = 0.0;
+            case.machine.launch_s = 1e-9;
+            let rate = |(class, way)| {
+                let per_s = if matches!(class, Class::Elementwise | Class::Optimizer) {
+                    per_s / 100.0
+                } else {
+                    per_s
+                };
+                Rate { class, way, stored: Stored::Bf16, m: 2048, n: 576, k: 576, rank: 16, per_s }
+            };
+            let classes =
+                [Class::Linear, Class::Attention, Class::Head, Class::Elementwise, Class::Optimizer];
+            case.machine.rates = classes.into_iter().flat_map(|c| ways.map(|way| rate((c, way)))).collect();
+            case.predict()
+        };
+        let (once, twice) = (of(1e14), of(2e14));
+        let step = |p: &Prediction| p.predicted.step_s.unwrap();
+        assert!((step(&once) / step(&twice) - 2.0).abs() < 1e-6, "{} {}", step(&once), step(&twice));
+        assert_eq!(once.kind, machine::Kind::Accelerator);
+        assert!(once.basis["step_s"].contains("measured"), "{}", once.basis["step_s"]);
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Machine {
     /// their distance in log₂ of the dimensions. A shape that was measured gives its own rate.
     pub fn rate(&self, op: &Op, stored: Stored) -> f64 {
         // What published runs reach holds for whole runs, whatever the rank of their adapters.
-        let ranks = if self.kind == Kind::Accelerator { 0.0 } else { 1.0 };
+        let ranks = if self.kind == Kind::Accelerator && !self.is_measured() { 0.0 } else { 1.0 };
         let distance = |r: &Rate| {
             let rank = ranks * octaves(op.rank + 1.0, r.rank + 1);
             octaves(op.m, r.m) + octaves(op.n, r.n) + octaves(op.k, r.k) + rank

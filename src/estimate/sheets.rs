@@ -211,14 +211,22 @@ pub fn of_card<'a>(sheets: &'a [Sheet], name: &str) -> Option<&'a Sheet> {
     fitting.max_by_key(|sheet| words(&sheet.name).len())
 }
 
-/// What a process may take of one accelerator of `vram_gib`.
-pub fn limits(sheet: &Sheet, vram_gib: Option<f64>) -> Limits {
-    let gib = vram_gib.unwrap_or(sheet.vram_gib);
+/// What a process may take of one accelerator of this name and `vram_gib`.
+pub fn limits(name: &str, vram_gib: f64) -> Limits {
     Limits {
         cores: 1,
-        memory_bytes: super::rounded(gib * BYTES_PER_GIB * USABLE),
-        memory_source: format!("memory of one {}", sheet.name),
+        memory_bytes: super::rounded(vram_gib * BYTES_PER_GIB * USABLE),
+        memory_source: format!("memory of one {name}"),
     }
+}
+
+/// An accelerator that no sheet is of, before anything of it is measured.
+pub fn unknown(name: &str) -> Machine {
+    let mut machine = Machine::assumed(name, 1);
+    machine.kind = Kind::Accelerator;
+    machine.class_rates.clear();
+    machine.baseline_bytes = CONTEXT_BYTES;
+    machine
 }
 
 /// Cores and bytes that a CPU row's instance name states: `(8 vCPU 32GB)`, `8vcpu-32gb`, `CPU.8V.32G`.

@@ -17,7 +17,8 @@ pub struct ClassTime {
     pub measured_s: f64,
 }
 
-/// Kernels that one call of an op launches on an accelerator, by its class; an adapter adds [`ADAPTER_KERNELS`].
+/// Kernels that one call of an op launches on an accelerator, by its class; an adapter adds [`ADAPTER_KERNELS`]. These are
+/// other trainers', and go with the seconds of a launch that were learned from their runs.
 fn kernels(class: Class) -> f64 {
     match class {
         Class::Linear | Class::Attention => 2.0,
@@ -29,7 +30,17 @@ fn kernels(class: Class) -> f64 {
 
 /// Two thin products, a scaling, a sum, a copy.
 const ADAPTER_KERNELS: f64 = 5.0;
-/// Activations and gradients on an accelerator are bf16, and ops are counted in f32.
+/// Of ours, the least that a call launches, with an adapter three products in place of one: the measured rate of a shape
+/// holds all of its launches, and these only bound what is concluded from larger shapes. All tensors of a step are updated in
+/// one launch.
+fn least_kernels(op: &Op) -> f64 {
+    match op.class.optimizer() {
+        Some(_) => 0.0,
+        None if op.rank > 0.0 => 3.0,
+        None => 1.0,
+    }
+}
+/// Other trainers' activations and gradients on an accelerator are bf16, and ops are counted in f32, as ours are measured.
 const BF16_SHARE: f64 = 0.5;
 
 /// Seconds that the ops of a model of width `hidden` take on a machine, its frozen weights kept as `stored`.
@@ -48,7 +59,8 @@ pub fn by_class(ops: &[Op], machine: &Machine, stored: Stored, hidden: f64) -> B
 
 /// Seconds of one op's calls.
 pub fn one(op: &Op, machine: &Machine, stored: Stored, hidden: f64) -> f64 {
-    let narrower = machine.kind == Kind::Accelerator && op.class == Class::Elementwise;
+    let is_measured = machine.is_measured();
+    let narrower = machine.kind == Kind::Accelerator && !is_measured && op.class == Class::Elementwise;
     let bytes = if narrower { BF16_SHARE * op.bytes } else { op.bytes };
     let work = if op.flops > 0.0 { op.flops } else { bytes };
     if work <= 0.0 {
@@ -59,8 +71,10 @@ pub fn one(op: &Op, machine: &Machine, stored: Stored, hidden: f64) -> f64 {
         _ => 1.0,
     };
     let adapter = if op.rank > 0.0 { ADAPTER_KERNELS } else { 0.0 };
-    let launches = op.calls * (kernels(op.class) + adapter) * machine.launch_s;
-    // An accelerator works while the host launches: the slower of the two sets the pace.
+    let kernels = if is_measured { least_kernels(op) } else { kernels(op.class) + adapter };
+    let launches = op.calls * kernels * machine.launch_s;
+    // An accelerator works while the host launches: the slower of the two sets the pace. They are never added, so launches
+    // that a measured rate holds are not counted once more.
     (glue * work / machine.rate(op, op.stored.unwrap_or(stored.beside(op.class)))).max(launches)
 }
 
@@ -95,7 +109,8 @@ const SYNCS_PER_COMMIT: f64 = 5.0;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::rates::Glue;
+    use crate::estimate::machine::Evidence;
+    use crate::estimate::rates::{Glue, Rate};
     use crate::estimate::work::Way;
 
     #[test]
@@ -110,6 +125,48 @@ mod tests {
         assert!((seconds(&ops, &machine, Stored::F32, 1.0) - 7.0).abs() < 1e-9);
         machine.glue = vec![Glue { tokens: 1, hidden: 1, factor: 2.0 }];
         assert!((seconds(&ops, &machine, Stored::F32, 1.0) - 14.0).abs() < 1e-9);
+    }
+
+    /// A measured accelerator that one product was measured on: 100 FLOP of 10 rows in 4 s, launches among them.
+    fn accelerator() -> (Machine, Op) {
+        let mut machine = Machine::assumed("test", 1);
+        machine.kind = Kind::Accelerator;
+        machine.evidence = Evidence::Measured;
+        machine.launch_s = 3.0;
+        let op = Op {
+            m: 10.0,
+            n: 5.0,
+            k: 1.0,
+            flops: 100.0,
+            calls: 1.0,
+            ..Op::nothing(Class::Linear, Way::Forward)
+        };
+        let (class, way, stored) = (Class::Linear, Way::Forward, Stored::Bf16);
+        machine.rates = vec![Rate { class, way, stored, m: 10, n: 5, k: 1, rank: 0, per_s: 25.0 }];
+        (machine, op)
+    }
+
+    #[test]
+    fn a_measured_rate_holds_its_launches_and_a_smaller_shape_is_launched_all_the_same() {
+        let (machine, op) = accelerator();
+        let seconds = |op: &Op| one(op, &machine, Stored::Bf16, 1.0);
+        assert!((seconds(&op) - 4.0).abs() < 1e-9, "not 4 + 3, and not two kernels of 3");
+        let smaller = Op { m: 1.0, flops: 10.0, ..op };
+        assert!((seconds(&smaller) - 3.0).abs() < 1e-9, "0.4 s by its rate, but one launch");
+        let adapted = Op { rank: 2.0, ..smaller };
+        assert!((seconds(&adapted) - 9.0).abs() < 1e-9, "three products at least");
+        let update = Op { flops: 0.0, bytes: 1e-9, ..Op::nothing(Class::Optimizer, Way::Backward) };
+        assert!(seconds(&Op { calls: 1e3, ..update }) < 1e-6, "one launch updates a thousand tensors");
+    }
+
+    #[test]
+    fn bytes_of_a_measured_accelerator_are_counted_as_they_were_measured() {
+        let (mut machine, _) = accelerator();
+        (machine.launch_s, machine.elementwise_bytes_per_s) = (0.0, 10.0);
+        let op = Op { bytes: 20.0, ..Op::nothing(Class::Elementwise, Way::Forward) };
+        assert!((one(&op, &machine, Stored::Bf16, 1.0) - 2.0).abs() < 1e-9);
+        machine.evidence = Evidence::Sheet;
+        assert!((one(&op, &machine, Stored::Bf16, 1.0) - 1.0).abs() < 1e-9, "other trainers' bf16");
     }
 
     #[test]

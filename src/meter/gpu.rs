@@ -4,6 +4,7 @@
 use super::device::DeviceTotal;
 use super::energy::{EnergyMeter, Integral};
 use super::probe::Reading;
+use super::{nvml, procfs};
 use std::collections::BTreeSet;
 
 /// The figures that a driver gives at every look.
@@ -152,6 +153,39 @@ impl Gpus {
             }
         };
         (totals, source.into(), warnings)
+    }
+}
+
+/// One device by itself, looked at now and then.
+pub struct Gauge {
+    driver: Box<dyn Driver>,
+    device: usize,
+    /// The driver's process numbers are this process's.
+    knows_processes: bool,
+}
+
+impl Gauge {
+    /// The `nth` GPU of CUDA's, by its name: the driver's own order may be another. `None` where it cannot be read.
+    pub fn open(name: &str, nth: usize) -> Option<Self> {
+        Self::of(nvml::open()?, name, nth, procfs::numbers_are_the_hosts())
+    }
+
+    fn of(mut driver: Box<dyn Driver>, name: &str, nth: usize, knows_processes: bool) -> Option<Self> {
+        let names = driver.names();
+        let is_it = |at: &usize| names.get(*at).is_some_and(|of| of == name);
+        let device = Some(nth).filter(is_it).or_else(|| (0..names.len()).find(is_it))?;
+        Some(Self { driver, device, knows_processes })
+    }
+
+    /// Joules since some fixed moment, where the device counts them.
+    pub fn energy_j(&mut self) -> Option<f64> {
+        self.driver.quick(self.device).ok()?.energy_j
+    }
+
+    /// Bytes of this process on it, where the driver tells them.
+    pub fn own_bytes(&mut self) -> Option<u64> {
+        let processes = self.driver.slow(self.device).ok()?.processes.filter(|_| self.knows_processes)?;
+        processes.into_iter().find(|(pid, _)| *pid == std::process::id())?.1
     }
 }
 
@@ -342,5 +376,24 @@ mod tests {
         assert_eq!(readings[2], Reading::default());
         assert_eq!((total.energy_j, total.integrated_j, total.busy_s), (None, None, None));
         assert!(warnings.is_empty(), "{warnings:?}");
+    }
+
+    #[test]
+    fn one_device_is_known_by_its_name_and_this_process_by_its_number() {
+        let listed = Slow {
+            processes: Some(vec![(1, Some(5)), (std::process::id(), Some(600 << 20))]),
+            ..Slow::default()
+        };
+        let gauge = |name: &str, nth, knows| {
+            let driver = Script { quick: steady(1), slow: listed.clone(), next: 0 };
+            Gauge::of(Box::new(driver), name, nth, knows)
+        };
+        assert!(gauge("Another", 0, true).is_none());
+        let mut beyond = gauge("NVIDIA Test", 3, true).unwrap();
+        assert_eq!((beyond.energy_j(), beyond.own_bytes()), (Some(0.0), Some(600 << 20)));
+        assert_eq!(gauge("NVIDIA Test", 0, false).unwrap().own_bytes(), None, "of another's numbers");
+        let driver = Script { quick: vec![None], slow: Slow::default(), next: 0 };
+        let mut gone = Gauge::of(Box::new(driver), "NVIDIA Test", 0, true).unwrap();
+        assert_eq!((gone.energy_j(), gone.own_bytes()), (None, None));
     }
 }

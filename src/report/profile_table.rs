@@ -55,6 +55,7 @@ fn rest(machine: &Machine) -> Table {
     for (what, value) in [
         ("threads", machine.threads.to_string()),
         ("kernel path", machine.kernel.clone()),
+        ("launch of a kernel", or_word(Some(machine.launch_s).filter(|s| *s > 0.0), words::seconds, "–")),
         ("memory, read and written", per_s(machine.copy_bytes_per_s)),
         ("fresh pages", per_s(machine.fresh_bytes_per_s)),
         (

@@ -3,7 +3,7 @@
 use super::Error;
 use super::grid::{Cell, Extent, Size};
 use super::{quoted, sample};
-use crate::config::MethodFlag;
+use crate::config::{Device, MethodFlag};
 use crate::data::rng::Rng;
 use crate::data::{IGNORE, Sample};
 use crate::error::Result;
@@ -21,6 +21,8 @@ const TOKENIZER_CONFIG: &str = include_str!("../../configs/quickstart/model/toke
 pub struct Bench {
     folder: PathBuf,
     extent: Extent,
+    /// Where all of them compute.
+    device: Device,
 }
 
 /// Shapes of a random model.
@@ -66,7 +68,7 @@ impl Bench {
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub fn new(folder: &Path, extent: Extent, cells: &[Cell]) -> Result<Self> {
+    pub fn new(folder: &Path, extent: Extent, cells: &[Cell], device: Device) -> Result<Self> {
         for size in Size::ALL.into_iter().filter(|size| cells.iter().any(|cell| cell.size == *size)) {
             let model = folder.join(size.folder());
             let shapes = size.shapes();
@@ -75,7 +77,7 @@ impl Bench {
             fs::write_durable(&model.join("tokenizer.json"), tokenizer(shapes.vocabulary)?.as_bytes())?;
             fs::write_durable(&model.join("tokenizer_config.json"), TOKENIZER_CONFIG.as_bytes())?;
         }
-        Ok(Self { folder: folder.to_owned(), extent })
+        Ok(Self { folder: folder.to_owned(), extent, device })
     }
 
     /// Writes data and config of a cell under the name `row`; gives the config's path and the output folder.
@@ -102,12 +104,13 @@ impl Bench {
         Ok(format!(
             "base_model = {model}\nreinit_weights = true\n{adapter}{threads}sequence_len = {sequence}\n\
              sample_packing = false\nmicro_batch_size = {batch}\nmax_steps = {steps}\n\
-             gradient_checkpointing = {recompute}\noutput_dir = {out}\n\n\
+             gradient_checkpointing = {recompute}\ndevice = \"{device}\"\noutput_dir = {out}\n\n\
              [[datasets]]\npath = {data}\ntype = \"tokenized\"\n",
             model = quoted(&self.folder.join(cell.size.folder()))?,
             sequence = cell.sequence,
             batch = cell.batch,
             recompute = cell.recompute,
+            device = self.device,
             out = quoted(out)?,
             data = quoted(data)?,
         ))
@@ -199,6 +202,18 @@ mod tests {
     }
 
     #[test]
+    fn a_row_computes_where_the_study_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let cells = &super::super::grid::sample(Extent::Quick, true)[..1];
+        for device in [Device::Cpu, Device::Cuda(1)] {
+            let bench = Bench::new(folder.path(), Extent::Quick, cells, device).unwrap();
+            let (config, _) = bench.lay("row-000", &cells[0]).unwrap();
+            let resolved = crate::config::load(&config, Some(cells[0].method), &[]).unwrap();
+            assert_eq!(resolved.config.train.device, device);
+        }
+    }
+
+    #[test]
     fn half_a_billion_is_half_a_billion() {
         let config = model_config(&Size::Half.shapes());
         let arch = crate::arch::config_json::parse(config.as_bytes(), "config.json").unwrap();
@@ -207,7 +222,7 @@ mod tests {
 
     #[test]
     fn rows_are_as_long_as_the_cell_and_half_counted() {
-        let cell = super::super::grid::sample(Extent::Quick)[0];
+        let cell = super::super::grid::sample(Extent::Quick, false)[0];
         let rows = rows(&cell, 2);
         assert_eq!(rows.len(), 2 * cell.batch);
         for row in &rows {

@@ -4,6 +4,7 @@ use super::child::Child;
 use super::score::Pair;
 use crate::calibrate::{Profiles, Provenance};
 use crate::estimate::Prediction;
+use crate::estimate::machine::Kind;
 use crate::estimate::running::{self, Correction, Projection};
 use crate::train::metrics::StepRecord;
 use serde_json::Value;
@@ -41,9 +42,11 @@ pub(super) fn progress_bar(steps: &[StepRecord]) -> Option<Pair> {
 pub(super) fn roofline(prediction: Option<&Prediction>, report: &Value, child: &Child) -> Option<Pair> {
     let (profiles, _) = Profiles::load(&child.home().join(Profiles::FILE));
     let prediction = prediction?;
-    let here = Provenance::here(prediction.threads);
-    let predicted =
-        prediction.flops_per_step / profiles.find(&prediction.machine, &here)?.peak_flops_per_s()?;
+    let here = match prediction.kind {
+        Kind::Cpu => Provenance::here(prediction.threads),
+        Kind::Accelerator => Provenance::of_card(&prediction.machine),
+    };
+    let predicted = prediction.flops_per_step / profiles.find(&here)?.peak_flops_per_s()?;
     let measured = report["measured"]["step_s"].as_f64().filter(|s| *s > 0.0)?;
     Some(Pair { predicted, low: predicted, high: predicted, measured })
 }

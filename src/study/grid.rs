@@ -112,8 +112,8 @@ fn pick<T: Copy>(of: &[T], at: f64) -> Option<T> {
     steps.zip(of).find(|(end, _)| at < *end).map(|(_, value)| *value)
 }
 
-/// Distinct cells that fill the grid evenly.
-pub fn sample(extent: Extent) -> Vec<Cell> {
+/// Distinct cells that fill the grid evenly. On a GPU none is on one thread: what it computes takes no other time by it.
+pub fn sample(extent: Extent, on_gpu: bool) -> Vec<Cell> {
     let mut cells: Vec<Cell> = Vec::new();
     let cell = |n: usize| {
         Some(Cell {
@@ -123,7 +123,7 @@ pub fn sample(extent: Extent) -> Vec<Cell> {
             batch: pick(&BATCHES, corput(n, 7))?,
             recompute: pick(&[false, true], corput(n, 11))?,
             rank: pick(&RANKS, corput(n, 13))?,
-            alone: pick(&ALONE, corput(n, 17))?,
+            alone: pick(&ALONE, corput(n, 17))? && !on_gpu,
         })
     };
     for cell in (1..10_000).filter_map(cell) {
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_sample_holds_every_value_of_every_setting() {
         for extent in [Extent::Quick, Extent::Standard] {
-            let cells = sample(extent);
+            let cells = sample(extent, false);
             assert_eq!(cells.len(), extent.rows());
             let has = |wanted: &dyn Fn(&Cell) -> bool| cells.iter().any(wanted);
             for method in METHODS {
@@ -159,7 +159,7 @@ mod tests {
                 assert!(has(&|c| c.recompute == way) && has(&|c| c.alone == way), "{extent:?} {way}");
             }
         }
-        let standard = sample(Extent::Standard);
+        let standard = sample(Extent::Standard, false);
         for sequence in SEQUENCES {
             assert!(standard.iter().any(|c| c.sequence == sequence), "{sequence}");
         }
@@ -172,13 +172,24 @@ mod tests {
 
     #[test]
     fn a_larger_sample_goes_on_where_the_smaller_ended() {
-        let (small, large) = (sample(Extent::Standard), sample(Extent::Full));
+        let (small, large) = (sample(Extent::Standard, false), sample(Extent::Full, false));
         assert_eq!(small, large[..small.len()]);
         assert_eq!(large.len(), Extent::Full.rows());
     }
 
     #[test]
     fn quick_keeps_to_small_models() {
-        assert!(sample(Extent::Quick).iter().all(|c| matches!(c.size, Size::Small | Size::Medium)));
+        assert!(sample(Extent::Quick, false).iter().all(|c| matches!(c.size, Size::Small | Size::Medium)));
+    }
+
+    #[test]
+    fn on_a_gpu_no_cell_differs_from_another_by_its_threads_alone() {
+        for extent in [Extent::Quick, Extent::Full] {
+            let cells = sample(extent, true);
+            assert!(cells.len() == extent.rows() && cells.iter().all(|cell| !cell.alone));
+            for (at, cell) in cells.iter().enumerate() {
+                assert!(!cells[..at].contains(cell), "{cell:?}");
+            }
+        }
     }
 }

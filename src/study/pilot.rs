@@ -109,8 +109,8 @@ const CORRELATED: f64 = 3.0;
 pub fn pilot(asked: &Asked<'_>, said: &mut dyn FnMut(&str)) -> Result<Pilot> {
     let target = Ground::lay(config::load(asked.config, None, asked.overrides)?)?;
     let (counts, _) = counted(&target)?;
-    let (mut machine, warning) = target.machine(&counts)?;
-    let spot = Spot { machine: &machine, limits: &target.limits, price: &target.price };
+    let (mut machine, limits, notes) = target.ahead(&counts)?;
+    let spot = Spot { machine: &machine, limits: &limits, price: &target.price };
     let cold = target.predict_on(&counts, spot, &target.learned(&machine)).predicted;
     let other = asked.model.map(|model| stand_in(asked, model)).transpose()?;
     let subject = other.as_ref().unwrap_or(&target);
@@ -136,11 +136,11 @@ pub fn pilot(asked: &Asked<'_>, said: &mut dyn FnMut(&str)) -> Result<Pilot> {
     if let Some(joules) = ran.past.measured.energy_j {
         machine.power_w = ran.past.measured.wall_s.map(|s| joules / s);
     }
-    let spot = Spot { machine: &machine, limits: &target.limits, price: &target.price };
+    let spot = Spot { machine: &machine, limits: &limits, price: &target.price };
     let prediction = target.predict_on(&counts, spot, &learned);
     let ending = if other.is_none() { ran.ending(&target, &counts, &drawn) } else { None };
     let mut warnings = prediction.warnings.clone();
-    warnings.extend(warning);
+    warnings.extend(notes);
     warnings.extend(doubts(&target, &counts, other.is_some(), ending.is_some()));
     let mut interval = prediction.interval.clone();
     interval.extend(ending.map(|e| ("eval_loss".to_owned(), Interval { low: e.low, high: e.high })));

@@ -8,11 +8,13 @@ use super::grid::{self, Cell, Extent};
 use super::reference::Reference;
 use super::score::{Pair, Score};
 use crate::calibrate::{Profiles, Provenance};
+use crate::config::Device;
 use crate::error::{Kind, Result};
 use crate::estimate::Prediction;
 use crate::estimate::history::median;
 use crate::fs;
 use crate::train::metrics::{self, StepRecord};
+use fttrain_kernels::sys::cuda::card;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -87,7 +89,21 @@ struct Begun {
     build: String,
     /// Of the quick grid, which has other cells and steps; the standard one is the full one's beginning.
     is_quick: bool,
+    /// What its runs compute on.
+    #[serde(default = "cpu")]
+    device: String,
     reference: Reference,
+}
+
+fn cpu() -> String {
+    label(None)
+}
+
+/// What a study's runs compute on: a GPU by its number and its card, of which a machine may have several.
+fn label(gpu: Option<usize>) -> String {
+    let Some(nth) = gpu else { return Device::Cpu.to_string() };
+    let name = card(nth).map_or_else(String::new, |card| format!(" ({})", card.name));
+    format!("{}{name}", Device::Cuda(nth))
 }
 
 /// A run of the grid, and the machine that its prediction is of.
@@ -96,20 +112,21 @@ type Found = (Row, String);
 /// Share of the time that is there for rows; the rest is for their repeats.
 const FOR_ROWS: f64 = 0.85;
 
-/// Runs the grid under `folder`, with the machine's profile copied from `home`, for so many minutes, or to its end; a study
-/// that was begun there goes on. `said` hears each row.
+/// Runs the grid on a GPU or the CPU under `folder`, with the machine's profile copied from `home`, for so many minutes, or
+/// to its end; a study that was begun there goes on. `said` hears each row.
 ///
 /// # Errors
-/// A run of the grid fails; the folder cannot be written, or holds a study of another build or another grid.
+/// A run of the grid fails; the folder cannot be written, or holds a study of another build, another grid or another device.
 pub fn validate(
     extent: Extent,
+    gpu: Option<usize>,
     minutes: Option<f64>,
     folder: &Path,
     home: &Path,
     said: &mut dyn FnMut(usize, usize, &Row),
 ) -> Result<Validation> {
-    let cells = grid::sample(extent);
-    let study = Study::open(folder, home, extent, &cells)?;
+    let cells = grid::sample(extent, gpu.is_some());
+    let study = Study::open(folder, home, extent, gpu, &cells)?;
     let since = Instant::now();
     let is_time = |share: f64| minutes.is_none_or(|m| since.elapsed().as_secs_f64() < 60.0 * m * share);
     let (mut rows, mut left_out, mut not_run, mut machine) = (Vec::new(), Vec::new(), 0, String::new());
@@ -166,8 +183,15 @@ const ROW: &str = "row.json";
 const AGAIN: &str = "again.json";
 
 impl<'a> Study<'a> {
-    fn open(folder: &'a Path, home: &Path, extent: Extent, cells: &[Cell]) -> Result<Self> {
+    fn open(
+        folder: &'a Path,
+        home: &Path,
+        extent: Extent,
+        gpu: Option<usize>,
+        cells: &[Cell],
+    ) -> Result<Self> {
         let (build, is_quick) = (Provenance::here(1).build, extent == Extent::Quick);
+        let (device, wanted) = (label(gpu), gpu.map_or(Device::Cpu, Device::Cuda));
         let file = folder.join("study.json");
         if file.is_file() {
             let broken = |e: serde_json::Error| Error::Write { path: file.clone(), fact: e.to_string() };
@@ -176,16 +200,22 @@ impl<'a> Study<'a> {
             if begun.build != build {
                 return other(format!("by build {}", begun.build));
             }
+            if begun.device != device {
+                return other(format!("on {}, and this is {device}", begun.device));
+            }
             if begun.is_quick != is_quick {
                 return other(format!("{} --size quick", if is_quick { "without" } else { "with" }));
             }
             let profile = fs::read_at_most(&folder.join(Profiles::FILE), 4 << 20)?;
-            return Ok(Self { folder, bench: Bench::new(folder, extent, cells)?, profile, begun });
+            return Ok(Self { folder, bench: Bench::new(folder, extent, cells, wanted)?, profile, begun });
         }
-        let bench = Bench::new(folder, extent, cells)?;
+        // Before anything is written: a GPU may not open.
+        let reference = Reference::start(gpu)?;
+        fs::create_folders(folder)?;
+        let bench = Bench::new(folder, extent, cells, wanted)?;
         let profile = frozen(folder, home)?;
         let started_at = jiff::Timestamp::now().to_string();
-        let begun = Begun { started_at, build, is_quick, reference: Reference::start()? };
+        let begun = Begun { started_at, build, is_quick, device, reference };
         write(&file, &begun)?;
         Ok(Self { folder, bench, profile, begun })
     }
@@ -382,7 +412,7 @@ mod tests {
     fn row(first: f64, again: Option<f64>) -> Row {
         let pair = Pair { predicted: first, low: first, high: first, measured: first };
         Row {
-            cell: grid::sample(Extent::Quick)[0],
+            cell: grid::sample(Extent::Quick, false)[0],
             prediction_sha256: String::new(),
             quantities: BTreeMap::from([("step_s".to_owned(), pair)]),
             drift: 1.0,
@@ -403,9 +433,10 @@ mod tests {
         assert!(!varied.contains_key("wall_s"));
     }
 
-    fn begun(folder: &Path, build: &str) -> Begun {
+    fn begun(folder: &Path, build: &str, device: &str) -> Begun {
         let reference = serde_json::from_str(r#"{"first_s":1.0}"#).unwrap();
-        let begun = Begun { started_at: "then".into(), build: build.into(), is_quick: true, reference };
+        let (started_at, build, device) = ("then".into(), build.into(), device.into());
+        let begun = Begun { started_at, build, is_quick: true, device, reference };
         write(&folder.join("study.json"), &begun).unwrap();
         std::fs::write(folder.join(Profiles::FILE), "the profile of then").unwrap();
         begun
@@ -415,8 +446,8 @@ mod tests {
     fn a_study_goes_on_with_what_it_began_with_and_without_what_was_cut_off() {
         let (folder, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let folder = folder.path();
-        begun(folder, &Provenance::here(1).build);
-        let study = Study::open(folder, home.path(), Extent::Quick, &[]).unwrap();
+        begun(folder, &Provenance::here(1).build, "cpu");
+        let study = Study::open(folder, home.path(), Extent::Quick, None, &[]).unwrap();
         assert_eq!(
             (study.begun.started_at.as_str(), &study.profile[..]),
             ("then", &b"the profile of then"[..])
@@ -432,18 +463,22 @@ mod tests {
     }
 
     #[test]
-    fn a_study_of_another_build_or_another_grid_is_left_alone() {
-        let refused = |build: &str, extent: Extent| {
+    fn a_study_of_another_build_grid_or_device_is_left_alone() {
+        let refused = |build: &str, device: &str, extent: Extent| {
             let folder = tempfile::tempdir().unwrap();
             let folder = folder.path();
-            begun(folder, build);
-            let error = Study::open(folder, folder, extent, &grid::sample(extent)).map(drop).unwrap_err();
+            begun(folder, build, device);
+            let cells = grid::sample(extent, false);
+            let error = Study::open(folder, folder, extent, None, &cells).map(drop).unwrap_err();
             assert_eq!(error.kind, Kind::Usage);
             assert_eq!(std::fs::read_dir(folder).unwrap().count(), 2, "the study and its profile");
             error.to_string()
         };
-        assert!(refused("0.0.0 another", Extent::Quick).contains("by build 0.0.0 another"));
-        assert!(refused(&Provenance::here(1).build, Extent::Full).contains("with --size quick"));
+        let ours = Provenance::here(1).build;
+        assert!(refused("0.0.0 another", "cpu", Extent::Quick).contains("by build 0.0.0 another"));
+        assert!(refused(&ours, "cpu", Extent::Full).contains("with --size quick"));
+        let of_gpu = refused(&ours, "cuda:0 (NVIDIA Test)", Extent::Quick);
+        assert!(of_gpu.contains("on cuda:0 (NVIDIA Test), and this is cpu"), "{of_gpu}");
     }
 
     #[test]

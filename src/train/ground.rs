@@ -4,6 +4,7 @@
 use super::{Error, beside, history};
 use crate::arch::source::Source;
 use crate::arch::{Arch, Linear};
+use crate::calibrate::{self, Computer};
 use crate::config::{Config, Device, Method, Optimizer, Resolved};
 use crate::error::Result;
 use crate::estimate::amount::Kind;
@@ -11,12 +12,12 @@ use crate::estimate::carbon::Intensity;
 use crate::estimate::history::Learned;
 use crate::estimate::{self, Counts, Limits, Machine, Prediction, PriceUsed};
 use crate::estimate::{machine, machines};
+use crate::fs;
 use crate::meter::process::{bare, resident};
 use crate::model::adapter::Adapter;
 use crate::ops::{device, gpu, head};
 use crate::ranks::Place;
-use crate::{calibrate, fs};
-use fttrain_kernels::sys::cuda::{card, gpus};
+use fttrain_kernels::sys::cuda::{Card, card, gpus};
 
 /// What a run is paid and judged by.
 pub struct Terms {
@@ -109,28 +110,38 @@ impl Ground {
         })
     }
 
-    /// This machine's rates at the shapes of a run with these counts; measured where they are not known yet. The second
-    /// value is a warning.
+    /// This machine's CPU, its rates at the shapes of a run with these counts; measured where they are not known yet. The
+    /// second value is a warning.
     ///
     /// # Errors
     /// A fault of an op.
     pub fn machine(&self, counts: &Counts) -> Result<(Machine, Option<String>)> {
-        let (mut machine, warning) =
-            calibrate::machine(&self.ask(counts), self.adapter.as_ref(), self.threads, &fs::home()?)?;
+        let cores = Computer::cores(self.threads);
+        let (mut machine, warning) = self.measured(counts, machine::Kind::Cpu, &cores)?;
         let sheet = estimate::power::cpu(&machine.name);
         let threads = (machine.threads * self.place.size) as f64;
         machine.sheet_power_w = machine.sheet_power_w.or_else(|| Some(sheet?.watts_per_thread() * threads));
         Ok((machine, warning))
     }
 
-    /// What of the machine a run with these counts asks for.
-    pub fn ask<'a>(&'a self, counts: &'a Counts) -> calibrate::Ask<'a> {
+    fn measured(
+        &self,
+        counts: &Counts,
+        kind: machine::Kind,
+        computer: &Computer,
+    ) -> Result<(Machine, Option<String>)> {
+        calibrate::machine(&self.ask(counts, kind), self.adapter.as_ref(), computer, &fs::home()?)
+    }
+
+    /// What of a machine of this kind a run with these counts asks for.
+    pub fn ask<'a>(&'a self, counts: &'a Counts, kind: machine::Kind) -> calibrate::Ask<'a> {
         calibrate::Ask {
             arch: &self.arch,
             config: &self.resolved.config,
             adapted: &self.adapted,
             counts,
             logits_rows: head::chunk_rows(self.arch.vocab_size) as u64,
+            kind,
         }
     }
 
@@ -150,29 +161,74 @@ impl Ground {
         Ok(device::open(Some(wanted))?)
     }
 
-    /// What this run is computed on, at its shapes: the machine, what a process may take of it, and a warning.
+    /// What this run is computed on, at its shapes: the machine, what a process may take of it, and a warning. A GPU is
+    /// measured on the `device` that it was opened as.
     ///
     /// # Errors
     /// A fault of an op.
-    pub fn computer(&self, counts: &Counts, gpu: Option<usize>) -> Result<(Machine, Limits, Option<String>)> {
+    pub fn computer(
+        &self,
+        counts: &Counts,
+        gpu: Option<usize>,
+        device: &candle_core::Device,
+    ) -> Result<(Machine, Limits, Option<String>)> {
         let Some(nth) = gpu.filter(|_| self.beyond_gpus().is_none()) else {
             let (machine, warning) = self.machine(counts)?;
             return Ok((machine, self.limits.clone(), warning));
         };
-        let card = card(nth);
-        let name = card.as_ref().map_or_else(|| format!("cuda:{nth}"), |card| card.name.clone());
+        let found = match card(nth) {
+            Some(card) => self.on_card(counts, nth, &card, device)?,
+            None => None,
+        };
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let warning = format!(
+            "cuda:{nth} could not be measured and has no data sheet: the prediction is for this machine's CPU"
+        );
+        Ok((self.machine(counts)?.0, self.limits.clone(), Some(warning)))
+    }
+
+    /// A card: measured, or by its data sheet where it does not let itself be measured; `None` where it has none.
+    fn on_card(
+        &self,
+        counts: &Counts,
+        nth: usize,
+        card: &Card,
+        device: &candle_core::Device,
+    ) -> Result<Option<(Machine, Limits, Option<String>)>> {
         // Processes of one machine take its cards in turn.
         let on_card = self.place.beside.div_ceil(gpus().unwrap_or(1)) as u64;
-        let known =
-            card.map(|card| machines::of_card(&card.name, card.bytes / on_card)).transpose()?.flatten();
-        if let Some((machine, limits)) = known {
-            let warning = format!(
-                "{name} is predicted by its data sheet and by what others published: nothing of it was measured"
-            );
-            return Ok((machine, limits, Some(warning)));
-        }
-        let warning = format!("there is no data sheet of {name}: the prediction is for this machine's CPU");
-        Ok((self.machine(counts)?.0, self.limits.clone(), Some(warning)))
+        let limits = machines::limits_of_card(&card.name, card.bytes / on_card)?;
+        let why = if device.is_cpu() {
+            "it was not opened".into()
+        } else {
+            let computer = Computer::gpu(nth, card.clone(), device, self.threads);
+            match self.measured(counts, machine::Kind::Accelerator, &computer) {
+                Ok((machine, warning)) => return Ok(Some((machine, limits, warning))),
+                Err(error) => error.to_string(),
+            }
+        };
+        let warning = format!(
+            "{} is predicted by its data sheet and by what others published: nothing of it was measured ({why})",
+            card.name
+        );
+        Ok(machines::of_card(&card.name)?.map(|machine| (machine, limits, Some(warning))))
+    }
+
+    /// What a run of another process will be computed on by this config: a GPU is opened here for as long as it takes to
+    /// measure it, because its memory is the other's. The notes say what is not as it was asked for.
+    ///
+    /// # Errors
+    /// A fault of an op.
+    pub fn ahead(&self, counts: &Counts) -> Result<(Machine, Limits, Vec<String>)> {
+        let gpu = device::chosen(self.resolved.config.train.device, 0);
+        let wanted = gpu.as_ref().ok().copied().flatten().filter(|_| self.beyond_gpus().is_none());
+        let opened = device::open(wanted);
+        let device = opened.as_ref().unwrap_or(&candle_core::Device::Cpu);
+        let (machine, limits, warning) = self.computer(counts, wanted, device)?;
+        let faults = [gpu.err(), opened.err()].into_iter().flatten().map(|error| error.to_string());
+        Ok((machine, limits, warning.into_iter().chain(faults).collect()))
     }
 
     /// What of this run only the CPU does.

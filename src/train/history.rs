@@ -2,7 +2,7 @@
 
 use crate::arch::Arch;
 use crate::estimate::history::Past;
-use crate::estimate::machine::Evidence;
+use crate::estimate::machine::{Evidence, Kind};
 use crate::estimate::time::ClassTime;
 use crate::estimate::work::Class;
 use crate::estimate::{Machine, Prediction};
@@ -42,10 +42,11 @@ pub fn is_disturbed(report: &serde_json::Value) -> bool {
     devices.iter().any(DeviceTotal::is_disturbed)
 }
 
-/// Whether a run computed on what its prediction is of: what it took on a GPU without a data sheet says nothing of the
-/// CPU, which was predicted.
+/// Whether a run computed on what its prediction is of: what it took on a GPU that could not be predicted says nothing of
+/// the CPU, which was. An older prediction by a data sheet does not say that it is of a GPU.
 pub fn is_where(prediction: &Prediction, report: &serde_json::Value) -> bool {
-    (prediction.evidence == Evidence::Sheet) == (report["provenance"]["device"] == device::CUDA)
+    let of_gpu = prediction.kind == Kind::Accelerator || prediction.evidence == Evidence::Sheet;
+    of_gpu == (report["provenance"]["device"] == device::CUDA)
 }
 
 /// A finished run as an estimate learns from it: what was predicted of it, and report.json.

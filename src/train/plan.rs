@@ -164,7 +164,7 @@ impl Draft {
         let mut counts = counts(&ground.resolved.config, &epochs, &eval, &retention);
         counts.tokenises = ground.resolved.config.data.reads_text() && !summary.from_cache;
         let gpu = gpu.filter(|_| device.is_cuda());
-        let (mut machine, limits, warning) = ground.computer(&counts, gpu)?;
+        let (mut machine, limits, warning) = ground.computer(&counts, gpu, &device)?;
         ground.limits = limits;
         let trained =
             Parameters::count(&ground.arch, &ground.resolved.config.method, &ground.adapted).trainable;
