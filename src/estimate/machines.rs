@@ -182,6 +182,21 @@ mod tests {
     }
 
     #[test]
+    fn a_measured_card_is_called_by_its_name_and_has_the_memory_that_its_driver_states() {
+        let card = "NVIDIA H100 80GB HBM3";
+        let limits = limits_of_card(card, 10 << 30).unwrap();
+        assert!((9 << 30..10 << 30).contains(&limits.memory_bytes) && limits.memory_source.contains("H100"));
+        assert_eq!(bytes_of_card(card).unwrap(), Some(80 << 30));
+        assert_eq!(
+            (bytes_of_card("NVIDIA Nobody").unwrap(), of_card("NVIDIA Nobody").unwrap()),
+            (None, None)
+        );
+        let machine = sheets::unknown(card);
+        let market = Market::open(vec![(machine, limits)], "2026-11-22".parse().unwrap()).unwrap();
+        assert_eq!(market.find("80gb hbm3").unwrap()[0].name, card);
+    }
+
+    #[test]
     fn what_an_instance_has_is_not_guessed() {
         let error = market().find("crusoe/c1a (per vCPU)").unwrap_err();
         assert!(error.to_string().contains("c1a"), "{error}");
