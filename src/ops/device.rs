@@ -188,6 +188,11 @@ mod card {
             Device::Cuda(self.0.clone())
         }
 
+        /// Waits for it, and gives back what was kept of freed memory.
+        pub fn give_back_memory(&self) -> error::Result<()> {
+            Ok(cuda::give_back_memory(&self.0)?)
+        }
+
         /// A tensor that a kernel is about to write.
         pub fn unwritten(&self, shape: impl Into<Shape>, dtype: DType) -> error::Result<Tensor> {
             Ok(cuda::unwritten(&self.0, shape.into(), dtype)?)
@@ -262,6 +267,11 @@ mod card {
 
         /// As candle knows it.
         pub fn device(&self) -> Device {
+            match self.0 {}
+        }
+
+        /// Waits for it, and gives back what was kept of freed memory.
+        pub fn give_back_memory(&self) -> error::Result<()> {
             match self.0 {}
         }
 

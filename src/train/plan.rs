@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::estimate::{Machine, Parameters, Prediction};
 use crate::meter::process::resident;
 use crate::meter::{Meter, Phase};
-use crate::ops::device;
+use crate::ops::device::{self, Gpu};
 use crate::ranks::Place;
 use crate::{fs, ledger};
 use fttrain_kernels::sys::memory::give_back_pages;
@@ -171,6 +171,9 @@ impl Draft {
         machine.step_overhead_s += crew.exchange_s(trained, &device)?;
         // Probes have other sizes than a step: what they leave would stand beside it.
         give_back_pages();
+        if let Some(gpu) = Gpu::new(&device) {
+            gpu.give_back_memory()?;
+        }
         ground.price = powered(&ground.price, &machine);
 
         meter.enter(Phase::Load);

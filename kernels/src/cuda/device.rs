@@ -4,7 +4,7 @@
 use super::launch::{Address, Launch};
 use super::product::Product;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
-use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute, CUmemoryPool};
 use candle_core::cuda_backend::cudarc::driver::{self, DevicePtr, LaunchConfig};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;
@@ -20,19 +20,34 @@ static PTX: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 /// # Errors
 /// The driver refuses.
 pub fn keep_memory(device: &CudaDevice) -> Result<()> {
+    let mut all = u64::MAX;
+    let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    let Some(pool) = pool(device)? else { return Ok(()) };
+    // SAFETY: the pool is the device's own, and the attribute is of 64 bits.
+    unsafe { driver::result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast::<c_void>()).w() }
+}
+
+/// Waits for the device and gives back what was kept of freed memory.
+///
+/// # Errors
+/// The driver refuses.
+pub fn give_back_memory(device: &CudaDevice) -> Result<()> {
+    device.cuda_stream().synchronize().w()?;
+    let Some(pool) = pool(device)? else { return Ok(()) };
+    // SAFETY: the pool is the device's own; what is in use stays.
+    unsafe { driver::result::mem_pool::trim_to(pool, 0).w() }
+}
+
+/// Where a device's tensors come from; `None` of one without pools.
+fn pool(device: &CudaDevice) -> Result<Option<CUmemoryPool>> {
     let stream = device.cuda_stream();
     let context = stream.context();
     if !context.has_async_alloc() {
-        return Ok(());
+        return Ok(None);
     }
     context.bind_to_thread().w()?;
-    let mut all = u64::MAX;
-    let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the device is the context's own, and the attribute is of 64 bits.
-    unsafe {
-        let pool = driver::result::device::get_default_mem_pool(context.cu_device()).w()?;
-        driver::result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast::<c_void>()).w()
-    }
+    // SAFETY: the device is the context's own.
+    unsafe { driver::result::device::get_default_mem_pool(context.cu_device()) }.w().map(Some)
 }
 
 /// Where a contiguous tensor's values begin.
