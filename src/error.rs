@@ -108,6 +108,8 @@ impl From<candle_core::Error> for Error {
                 Kind::Resource,
                 "lower `micro_batch_size` or `sequence_len`, or set `gradient_checkpointing = true`",
             )
+        } else if text.contains("NCCL") {
+            (Kind::Device, "see what NCCL says with NCCL_DEBUG=WARN, then resume the run")
         } else if ["CUDA_ERROR_", "CUBLAS_STATUS_"].iter().any(|code| text.contains(code)) {
             (Kind::Device, "look at the driver's log (`nvidia-smi`, `dmesg`), then resume the run")
         } else {
@@ -127,6 +129,7 @@ mod tests {
             ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", Kind::Resource),
             ("DriverError(CUDA_ERROR_ECC_UNCORRECTABLE, \"\")", Kind::Device),
             ("CublasError(CUBLAS_STATUS_EXECUTION_FAILED)", Kind::Device),
+            ("NCCL refuses ncclAllReduce: remote process exited", Kind::Device),
             ("shape mismatch in matmul", Kind::Bug),
         ] {
             assert_eq!(Error::from(candle_core::Error::Msg(text.into()).bt()).kind, kind, "{text}");

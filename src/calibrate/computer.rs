@@ -53,7 +53,7 @@ impl Computer {
     /// A GPU that the CPU plays, with so little memory that its copies take a moment.
     #[cfg(test)]
     pub(super) fn played(name: &str, threads: usize) -> Self {
-        let card = Card { name: name.into(), bytes: 256 << 20 };
+        let card = Card { name: name.into(), bytes: 256 << 20, uuid: None };
         let rig = Rig::queue(&Device::Cpu, card.bytes);
         Self { rig, gpu: Some(Gpu { nth: 0, card }), threads }
     }

@@ -75,7 +75,7 @@ pub fn calibrate(
     said: &mut dyn FnMut(usize, usize),
 ) -> Result<Machine> {
     let (provenance, rig) = (computer.provenance(), computer.rig());
-    let (mut profiles, _) = Profiles::load(&home.join(Profiles::FILE));
+    let (profiles, _) = Profiles::load(&home.join(Profiles::FILE));
     let mut machine = computer.blank()?;
     let started = Instant::now();
     let patience = Patience::THOROUGH;
@@ -102,6 +102,8 @@ pub fn calibrate(
     })?;
     machine.evidence = Evidence::Calibrated;
     machine.measured_at = Some(provenance.measured_at);
+    // Once more: a run may have kept its shapes meanwhile.
+    let (mut profiles, _) = Profiles::load(&home.join(Profiles::FILE));
     profiles.forget(&machine);
     keep(&mut profiles, &machine, home)?;
     Ok(machine)

@@ -22,7 +22,7 @@ use candle_core::DType;
 
 /// Blocks that are run.
 const LAYERS: usize = 2;
-/// The same on a GPU, which is waited for once a micro-batch, however few its blocks are.
+/// The same on a GPU, where what begins and ends a micro-batch weighs less, the more blocks there are.
 const LAYERS_QUEUED: usize = 8;
 /// A vocabulary and targets so few that the head does not count.
 const VOCABULARY: usize = 256;

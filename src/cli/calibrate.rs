@@ -14,7 +14,7 @@ use crate::train::ground::{Ground, start_threads};
 use crate::train::material::counted;
 use crate::train::screen::Screen;
 use clap::Args;
-use fttrain_kernels::sys::cuda::card;
+use fttrain_kernels::sys::cuda::{Card, card};
 use std::path::PathBuf;
 
 /// Arguments of `calibrate`.
@@ -34,8 +34,15 @@ pub(super) struct CalibrateArgs {
 }
 
 pub(super) fn run(args: &CalibrateArgs) -> Result<u8> {
-    // Before anything is measured: it may not be there.
-    let gpu = device::chosen(args.device.unwrap_or(Device::Auto), 0)?;
+    // Before anything is measured: it may not be there, or not open.
+    let wanted = device::chosen(args.device.unwrap_or(Device::Auto), 0)?;
+    let gpu = match wanted.map(open).transpose() {
+        Err(error) if args.device.is_none() => {
+            say(&format!("warning: {error}; only the CPU is measured"));
+            None
+        }
+        opened => opened?,
+    };
     let threads = start_threads(args.threads)?;
     let grounds = args.configs.iter().map(|path| ground(path)).collect::<Result<Vec<_>>>()?;
     let mut machines = Vec::new();
@@ -43,9 +50,7 @@ pub(super) fn run(args: &CalibrateArgs) -> Result<u8> {
     if gpu.is_none() || args.device.is_none() {
         machines.push(one(&Computer::cores(threads), Kind::Cpu, &grounds)?);
     }
-    if let Some(nth) = gpu {
-        let opened = device::open(Some(nth))?;
-        let card = card(nth).ok_or_else(|| device::Error::Refused { wanted: nth, cause: UNKNOWN.into() })?;
+    if let Some((nth, card, opened)) = gpu {
         machines.push(one(&Computer::gpu(nth, card, &opened, threads), Kind::Accelerator, &grounds)?);
     }
     if args.json {
@@ -58,6 +63,12 @@ pub(super) fn run(args: &CalibrateArgs) -> Result<u8> {
         super::print(&tables.collect::<Vec<_>>().join("\n"));
     }
     Ok(0)
+}
+
+fn open(nth: usize) -> Result<(usize, Card, candle_core::Device), device::Error> {
+    let opened = device::open(Some(nth))?;
+    let card = card(nth).ok_or_else(|| device::Error::Refused { wanted: nth, cause: UNKNOWN.into() })?;
+    Ok((nth, card, opened))
 }
 
 const UNKNOWN: &str = "the driver does not say what it is";

@@ -6,7 +6,7 @@ use crate::config::Resolved;
 use crate::data::Summary;
 use crate::error::{Error, Kind, Result};
 use crate::estimate::time::ClassTime;
-use crate::estimate::{self, Prediction, PriceUsed, verdict};
+use crate::estimate::{self, Prediction, PriceUsed, machine, verdict};
 use crate::ledger::{self, Final, Status as LedgerStatus};
 use crate::meter::machine::cpu_model;
 use crate::meter::process::{code_since_bare, resident};
@@ -402,9 +402,10 @@ fn inputs(
     })
 }
 
-/// What this machine was measured to reach; nothing on a GPU, for it was its CPU that was measured.
+/// What this machine was measured to reach; nothing on a GPU of which nothing was measured.
 fn peak(plan: &Plan) -> Peak {
-    if plan.device.is_cuda() {
+    let is_gpus = plan.machine.kind == machine::Kind::Accelerator && plan.machine.is_measured();
+    if plan.device.is_cuda() && !is_gpus {
         return Peak::default();
     }
     Peak { flops_per_s: plan.machine.peak_flops_per_s(), bytes_per_s: Some(plan.machine.copy_bytes_per_s) }

@@ -2,13 +2,15 @@
 
 /// Variables by which a launcher says how many processes it started, and which of them this one is.
 const LAUNCHERS: [(Launcher, &str, &str); 4] = [
-    // First: torchrun may itself be started by one of the others, once a machine.
-    (Launcher::Torchrun, "WORLD_SIZE", "RANK"),
     (Launcher::OpenMpi, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     (Launcher::Pmi, "PMI_SIZE", "PMI_RANK"),
     // Of one `srun`; what a job may use in all says nothing of this process.
     (Launcher::Slurm, "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    // Last: wrappers set these beside another launcher's.
+    (Launcher::Torchrun, "WORLD_SIZE", "RANK"),
 ];
+/// Set by torchrun alone, which may itself be started by one of the others, once a machine.
+const BY_TORCHRUN: &str = "TORCHELASTIC_RUN_ID";
 
 /// Who started the processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +46,12 @@ const PORTS: u64 = 20_000;
 /// What the environment says; `None` where this process is alone.
 pub(super) fn launched(variable: impl Fn(&str) -> Option<String>) -> Option<Launched> {
     let number = |name: &str| variable(name)?.parse::<usize>().ok();
-    let found = LAUNCHERS.iter().find_map(|&(by, size, rank)| {
-        let of = (number(size)?, number(rank)?);
-        Some((by, size, of))
-    });
-    let (by, name, (size, rank)) = found.filter(|(_, _, (size, rank))| *size > 1 && rank < size)?;
+    let is_torchrun = variable(BY_TORCHRUN).is_some();
+    let (by, name, size, rank) = LAUNCHERS.iter().find_map(|&(by, name, rank)| {
+        let (size, rank) = (number(name)?, number(rank)?);
+        let is_it = size > 1 && rank < size && (by == Launcher::Torchrun || !is_torchrun);
+        is_it.then_some((by, name, size, rank))
+    })?;
     // A second attempt of the same launch may meet what is left of the first.
     let of_run: &[&str] = match by {
         Launcher::Torchrun => &["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"],
@@ -65,7 +68,8 @@ pub(super) fn launched(variable: impl Fn(&str) -> Option<String>) -> Option<Laun
     let port = match variable("MASTER_PORT") {
         // The port itself is torchrun's own.
         Some(port) => port.parse::<u16>().ok().and_then(|port| port.checked_add(1)),
-        None => Some(own_port(&run)),
+        // Of runs that nothing tells apart only a named port does.
+        None => (!run.is_empty()).then(|| own_port(&run)),
     };
     Some(Launched { by, variable: name, rank, size, meeting: host.zip(port), run })
 }
@@ -114,8 +118,21 @@ mod tests {
         let torchrun = [("WORLD_SIZE", "8"), ("RANK", "5")];
         assert_eq!(who(&torchrun), Some(("WORLD_SIZE", 5, 8)));
         // torchrun on each of two machines, started by srun.
-        let under = [("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_PROCID", "1")];
+        let under = [("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_PROCID", "1"), (BY_TORCHRUN, "17")];
         assert_eq!(who(&[&under[..], &torchrun].concat()), Some(("WORLD_SIZE", 5, 8)));
+        // What a wrapper sets beside mpirun, rightly or not.
+        for left in ["8", "1"] {
+            let beside = [("WORLD_SIZE", left), ("RANK", "0")];
+            assert_eq!(who(&[&mpirun[..], &beside].concat()), Some(("OMPI_COMM_WORLD_SIZE", 3, 4)));
+        }
+        assert_eq!(
+            who(&[("OMPI_COMM_WORLD_SIZE", "1"), ("OMPI_COMM_WORLD_RANK", "0")]
+                .iter()
+                .chain(&torchrun)
+                .copied()
+                .collect::<Vec<_>>()),
+            Some(("WORLD_SIZE", 5, 8))
+        );
     }
 
     #[test]
@@ -145,6 +162,7 @@ mod tests {
         assert_ne!(at("17").run, at("18").run);
         let mpirun = |local| {
             with(&[
+                ("PMIX_NAMESPACE", "7"),
                 ("OMPI_COMM_WORLD_SIZE", "4"),
                 ("OMPI_COMM_WORLD_RANK", "3"),
                 ("OMPI_COMM_WORLD_LOCAL_SIZE", local),

@@ -10,6 +10,7 @@ mod world;
 use crate::error::{self, Fault, Kind, Result};
 use crate::ops::device;
 use candle_core::{Device, Tensor};
+use fttrain_kernels::sys::cuda::card;
 use fttrain_kernels::sys::nccl::{self, Id};
 use launcher::{Launched, Launcher};
 use serde::Serialize;
@@ -153,6 +154,20 @@ impl Place {
     }
 }
 
+/// How processes compute beside each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Met {
+    /// How many compute on this process's card, itself included.
+    pub on_card: usize,
+    /// What the user is to be told.
+    pub note: Option<String>,
+}
+
+impl Met {
+    /// One process, or several on CPUs.
+    const ALONE: Self = Self { on_card: 1, note: None };
+}
+
 /// The processes of a run, this one among them.
 pub struct Ranks {
     place: Place,
@@ -196,31 +211,34 @@ impl Ranks {
         Ok(Self { place, world: Some(world), variable, gpus: OnceCell::new() })
     }
 
-    /// Settles how gradients are summed that are computed on this device; all processes do it, before the first sum. What
-    /// it gives is to be told to the user.
+    /// Settles how gradients are summed that are computed on this device, the GPU `nth` or the CPU; all processes do it,
+    /// before the first sum. Ends them all where one of them alone fails.
     ///
     /// # Errors
-    /// They do not compute on the same kind of device (5); nothing sums gradients there (6).
-    pub fn meet(&self, device: &Device) -> Result<Option<String>> {
-        let Some(world) = &self.world else { return Ok(None) };
+    /// In all of them alike: they do not compute on the same kind of device (5); nothing sums gradients there (6).
+    pub fn meet(&self, device: &Device, nth: Option<usize>) -> Result<Met> {
+        let Some(world) = &self.world else { return Ok(Met::ALONE) };
         if !self.agree(device::name(device)) {
             return Err(Error::Differs("the kind of device").into());
         }
         let no_sums = |cause: String| Error::NoSums { variable: self.variable, cause };
         if device.is_cpu() {
-            let on_host = world.sums_on_host().then_some(None);
+            let on_host = world.sums_on_host().then_some(Met::ALONE);
             return on_host.ok_or_else(|| no_sums("they compute on CPUs".into()).into());
         }
+        let on_card = on_card(&**world, nth);
         // Every process asks, whatever another found.
         let id = nccl::Nccl::open().and_then(|nccl| {
             let id = if self.place.is_first() { nccl.id()? } else { Id([0; Id::BYTES]) };
             Ok((nccl, id))
         });
-        let why = id.as_ref().err().map(device::why_no_nccl);
+        let shared = || (on_card > 1).then(|| format!("{on_card} of them share a GPU"));
+        let why = id.as_ref().err().map(device::why_no_nccl).or_else(shared);
         if self.largest(if why.is_some() { 1.0 } else { 0.0 }) > 0.0 {
-            let cause = why.unwrap_or_else(|| "another process has no NCCL".into());
+            let cause = why.unwrap_or_else(|| "another process has no NCCL, or shares its GPU".into());
             return if world.sums_on_host() {
-                Ok(Some(format!("gradients are summed by MPI, through the host: {cause}")))
+                let note = Some(format!("gradients are summed by MPI, through the host: {cause}"));
+                Ok(Met { on_card, note })
             } else {
                 Err(no_sums(cause).into())
             };
@@ -229,11 +247,16 @@ impl Ranks {
             let told = self.bytes(id.0.to_vec());
             let id =
                 told.try_into().map_err(|_| Error::Message("a name of NCCL's of another length".into()))?;
-            let joined = device::Sums::join(device, nccl, Id(id), self.place.rank, self.place.size)?;
+            let joined = device::Sums::join(device, nccl, Id(id), self.place.rank, self.place.size);
+            let joined = joined.inspect_err(|error| {
+                // The others wait within NCCL.
+                eprintln!("{error}");
+                self.abort(error.kind as u8);
+            });
             // A device has one run at a time.
-            let _ = self.gpus.set(joined);
+            let _ = self.gpus.set(joined?);
         }
-        Ok(None)
+        Ok(Met { on_card, note: None })
     }
 
     /// Where this process stands.
@@ -355,21 +378,28 @@ fn bring_together(launched: &Launched) -> Result<Box<dyn World>> {
     Ok(Box::new(Sockets::join(launched, sockets::PATIENCE, Arc::new(Exit))?))
 }
 
+/// How many processes of this machine compute on the same card as this one.
+fn on_card(world: &dyn World, nth: Option<usize>) -> usize {
+    let uuid = nth.and_then(card).and_then(|card| card.uuid);
+    let hash = uuid.map(|uuid| crate::fs::sha256_bytes(&uuid));
+    let number = hash.and_then(|hash| u64::from_str_radix(hash.get(..16)?, 16).ok());
+    // Without it, the number: all processes see the same cards then, or each its own.
+    let own = number.unwrap_or_else(|| nth.unwrap_or_default() as u64);
+    let (all, _) = world.gather_here(own);
+    all.iter().filter(|other| **other == own).count()
+}
+
 /// Ends a run whose processes are not all there any more: another thread may be amid a sum that never ends.
 struct Exit;
 
 impl Ending for Exit {
     fn end(&self, how: End) -> ! {
-        let code = match how {
-            End::Aborted(code) | End::Own(code) => code,
-            End::Lost(rank) => {
-                eprintln!(
-                    "error: process {rank} of this run is gone, and with it the run; its last words say why"
-                );
-                Kind::Resource as u8
-            }
-        };
-        fttrain_kernels::sys::exit_now(code)
+        if let End::Lost(rank) = how {
+            eprintln!(
+                "error: process {rank} of this run is gone, and with it the run; its last words say why"
+            );
+        }
+        fttrain_kernels::sys::exit_now(how.code())
     }
 }
 

@@ -8,9 +8,11 @@
 use super::world::HostSum;
 use super::world::World;
 use super::{Error, Launched};
+use crate::error::Kind;
+use fttrain_kernels::sys::keep_alive;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -21,6 +23,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 /// How long one that has connected may take to say who it is.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long one address of process 0's host is tried: another one may answer.
+const KNOCK: Duration = Duration::from_secs(5);
+/// How long the other side may leave what is sent untaken.
+const STALLED: Duration = Duration::from_secs(120);
 /// A hello is read before anything is known of who sends it.
 const MOST_OF_HELLO: u64 = 4096;
 
@@ -33,6 +39,16 @@ pub(super) enum End {
     Lost(usize),
     /// This process itself broke off.
     Own(u8),
+}
+
+impl End {
+    /// The exit code of the program.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Aborted(code) | Self::Own(code) => code,
+            Self::Lost(_) => Kind::Resource as u8,
+        }
+    }
 }
 
 /// Ends this process: the program's way in a run, a test's in a test.
@@ -65,12 +81,14 @@ struct Hello {
     size: usize,
 }
 
-/// Messages are read by the same build alone.
+/// Messages are read by the same version alone.
 const PROGRAM: &str = concat!("fttrain ", env!("CARGO_PKG_VERSION"));
 
 const MESSAGE: u8 = 0;
 const ABORT: u8 = 1;
 const BYE: u8 = 2;
+/// In place of the word that all are there.
+const STRANGER: u8 = 3;
 
 impl Sockets {
     /// Meets the others.
@@ -95,15 +113,21 @@ impl Sockets {
         };
         let connected =
             connected.map_err(|(cause, what)| Error::Meeting { rank, size, what, at: at.clone(), cause })?;
-        let peer = |(rank, to): (usize, TcpStream)| {
-            let (sender, from) = channel();
-            let (reader, ending) = (to.try_clone()?, Arc::clone(&ending));
-            thread::Builder::new()
-                .name(format!("from {rank}"))
-                .spawn(move || listen(reader, rank, &sender, &*ending))?;
-            Ok(Peer { rank, to, from })
+        let listen = || -> io::Result<Vec<Peer>> {
+            let copy = |(rank, to): &(usize, TcpStream)| Ok((*rank, to.try_clone()?));
+            let all = Arc::new(connected.iter().map(copy).collect::<io::Result<Vec<_>>>()?);
+            let peer = |(rank, to): &(usize, TcpStream)| {
+                let (sender, from) = channel();
+                let reader = Reader { from: to.try_clone()?, rank: *rank, to: sender };
+                let (all, ending) = (Arc::clone(&all), Arc::clone(&ending));
+                thread::Builder::new()
+                    .name(format!("from {rank}"))
+                    .spawn(move || reader.listen(&all, &*ending))?;
+                Ok(Peer { rank: *rank, to: to.try_clone()?, from })
+            };
+            connected.iter().map(peer).collect()
         };
-        let peers = connected.into_iter().map(peer).collect::<io::Result<Vec<_>>>();
+        let peers = listen();
         let peers = peers.map_err(|cause| Error::Meeting {
             rank,
             size,
@@ -246,19 +270,32 @@ impl Drop for Sockets {
     }
 }
 
-/// Reads frames for as long as the connection stands.
-fn listen(mut from: TcpStream, rank: usize, to: &Sender<Vec<u8>>, ending: &dyn Ending) {
-    loop {
-        match read_frame(&mut from, u64::MAX) {
-            Ok((MESSAGE, bytes)) => {
-                if to.send(bytes).is_err() {
-                    return;
+/// A thread that hears one of the others.
+struct Reader {
+    from: TcpStream,
+    rank: usize,
+    to: Sender<Vec<u8>>,
+}
+
+impl Reader {
+    /// Reads frames for as long as the connection stands. Where it ends before its time, process 0 tells `all` the others.
+    fn listen(mut self, all: &[(usize, TcpStream)], ending: &dyn Ending) {
+        let end = loop {
+            match read_frame(&mut self.from, u64::MAX) {
+                Ok((MESSAGE, bytes)) => {
+                    if self.to.send(bytes).is_err() {
+                        return;
+                    }
                 }
+                Ok((ABORT, code)) => break End::Aborted(code.first().copied().unwrap_or(1)),
+                Ok((BYE, _)) => return,
+                Ok(_) | Err(_) => break End::Lost(self.rank),
             }
-            Ok((ABORT, code)) => ending.end(End::Aborted(code.first().copied().unwrap_or(1))),
-            Ok((BYE, _)) => return,
-            Ok(_) | Err(_) => ending.end(End::Lost(rank)),
+        };
+        for (_, other) in all.iter().filter(|(rank, _)| *rank != self.rank) {
+            let _ = write_frame(other, ABORT, &[end.code()]);
         }
+        ending.end(end)
     }
 }
 
@@ -268,9 +305,14 @@ fn gather(
     (host, port): (&str, u16),
     until: Instant,
 ) -> io::Result<Vec<(usize, TcpStream)>> {
-    // On the address by which the others look for it, where that is this machine's own.
-    let listener = TcpListener::bind((host, port))
-        .or_else(|_| TcpListener::bind((IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)))?;
+    // A host's own name may stand for an address that only it can reach: then on all of them.
+    let is_own = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let any = |address: IpAddr| TcpListener::bind((address, port));
+    let listener = if is_own {
+        TcpListener::bind((host, port))?
+    } else {
+        any(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| any(Ipv4Addr::UNSPECIFIED.into()))?
+    };
     listener.set_nonblocking(true)?;
     let mut come: Vec<Option<TcpStream>> = (1..launched.size).map(|_| None).collect();
     while let Some(missing) = come.iter().position(Option::is_none) {
@@ -302,14 +344,24 @@ fn gather(
     Ok(come)
 }
 
+const OTHER_RUN: &str = "it is there, of another run or another version of the program";
+
+/// Messages are short and waited for, and the other side may vanish without a word.
+fn settle(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(STALLED))?;
+    keep_alive(stream)
+}
+
 fn welcome(launched: &Launched, mut stream: TcpStream) -> io::Result<(usize, TcpStream)> {
     stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
+    settle(&stream)?;
     stream.set_read_timeout(Some(HELLO_PATIENCE))?;
     let (_, bytes) = read_frame(&mut stream, MOST_OF_HELLO)?;
     let hello: Hello = serde_json::from_slice(&bytes)?;
     if (hello.program.as_str(), &hello.run, hello.size) != (PROGRAM, &launched.run, launched.size) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a process of another run"));
+        stream.write_all(&[STRANGER])?;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, OTHER_RUN));
     }
     stream.set_read_timeout(None)?;
     Ok((hello.rank, stream))
@@ -325,16 +377,24 @@ fn reach(launched: &Launched, place: (&str, u16), until: Instant) -> io::Result<
         let addresses: Vec<SocketAddr> = place.to_socket_addrs()?.collect();
         let mut tried = Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
         for address in addresses {
-            tried = TcpStream::connect_timeout(&address, left());
+            tried = TcpStream::connect_timeout(&address, left().min(KNOCK));
             if tried.is_ok() {
                 break;
             }
         }
         let mut stream = tried?;
-        stream.set_nodelay(true)?;
+        // A port that nobody listens on yet may be given to this very connection, which then is with itself.
+        if stream.local_addr()? == stream.peer_addr()? {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        settle(&stream)?;
         write_frame(&stream, MESSAGE, &hello)?;
         stream.set_read_timeout(Some(left()))?;
-        stream.read_exact(&mut [0])?;
+        let mut word = [0];
+        stream.read_exact(&mut word)?;
+        if word != [MESSAGE] {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, OTHER_RUN));
+        }
         stream.set_read_timeout(None)?;
         Ok(stream)
     };
@@ -465,12 +525,14 @@ mod tests {
             }
         });
         assert_eq!(ends[2].recv_timeout(SOON), Ok(End::Own(7)));
-        assert_eq!(ends[0].recv_timeout(SOON), Ok(End::Aborted(7)));
+        for others in &ends[..2] {
+            assert_eq!(others.recv_timeout(SOON), Ok(End::Aborted(7)));
+        }
     }
 
     #[test]
     fn one_that_is_gone_without_a_word_is_noticed() {
-        let (_, ends) = together(2, |all| {
+        let (_, ends) = together(3, |all| {
             if all.rank() == 1 {
                 all.peers[0].to.shutdown(std::net::Shutdown::Both).unwrap();
             }
@@ -479,6 +541,7 @@ mod tests {
             }
         });
         assert_eq!(ends[0].recv_timeout(SOON), Ok(End::Lost(1)));
+        assert_eq!(ends[2].recv_timeout(SOON), Ok(End::Aborted(Kind::Resource as u8)));
     }
 
     #[test]
@@ -506,11 +569,14 @@ mod tests {
         };
         knock().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         // Another attempt's process, and one that comes in time.
-        for (rank, run) in [(2, "another"), (1, "r")] {
+        let tried = [(2, "another"), (1, "r")].map(|(rank, run)| {
             thread::spawn(move || {
-                Sockets::join(&launched(rank, 3, port, run), Duration::from_secs(1), told().0)
-            });
-        }
+                let joined = Sockets::join(&launched(rank, 3, port, run), Duration::from_secs(1), told().0);
+                joined.err().map(|e| e.to_string())
+            })
+        });
+        let [stranger, _] = tried.map(|one| one.join().unwrap().unwrap());
+        assert!(stranger.contains("of another run"), "{stranger}");
         let error = waiting.join().unwrap().unwrap();
         assert!(error.contains("process 2 did not come"), "{error}");
         let nobody = Sockets::join(&launched(1, 2, free_port(), "r"), PAUSE, told().0).err().unwrap();

@@ -16,7 +16,7 @@ use crate::estimate::PriceUsed;
 use crate::meter::process;
 use crate::model::adapter::peft;
 use crate::ops::device;
-use crate::ranks::{self, Ranks, Sum};
+use crate::ranks::{self, Met, Ranks, Sum};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
@@ -72,13 +72,12 @@ impl<'a> Crew<'a> {
         Self { ranks, is_over: Cell::new(false), is_amid: Cell::new(false) }
     }
 
-    /// The others open what they compute on, and all settle how gradients are summed there. What it gives is to be told to
-    /// the user.
+    /// The others open what they compute on, and all settle how gradients are summed there, on the GPU `nth` or the CPU.
     ///
     /// # Errors
     /// Nothing sums them there (6), or they do not compute on the same (5).
-    pub(super) fn open(&self, device: &Device) -> Result<Option<String>> {
-        self.with(&Task::Open, || self.ranks.meet(device))
+    pub(super) fn open(&self, device: &Device, nth: Option<usize>) -> Result<Met> {
+        self.with(&Task::Open, || self.ranks.meet(device, nth))
     }
 
     /// Seconds that gradients of so many values take to be summed where they are computed: the median of a few times; 0
@@ -253,6 +252,7 @@ impl Taken {
 /// A process that works for process 0, before it loads anything.
 struct Opened {
     ground: Ground,
+    gpu: Option<usize>,
     device: Device,
 }
 
@@ -290,7 +290,7 @@ pub fn follow(resolved: impl Fn() -> Result<Resolved>, ranks: &Ranks) -> Result<
             }
             (Task::Open, Stage::Launched) => {
                 let opened = Opened::open(resolved()?, ranks)?;
-                let met = ranks.meet(&opened.device).map(|_| ());
+                let met = ranks.meet(&opened.device, opened.gpu).map(|_| ());
                 stage = Stage::Open(Box::new(opened));
                 met
             }
@@ -333,11 +333,11 @@ impl Opened {
         let ground = Ground::on(resolved, terms, place)?;
         let gpu = device::chosen(ground.resolved.config.train.device, place.here)?;
         let device = ground.open(gpu, &mut Vec::new())?;
-        Ok(Self { ground, device })
+        Ok(Self { ground, gpu, device })
     }
 
     fn start(self, prefers_bf16: bool, recompute: bool) -> Result<Follower> {
-        let Self { ground, device } = self;
+        let Self { ground, device, .. } = self;
         let material = Material::gather(&ground)?;
         let base_hash = ground.source.fingerprint()?;
         let learner =

@@ -17,7 +17,7 @@ use crate::meter::process::{bare, resident};
 use crate::model::adapter::Adapter;
 use crate::ops::{device, gpu, head};
 use crate::ranks::Place;
-use fttrain_kernels::sys::cuda::{Card, card, gpus};
+use fttrain_kernels::sys::cuda::{Card, card};
 
 /// What a run is paid and judged by.
 pub struct Terms {
@@ -41,6 +41,8 @@ pub struct Ground {
     pub adapted: Vec<Linear>,
     /// Of this process among those of the run.
     pub place: Place,
+    /// How many processes of the run compute on this one's card.
+    pub(super) card_shared_by: usize,
     /// Worker threads.
     pub threads: usize,
     /// What this process may use.
@@ -100,6 +102,7 @@ impl Ground {
             adapted: arch.linears().filter(adapts).collect(),
             limits,
             place,
+            card_shared_by: 1,
             price,
             grid,
             resolved,
@@ -197,9 +200,7 @@ impl Ground {
         card: &Card,
         device: &candle_core::Device,
     ) -> Result<Option<(Machine, Limits, Option<String>)>> {
-        // Processes of one machine take its cards in turn.
-        let on_card = self.place.beside.div_ceil(gpus().unwrap_or(1)) as u64;
-        let limits = machines::limits_of_card(&card.name, card.bytes / on_card)?;
+        let limits = machines::limits_of_card(&card.name, card.bytes / self.card_shared_by as u64)?;
         let why = if device.is_cpu() {
             "it was not opened".into()
         } else {
@@ -213,7 +214,8 @@ impl Ground {
             "{} is predicted by its data sheet and by what others published: nothing of it was measured ({why})",
             card.name
         );
-        Ok(machines::of_card(&card.name)?.map(|machine| (machine, limits, Some(warning))))
+        let known = machines::of_card(&card.name)?;
+        Ok(known.map(|machine| (machine, limits, Some(warning))))
     }
 
     /// What a run of another process will be computed on by this config: a GPU is opened here for as long as it takes to

@@ -17,7 +17,7 @@ use crate::estimate::{Machine, Parameters, Prediction};
 use crate::meter::process::resident;
 use crate::meter::{Meter, Phase};
 use crate::ops::device::{self, Gpu};
-use crate::ranks::Place;
+use crate::ranks::{Met, Place};
 use crate::{fs, ledger};
 use fttrain_kernels::sys::memory::give_back_pages;
 use std::path::{Path, PathBuf};
@@ -154,7 +154,9 @@ impl Draft {
         let Self { resolved, terms, place, gpu, run_id, out, holds, resume, mut notes, .. } = self;
         let mut ground = Ground::on(resolved, terms, place)?;
         let device = ground.open(gpu, &mut notes)?;
-        notes.extend(crew.open(&device)?);
+        let Met { on_card, note } = crew.open(&device, gpu)?;
+        notes.extend(note);
+        ground.card_shared_by = on_card;
 
         meter.enter(Phase::Tokenise);
         let Material { tokenizer, tokenizer_bytes, epochs, eval, retention, summary } =

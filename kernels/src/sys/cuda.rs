@@ -57,6 +57,8 @@ pub struct Card {
     pub name: String,
     /// Its memory.
     pub bytes: u64,
+    /// The same in all processes that compute on this card, and of no other card; `None` where the driver does not say.
+    pub uuid: Option<[u8; 16]>,
 }
 
 /// What the GPU `nth`, from 0, is; `None` where the driver does not say.
@@ -67,9 +69,10 @@ pub fn card(nth: usize) -> Option<Card> {
 fn describe(library: &Library, nth: usize) -> Option<Card> {
     let (mut device, mut bytes): (c_int, usize) = (0, 0);
     let mut name: [c_char; 256] = [0; 256];
-    // SAFETY: the functions have these types since CUDA 3.2; each writes what it is given room for, and the name ends
+    let mut uuid = [0; 16];
+    // SAFETY: the functions have these types since CUDA 9.2; each writes what it is given room for, and the name ends
     // with a zero.
-    let name = unsafe {
+    let (name, uuid) = unsafe {
         let device_of =
             library.get::<unsafe extern "C" fn(*mut c_int, c_int) -> c_int>(b"cuDeviceGet").ok()?;
         let name_of = library
@@ -85,9 +88,11 @@ fn describe(library: &Library, nth: usize) -> Option<Card> {
         if answers != [0; 3] {
             return None;
         }
-        CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned()
+        let uuid_of = library.get::<unsafe extern "C" fn(*mut [u8; 16], c_int) -> c_int>(b"cuDeviceGetUuid");
+        let is_known = uuid_of.is_ok_and(|uuid_of| uuid_of(&raw mut uuid, device) == 0);
+        (CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned(), is_known.then_some(uuid))
     };
-    Some(Card { name, bytes: bytes as u64 })
+    Some(Card { name, bytes: bytes as u64, uuid })
 }
 
 fn open(name: &str) -> Option<Library> {
@@ -154,7 +159,8 @@ mod tests {
                  extern \"C\" int cuDeviceGetCount(int* n) {{ *n = {count}; return 0; }}\n\
                  extern \"C\" int cuDeviceGet(int* d, int n) {{ *d = n + 7; return n < {count} ? 0 : 101; }}\n\
                  extern \"C\" int cuDeviceGetName(char* to, int, int d) {{ to[0] = '0' + d; to[1] = 0; return 0; }}\n\
-                 extern \"C\" int cuDeviceTotalMem_v2(unsigned long* b, int) {{ *b = 5; return 0; }}\n"
+                 extern \"C\" int cuDeviceTotalMem_v2(unsigned long* b, int) {{ *b = 5; return 0; }}\n\
+                 extern \"C\" int cuDeviceGetUuid(char* to, int d) {{ for (int i = 0; i < 16; i++) to[i] = d; return 0; }}\n"
             );
             std::fs::write(&source, text).unwrap();
             let mut build = Command::new(&compiler);
@@ -163,7 +169,10 @@ mod tests {
             let answer = ask(library.to_str().unwrap());
             assert_eq!(answer.as_ref().map(|(_, count)| *count).map_err(Clone::clone), expected);
             if let Ok((library, count)) = &answer {
-                assert_eq!(describe(library, 1), Some(Card { name: "8".into(), bytes: 5 }));
+                assert_eq!(
+                    describe(library, 1),
+                    Some(Card { name: "8".into(), bytes: 5, uuid: Some([8; 16]) })
+                );
                 assert_eq!(describe(library, *count), None);
             }
         }

@@ -68,3 +68,40 @@ pub fn exit_now(code: u8) -> ! {
     // SAFETY: a system call that does not return.
     unsafe { libc::_exit(libc::c_int::from(code)) }
 }
+
+/// Lets the system notice within a minute that the other side of a connection is gone for good, its machine with it.
+///
+/// # Errors
+/// The system refuses.
+#[cfg(target_os = "linux")]
+pub fn keep_alive(stream: &std::net::TcpStream) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    // Begin after so many seconds of silence, ask so often, and so many times.
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 30),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 10),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3),
+    ];
+    let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or_default();
+    for (level, name, value) in options {
+        let value: libc::c_int = value;
+        // SAFETY: an open socket, and an option that is an int.
+        let answer =
+            unsafe { libc::setsockopt(stream.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+        if answer != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Left to the system where nobody wrote how it is told.
+///
+/// # Errors
+/// None.
+#[cfg(not(target_os = "linux"))]
+pub fn keep_alive(_: &std::net::TcpStream) -> std::io::Result<()> {
+    Ok(())
+}

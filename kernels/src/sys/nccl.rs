@@ -53,8 +53,6 @@ pub struct Nccl {
     group_end: unsafe extern "C" fn() -> c_int,
     destroy: unsafe extern "C" fn(Handle) -> c_int,
     word: unsafe extern "C" fn(c_int) -> *const c_char,
-    /// Holds what the others point into.
-    _library: Library,
 }
 
 impl Nccl {
@@ -73,7 +71,7 @@ impl Nccl {
     fn of(file: &str) -> Result<Self, Error> {
         // SAFETY: NCCL may be loaded at any time; what it does on loading is its own.
         let library = unsafe { Library::new(file) }.map_err(|_| Error::Missing)?;
-        // SAFETY: the functions have these types since NCCL 2.10, and `library` outlives the pointers to them.
+        // SAFETY: the functions have these types since NCCL 2.10, and stay where they are.
         let (opened, version) = unsafe {
             let version_of: unsafe extern "C" fn(*mut c_int) -> c_int =
                 function(&library, b"ncclGetVersion")?;
@@ -85,8 +83,9 @@ impl Nccl {
                 group_end: function(&library, b"ncclGroupEnd")?,
                 destroy: function(&library, b"ncclCommDestroy")?,
                 word: function(&library, b"ncclGetErrorString")?,
-                _library: library,
             };
+            // Never unloaded: it has threads of its own.
+            std::mem::forget(library);
             let mut version = 0;
             opened.judge("ncclGetVersion", version_of(&raw mut version))?;
             (opened, version)
