@@ -1,6 +1,6 @@
 // Causal attention inside segments on tensor cores (Dao, 2023): what the f32 kernels of attention.cu do, with q, k, v and
-// out kept in bf16, the weights and their slopes rounded to it, and every sum and gradient in f32. A warp has 16 rows of a tile of 64, and the scores of its
-// rows never leave its registers.
+// out kept in bf16, the weights and their slopes rounded to it, and every sum and gradient in f32. A warp has 16 rows of
+// a tile of 64, and the scores of its rows never leave its registers.
 //
 // Tiles lie in shared memory with 8 values of padding a row: the 32 words of a fragment then lie in 32 banks.
 #include "attention.cuh"

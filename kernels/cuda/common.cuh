@@ -59,6 +59,30 @@ __device__ __forceinline__ void put(float* y, float x) { *y = x; }
 __device__ __forceinline__ float get(const u16* x) { return wide(*x); }
 __device__ __forceinline__ float get(const float* x) { return *x; }
 
+// Kernels come in two forms: one that takes values one by one, and `_vec`, whose threads take W neighbours at once, in
+// loads and stores of up to 16 bytes; the launch says which (launch.rs). Where W is 1 a body is the plain form.
+#define VECTOR 4
+
+template <class T, int W>
+struct __align__(sizeof(T) * W < 16 ? sizeof(T) * W : 16) Pack {
+    T of[W];
+};
+
+template <int W, class T>
+__device__ __forceinline__ void load(const T* from, float (&x)[W]) {
+    Pack<T, W> pack = *(const Pack<T, W>*)from;
+#pragma unroll
+    for (int k = 0; k < W; k++) x[k] = get(pack.of + k);
+}
+
+template <int W, class T>
+__device__ __forceinline__ void store(T* to, const float (&x)[W]) {
+    Pack<T, W> pack;
+#pragma unroll
+    for (int k = 0; k < W; k++) put(pack.of + k, x[k]);
+    *(Pack<T, W>*)to = pack;
+}
+
 // The first element of this thread and the distance to its next one, over a grid of any size.
 __device__ __forceinline__ u64 first_of_grid() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ u64 stride_of_grid() { return (u64)gridDim.x * blockDim.x; }

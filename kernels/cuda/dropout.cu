@@ -11,12 +11,29 @@ __device__ __forceinline__ u64 mix(u64 x) {
 }
 
 // x `[N, width]`; a value goes where its 32 bits lie below `threshold`, the others are multiplied by `keep`.
-extern "C" __global__ void dropout(const float* x, u64 count, u32 width, u64 stream, u64 first_row, u64 threshold,
-                                   float keep, float* y) {
-    for (u64 i = first_of_grid(); i < count; i += stride_of_grid()) {
-        u64 row = i / width, column = i % width;
-        u64 bits = mix(mix(stream ^ (first_row + row)) ^ (column / 2));
-        bool drops = ((bits >> (32 * (column % 2))) & 0xffffffffull) < threshold;
-        y[i] = drops ? 0.0f : x[i] * keep;
+template <int W>
+__device__ __forceinline__ void drop(const float* x, u64 count, u32 width, u64 stream, u64 first_row, u64 threshold,
+                                     float keep, float* y) {
+    for (u64 i = W * first_of_grid(); i < count; i += W * stride_of_grid()) {
+        u64 of_row = mix(stream ^ (first_row + i / width)), column = i % width, bits = 0;
+        float values[W];
+        load(x + i, values);
+#pragma unroll
+        for (int k = 0; k < W; k++) {
+            // Two columns share 64 bits, and W begins at an even one or is 1.
+            if (k % 2 == 0) bits = mix(of_row ^ ((column + k) / 2));
+            u64 mine = bits >> (32 * ((column + k) % 2)) & 0xffffffffull;
+            values[k] = mine < threshold ? 0.0f : values[k] * keep;
+        }
+        store(y + i, values);
     }
 }
+
+#define DROPOUT(suffix, W)                                                                                             \
+    extern "C" __global__ void dropout##suffix(const float* x, u64 count, u32 width, u64 stream, u64 first_row,        \
+                                               u64 threshold, float keep, float* y) {                                  \
+        drop<W>(x, count, width, stream, first_row, threshold, keep, y);                                               \
+    }
+
+DROPOUT(, 1)
+DROPOUT(_vec, VECTOR)

@@ -4,39 +4,48 @@
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-template <class T>
+template <int W, class T>
 __device__ __forceinline__ void forward(const T* gate, const T* up, u64 count, T* act) {
-    for (u64 i = first_of_grid(); i < count; i += stride_of_grid()) {
-        float g = get(gate + i);
-        put(act + i, g * sigmoid(g) * get(up + i));
+    for (u64 i = W * first_of_grid(); i < count; i += W * stride_of_grid()) {
+        float g[W], u[W];
+        load(gate + i, g);
+        load(up + i, u);
+#pragma unroll
+        for (int k = 0; k < W; k++) g[k] = g[k] * sigmoid(g[k]) * u[k];
+        store(act + i, g);
     }
 }
 
 // dg = da·u·σ(g)·(1 + g·(1 − σ(g))), du = da·silu(g).
-template <class T>
+template <int W, class T>
 __device__ __forceinline__ void backward(const T* gate, const T* up, const float* d_act, u64 count, float* d_gate,
                                          float* d_up) {
-    for (u64 i = first_of_grid(); i < count; i += stride_of_grid()) {
-        float g = get(gate + i), s = sigmoid(g), da = d_act[i];
-        d_gate[i] = da * get(up + i) * s * (1.0f + g * (1.0f - s));
-        d_up[i] = da * g * s;
+    for (u64 i = W * first_of_grid(); i < count; i += W * stride_of_grid()) {
+        float g[W], u[W], da[W], dg[W], du[W];
+        load(gate + i, g);
+        load(up + i, u);
+        load(d_act + i, da);
+#pragma unroll
+        for (int k = 0; k < W; k++) {
+            float s = sigmoid(g[k]);
+            dg[k] = da[k] * u[k] * s * (1.0f + g[k] * (1.0f - s));
+            du[k] = da[k] * g[k] * s;
+        }
+        store(d_gate + i, dg);
+        store(d_up + i, du);
     }
 }
 
-extern "C" __global__ void gate_forward(const float* gate, const float* up, u64 count, float* act) {
-    forward(gate, up, count, act);
-}
+#define GATE(suffix, W, T)                                                                                             \
+    extern "C" __global__ void gate_forward##suffix(const T* gate, const T* up, u64 count, T* act) {                   \
+        forward<W>(gate, up, count, act);                                                                              \
+    }                                                                                                                  \
+    extern "C" __global__ void gate_backward##suffix(const T* gate, const T* up, const float* d_act, u64 count,        \
+                                                     float* d_gate, float* d_up) {                                     \
+        backward<W>(gate, up, d_act, count, d_gate, d_up);                                                             \
+    }
 
-extern "C" __global__ void gate_forward_bf16(const u16* gate, const u16* up, u64 count, u16* act) {
-    forward(gate, up, count, act);
-}
-
-extern "C" __global__ void gate_backward(const float* gate, const float* up, const float* d_act, u64 count,
-                                         float* d_gate, float* d_up) {
-    backward(gate, up, d_act, count, d_gate, d_up);
-}
-
-extern "C" __global__ void gate_backward_bf16(const u16* gate, const u16* up, const float* d_act, u64 count,
-                                              float* d_gate, float* d_up) {
-    backward(gate, up, d_act, count, d_gate, d_up);
-}
+GATE(, 1, float)
+GATE(_vec, VECTOR, float)
+GATE(_bf16, 1, u16)
+GATE(_bf16_vec, VECTOR, u16)

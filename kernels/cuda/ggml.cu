@@ -1,5 +1,5 @@
-// ggml's block formats, as GGUF files hold them, back to bf16 or f32, a thread a value: the operations of the CPU's
-// (cpu/quantised/ggml) in their order, each rounded by itself.
+// ggml's block formats, as GGUF files hold them, back to bf16 or f32: the operations of the CPU's (cpu/quantised/ggml)
+// in their order, each rounded by itself.
 #include "common.cuh"
 
 // Half precision from its bits.
@@ -129,37 +129,47 @@ struct Q6_K {
     }
 };
 
-// `count` values of rows of `width`: the rows `ids`, or all in their order.
-template <typename Format, typename T>
+// `count` values of rows of `width`: the rows `ids`, or all in their order. W neighbours are of one row, and of one block
+// where blocks have so many.
+template <int W, typename Format, typename T>
 __device__ __forceinline__ void each(const u8* blocks, const u32* ids, u32 width, u64 count, T* y) {
-    for (u64 i = first_of_grid(); i < count; i += stride_of_grid()) {
+    for (u64 i = W * first_of_grid(); i < count; i += W * stride_of_grid()) {
         u64 at = ids ? (u64)ids[i / width] * width + i % width : i;
-        put(y + i, Format::value(blocks + at / Format::VALUES * Format::BYTES, (u32)(at % Format::VALUES)));
+        constexpr u32 TOGETHER = W < Format::VALUES ? W : Format::VALUES;
+        float values[W];
+#pragma unroll
+        for (u32 k = 0; k < W; k++) {
+            const u8* block = blocks + (at + k / TOGETHER * TOGETHER) / Format::VALUES * Format::BYTES;
+            values[k] = Format::value(block, (u32)(at % Format::VALUES) + k % TOGETHER);
+        }
+        store(y + i, values);
     }
 }
 
 // By ggml's numbers of its types.
-template <typename T>
+template <int W, typename T>
 __device__ __forceinline__ void widen(const u8* blocks, u32 type, const u32* ids, u32 width, u64 count, T* y) {
     switch (type) {
-    case 1: return each<F16>(blocks, ids, width, count, y);
-    case 2: return each<Q4_0>(blocks, ids, width, count, y);
-    case 3: return each<Q4_1>(blocks, ids, width, count, y);
-    case 6: return each<Q5_0>(blocks, ids, width, count, y);
-    case 7: return each<Q5_1>(blocks, ids, width, count, y);
-    case 8: return each<Q8_0>(blocks, ids, width, count, y);
-    case 10: return each<Q2_K>(blocks, ids, width, count, y);
-    case 11: return each<Q3_K>(blocks, ids, width, count, y);
-    case 12: return each<Q4_K>(blocks, ids, width, count, y);
-    case 13: return each<Q5_K>(blocks, ids, width, count, y);
-    case 14: return each<Q6_K>(blocks, ids, width, count, y);
+    case 1: return each<W, F16>(blocks, ids, width, count, y);
+    case 2: return each<W, Q4_0>(blocks, ids, width, count, y);
+    case 3: return each<W, Q4_1>(blocks, ids, width, count, y);
+    case 6: return each<W, Q5_0>(blocks, ids, width, count, y);
+    case 7: return each<W, Q5_1>(blocks, ids, width, count, y);
+    case 8: return each<W, Q8_0>(blocks, ids, width, count, y);
+    case 10: return each<W, Q2_K>(blocks, ids, width, count, y);
+    case 11: return each<W, Q3_K>(blocks, ids, width, count, y);
+    case 12: return each<W, Q4_K>(blocks, ids, width, count, y);
+    case 13: return each<W, Q5_K>(blocks, ids, width, count, y);
+    case 14: return each<W, Q6_K>(blocks, ids, width, count, y);
     }
 }
 
-extern "C" __global__ void ggml_bf16(const u8* blocks, u32 type, const u32* ids, u32 width, u64 count, u16* y) {
-    widen(blocks, type, ids, width, count, y);
-}
+#define GGML(suffix, W, T)                                                                                             \
+    extern "C" __global__ void ggml##suffix(const u8* blocks, u32 type, const u32* ids, u32 width, u64 count, T* y) {  \
+        widen<W>(blocks, type, ids, width, count, y);                                                                  \
+    }
 
-extern "C" __global__ void ggml_f32(const u8* blocks, u32 type, const u32* ids, u32 width, u64 count, float* y) {
-    widen(blocks, type, ids, width, count, y);
-}
+GGML(_f32, 1, float)
+GGML(_f32_vec, VECTOR, float)
+GGML(_bf16, 1, u16)
+GGML(_bf16_vec, VECTOR, u16)

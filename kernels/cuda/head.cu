@@ -4,20 +4,23 @@
 
 // losses[row] = log Σ exp(l) − l[target]; with `writes`, logits become (softmax(l) − onehot(target))·scale. NaN or +∞
 // in a row give a loss that is not finite.
-extern "C" __global__ void cross_entropy(float* logits, const u32* targets, u32 vocabulary, u32 writes, float scale,
-                                         float* losses) {
-    __shared__ float room[LANES];
+template <int W>
+__device__ __forceinline__ void row_of_logits(float* logits, const u32* targets, u32 vocabulary, u32 writes,
+                                              float scale, float* losses, float* room) {
     float* row = logits + (u64)blockIdx.x * vocabulary;
     u32 target = targets[blockIdx.x];
-    float top = LOWEST, sum = 0.0f;
-    for (u32 i = threadIdx.x; i < vocabulary; i += blockDim.x) {
-        float x = row[i];
-        if (x > top) {
-            sum = sum * expf(top - x) + 1.0f;
-            top = x;
-        } else {
-            sum += expf(x - top); // NaN comes through here.
+    float x[W], top = LOWEST, sum = 0.0f;
+    for (u32 i = W * threadIdx.x; i < vocabulary; i += W * blockDim.x) {
+        load(row + i, x);
+        float here = x[0];
+#pragma unroll
+        for (int k = 1; k < W; k++) here = fmaxf(here, x[k]);
+        if (here > top) {
+            sum *= expf(top - here);
+            top = here;
         }
+#pragma unroll
+        for (int k = 0; k < W; k++) sum += expf(x[k] - top); // NaN comes through here.
     }
     float highest = block_max(top, room);
     float total = block_sum(sum * expf(top - highest), room);
@@ -26,11 +29,23 @@ extern "C" __global__ void cross_entropy(float* logits, const u32* targets, u32 
     if (threadIdx.x == 0) losses[blockIdx.x] = logf(total) + highest - at_target;
     if (!writes) return;
     float by = scale / total;
-    for (u32 i = threadIdx.x; i < vocabulary; i += blockDim.x) {
-        float g = expf(row[i] - highest) * by;
-        row[i] = i == target ? g - scale : g;
+    for (u32 i = W * threadIdx.x; i < vocabulary; i += W * blockDim.x) {
+        load(row + i, x);
+#pragma unroll
+        for (int k = 0; k < W; k++) x[k] = expf(x[k] - highest) * by - (i + k == target ? scale : 0.0f);
+        store(row + i, x);
     }
 }
+
+#define CROSS_ENTROPY(suffix, W)                                                                                       \
+    extern "C" __global__ void cross_entropy##suffix(float* logits, const u32* targets, u32 vocabulary, u32 writes,    \
+                                                     float scale, float* losses) {                                     \
+        __shared__ float room[LANES];                                                                                  \
+        row_of_logits<W>(logits, targets, vocabulary, writes, scale, losses, room);                                    \
+    }
+
+CROSS_ENTROPY(, 1)
+CROSS_ENTROPY(_vec, VECTOR)
 
 // sum[0] += Σ values, in f64 and in one order; one block.
 extern "C" __global__ void sum_losses(const float* values, u32 count, double* sum) {

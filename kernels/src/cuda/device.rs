@@ -103,7 +103,7 @@ pub fn run(device: &CudaDevice, launch: &Launch) -> Result<()> {
         bail!("no file of kernels is called {}", launch.file);
     };
     let module = format!("fttrain_{}", launch.file);
-    let function = device.get_or_load_custom_func(launch.kernel, &module, ptx)?;
+    let function = device.get_or_load_custom_func(&launch.symbol(), &module, ptx)?;
     let values: Vec<u64> = launch.arguments.iter().map(|argument| argument.bits()).collect();
     let mut builder = function.builder();
     for value in &values {

@@ -1,6 +1,6 @@
 //! Dropout with the CPU's mask.
 
-use super::launch::{Address, Argument, Launch, long, size};
+use super::launch::{Address, Argument, Launch, at_once, long, size};
 
 /// x, y `[N, width]`; the first row is `first_row` of the stream; what lies below `threshold` of 2³² is dropped, the rest
 /// multiplied by `keep`.
@@ -21,5 +21,5 @@ pub fn apply(
         keep.into(),
         y.into(),
     ];
-    Launch::elements(("dropout", "dropout"), n * width, &arguments)
+    Launch::elements(("dropout", "dropout"), n * width, at_once(width, &[x, y]), &arguments)
 }

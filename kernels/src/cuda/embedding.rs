@@ -1,12 +1,12 @@
 //! Rows of the embedding, and their gradient by sorted tokens.
 
-use super::launch::{Address, Launch, THREADS, size};
+use super::launch::{Address, Launch, THREADS, at_once, size};
 
 /// Rows `ids` of a table `[V, width]` → y `[N, width]`.
 pub fn gather(table: Address, is_bf16: bool, ids: Address, (n, width): (usize, usize), y: Address) -> Launch {
     let kernel = if is_bf16 { "gather_bf16" } else { "gather_f32" };
     let arguments = [table.into(), ids.into(), size(width), y.into()];
-    Launch::rows(("embedding", kernel), n, THREADS, &arguments)
+    Launch::rows(("embedding", kernel), n, THREADS, &arguments).taking(at_once(width, &[table, y]))
 }
 
 /// The rows of a batch by their token.
@@ -46,5 +46,6 @@ pub fn scatter(
     sum: Address,
 ) -> Launch {
     let arguments = [dy.into(), ids.into(), starts.into(), order.into(), size(width), sum.into()];
-    Launch::rows(("embedding", "scatter_sorted"), tokens, THREADS, &arguments)
+    let at_once = at_once(width, &[dy, sum]);
+    Launch::rows(("embedding", "scatter_sorted"), tokens, THREADS, &arguments).taking(at_once)
 }

@@ -1,11 +1,12 @@
 //! The gated activation; gate and up are kept in f32 or in bf16.
 
-use super::launch::{Address, Launch, long};
+use super::launch::{Address, Launch, at_once, long};
 
 /// `act = silu(gate)·up`, each of `count` values of one type.
 pub fn forward(gate: Address, up: Address, count: usize, act: Address, bf16: bool) -> Launch {
     let kernel = if bf16 { "gate_forward_bf16" } else { "gate_forward" };
-    Launch::elements(("gate", kernel), count, &[gate.into(), up.into(), long(count), act.into()])
+    let arguments = [gate.into(), up.into(), long(count), act.into()];
+    Launch::elements(("gate", kernel), count, at_once(count, &[gate, up, act]), &arguments)
 }
 
 /// Gradients of gate and up in f32, which σ is made again for.
@@ -18,5 +19,5 @@ pub fn backward(
 ) -> Launch {
     let kernel = if bf16 { "gate_backward_bf16" } else { "gate_backward" };
     let arguments = [gate.into(), up.into(), d_act.into(), long(count), d_gate.into(), d_up.into()];
-    Launch::elements(("gate", kernel), count, &arguments)
+    Launch::elements(("gate", kernel), count, at_once(count, &[gate, up, d_act, d_gate, d_up]), &arguments)
 }

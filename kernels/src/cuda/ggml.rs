@@ -1,6 +1,6 @@
 //! ggml's block formats back to bf16 or f32.
 
-use super::launch::{Address, Launch, long, size};
+use super::launch::{Address, Launch, at_once, long, size};
 use crate::cpu::GgmlKind;
 
 /// Which rows of a matrix of blocks.
@@ -43,5 +43,6 @@ pub fn dequantise(
     };
     let count = rows * width;
     let arguments = [blocks.into(), size(number(kind)), ids.into(), size(width), long(count), y.into()];
-    Launch::elements(("ggml", if is_bf16 { "ggml_bf16" } else { "ggml_f32" }), count, &arguments)
+    let kernel = if is_bf16 { "ggml_bf16" } else { "ggml_f32" };
+    Launch::elements(("ggml", kernel), count, at_once(width, &[y]), &arguments)
 }

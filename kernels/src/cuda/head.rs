@@ -1,6 +1,6 @@
 //! Cross-entropy over a chunk of logits.
 
-use super::launch::{Address, Launch, flag, size};
+use super::launch::{Address, Launch, at_once, flag, size};
 
 /// logits `[C, V]`, which become their gradient times `scale` where there is one; targets, losses `[C]`.
 pub fn cross_entropy(
@@ -18,7 +18,8 @@ pub fn cross_entropy(
         scale.unwrap_or(0.0).into(),
         losses.into(),
     ];
-    Launch::rows(("head", "cross_entropy"), rows, 512, &arguments)
+    let at_once = at_once(vocabulary, &[logits]);
+    Launch::rows(("head", "cross_entropy"), rows, 512, &arguments).taking(at_once)
 }
 
 /// `sum += Σ losses`, in f64.

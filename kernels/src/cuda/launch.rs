@@ -1,5 +1,7 @@
 //! A kernel's launch as a value.
 
+use std::borrow::Cow;
+
 /// The files of `cuda/`, by the names of their modules.
 pub const FILES: [&str; 12] = [
     "adamw",
@@ -20,6 +22,9 @@ pub const FILES: [&str; 12] = [
 pub(super) const THREADS: u32 = 256;
 /// Blocks beyond which elements are taken in turns: a few for each multiprocessor of any card.
 const MOST_BLOCKS: usize = 4096;
+
+/// Neighbours that a thread of a kernel's `_vec` form takes at once, as in `common.cuh`.
+const VECTOR: usize = 4;
 
 /// An address in the device's memory; 0 is null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +71,10 @@ impl From<f32> for Argument {
 pub struct Launch {
     /// Its file, one of [`FILES`].
     pub file: &'static str,
-    /// Its name.
+    /// Its plain form's name.
     pub kernel: &'static str,
+    /// Whether it is the form that takes [`VECTOR`] neighbours at once.
+    pub by_vectors: bool,
     /// Blocks along x and y.
     pub grid: [u32; 2],
     /// Threads of a block, whole warps.
@@ -83,7 +90,18 @@ impl Launch {
         threads: u32,
         arguments: &[Argument],
     ) -> Self {
-        Self { file, kernel, grid, threads, arguments: arguments.to_vec() }
+        Self { file, kernel, by_vectors: false, grid, threads, arguments: arguments.to_vec() }
+    }
+
+    /// The kernel's name in its file.
+    pub fn symbol(&self) -> Cow<'static, str> {
+        if self.by_vectors { format!("{}_vec", self.kernel).into() } else { self.kernel.into() }
+    }
+
+    /// In the form for `at_once` values, which [`at_once`] gave.
+    pub(super) fn taking(mut self, at_once: usize) -> Self {
+        self.by_vectors = at_once > 1;
+        self
     }
 
     /// A block for each of `blocks` rows or pieces.
@@ -96,11 +114,23 @@ impl Launch {
         Self::new(of, [number(blocks), 1], threads, arguments)
     }
 
-    /// A thread for each of `count` elements, or for several.
-    pub(super) fn elements(of: (&'static str, &'static str), count: usize, arguments: &[Argument]) -> Self {
-        let blocks = count.div_ceil(THREADS as usize).clamp(1, MOST_BLOCKS);
-        Self::rows(of, blocks, THREADS, arguments)
+    /// A thread for each of `count` elements, or for several; it takes `at_once` of them.
+    pub(super) fn elements(
+        of: (&'static str, &'static str),
+        count: usize,
+        at_once: usize,
+        arguments: &[Argument],
+    ) -> Self {
+        let blocks = count.div_ceil(THREADS as usize * at_once).clamp(1, MOST_BLOCKS);
+        Self::rows(of, blocks, THREADS, arguments).taking(at_once)
     }
+}
+
+/// How many neighbours a thread takes: [`VECTOR`] where rows of `width` values let it and all arrays begin at a multiple
+/// of 16 bytes, else one.
+pub(super) fn at_once(width: usize, arrays: &[Address]) -> usize {
+    let fits = width.is_multiple_of(VECTOR) && arrays.iter().all(|array| array.0.is_multiple_of(16));
+    if fits { VECTOR } else { 1 }
 }
 
 /// A size as kernels count: no tensor has a side of 2³² (the config and the model's shapes are checked), and a grid that

@@ -1,6 +1,6 @@
 //! NF4 back to bf16 or f32.
 
-use super::launch::{Address, Launch, long};
+use super::launch::{Address, Launch, at_once, long};
 
 /// A matrix's scales on the device.
 #[derive(Debug, Clone, Copy)]
@@ -29,11 +29,12 @@ pub fn dequantise(
     (y, is_bf16): (Address, bool),
 ) -> Launch {
     let pairs = count.div_ceil(2);
+    let at_once = if count.is_multiple_of(2) { at_once(pairs, &[codes, y]) } else { 1 };
     match scales {
         Scales::Plain(scales) => {
             let arguments = [codes.into(), values.into(), scales.into(), long(count), y.into()];
             let kernel = if is_bf16 { "nf4_plain_bf16" } else { "nf4_plain_f32" };
-            Launch::elements(("nf4", kernel), pairs, &arguments)
+            Launch::elements(("nf4", kernel), pairs, at_once, &arguments)
         }
         Scales::Double { codes: scales, map, largest, mean } => {
             let arguments = [
@@ -47,7 +48,7 @@ pub fn dequantise(
                 y.into(),
             ];
             let kernel = if is_bf16 { "nf4_double_bf16" } else { "nf4_double_f32" };
-            Launch::elements(("nf4", kernel), pairs, &arguments)
+            Launch::elements(("nf4", kernel), pairs, at_once, &arguments)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rotary embedding of q and k at once, in place.
 
-use super::launch::{Address, Launch, size};
+use super::launch::{Address, Launch, at_once, size};
 
 /// q `[N, H·d]`, k `[N, K·d]`; positions `[N]`; tables `[positions, d/2]`; `inverse` is the gradient.
 pub fn turn(
@@ -23,5 +23,6 @@ pub fn turn(
         size(d),
         sign.into(),
     ];
-    Launch::rows(("rope", "rope"), rows, 128, &arguments)
+    let at_once = at_once(d / 2, &[q, k, cos, sin]);
+    Launch::rows(("rope", "rope"), rows, 128, &arguments).taking(at_once)
 }

@@ -22,20 +22,18 @@ type Call = unsafe extern "C" fn(
 /// The device runs one launch at a time.
 static DEVICE: LazyLock<Mutex<libloading::Library>> = LazyLock::new(|| Mutex::new(build()));
 
-/// An array that kernels read and write.
+/// An array that kernels read and write: it begins at a multiple of 16 bytes, or 8 bytes beside one.
 #[derive(Debug, Clone)]
-pub(crate) struct Array(Vec<u64>, usize);
+pub(crate) struct Array {
+    words: Vec<u128>,
+    begin: usize,
+    length: usize,
+}
 
 impl Array {
     /// Of plain numbers.
     pub(crate) fn new<T: Copy>(values: &[T]) -> Self {
-        let bytes = size_of_val(values);
-        let mut words = vec![0u64; bytes.div_ceil(8)];
-        // SAFETY: the words hold at least as many bytes, and numbers have no padding that is read back as such.
-        unsafe {
-            std::ptr::copy_nonoverlapping(values.as_ptr().cast(), words.as_mut_ptr().cast::<u8>(), bytes);
-        };
-        Self(words, bytes)
+        Self::at(0, size_of_val(values), values.as_ptr().cast())
     }
 
     /// Of NaN, so that what is not written shows.
@@ -43,14 +41,26 @@ impl Array {
         Self::new(&vec![f32::NAN; count])
     }
 
+    /// The same values where no vector can be loaded from.
+    pub(crate) fn beside(&self) -> Self {
+        let bytes = self.bytes();
+        Self::at(8, bytes.len(), bytes.as_ptr())
+    }
+
+    fn at(begin: usize, length: usize, bytes: *const u8) -> Self {
+        let mut words = vec![0u128; (begin + length).div_ceil(16)];
+        // SAFETY: the words hold so many bytes, and numbers have no padding that is read back as such.
+        unsafe { std::ptr::copy_nonoverlapping(bytes, words.as_mut_ptr().cast::<u8>().add(begin), length) };
+        Self { words, begin, length }
+    }
+
     pub(crate) fn address(&self) -> Address {
-        Address(self.0.as_ptr() as u64)
+        Address((self.words.as_ptr() as usize + self.begin) as u64)
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.0.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        bytes.truncate(self.1);
-        bytes
+        let bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes[self.begin..self.begin + self.length].to_vec()
     }
 
     pub(crate) fn f32(&self) -> Vec<f32> {
@@ -68,12 +78,12 @@ impl Array {
 
 /// Runs a launch, its threads in this order or the other.
 pub(crate) fn run(of: &Launch, backwards: bool) {
-    launch(of, backwards).unwrap_or_else(|wrong| panic!("{}: {wrong}", of.kernel));
+    launch(of, backwards).unwrap_or_else(|wrong| panic!("{}: {wrong}", of.symbol()));
 }
 
 pub(crate) fn launch(launch: &Launch, backwards: bool) -> Result<(), String> {
     let device = DEVICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let name = CString::new(launch.kernel).unwrap();
+    let name = CString::new(launch.symbol().as_bytes()).unwrap();
     let mut values: Vec<u64> = launch.arguments.iter().map(|argument| argument.bits()).collect();
     let mut arguments: Vec<*mut c_void> =
         values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
@@ -100,40 +110,45 @@ fn build() -> libloading::Library {
     std::fs::create_dir_all(&folder).unwrap();
     let mut sources = vec![here.join("device.cpp")];
     for file in FILES {
-        let text = std::fs::read_to_string(root.join(format!("cuda/{file}.cu"))).unwrap();
-        let registered: Vec<_> = kernels(&text).map(|kernel| format!("REGISTER({kernel})\n")).collect();
-        let source = folder.join(format!("{file}.cpp"));
         let kernels = root.join("cuda").join(format!("{file}.cu"));
+        let registered: Vec<_> =
+            names(&compiler, &kernels).into_iter().map(|kernel| format!("REGISTER({kernel})\n")).collect();
+        let source = folder.join(format!("{file}.cpp"));
         std::fs::write(&source, format!("#include \"{}\"\n{}", kernels.display(), registered.concat()))
             .unwrap();
         sources.push(source);
     }
     let library = folder.join("libemulated.so");
-    let built = Command::new(&compiler)
-        .args(["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-w", "-include"])
-        .arg(here.join("device.h"))
-        .arg("-I")
-        .arg(&here)
-        .args(&sources)
-        .arg("-o")
-        .arg(&library)
-        .output()
-        .unwrap_or_else(|e| panic!("{compiler}: {e}"));
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    // An address that a vector does not lie at ends the test.
+    let sanitised = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"];
+    done(
+        Command::new(&compiler)
+            .args(["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-w"])
+            .args(sanitised)
+            .arg("-include")
+            .arg(here.join("device.h"))
+            .arg("-I")
+            .arg(&here)
+            .args(&sources)
+            .arg("-o")
+            .arg(&library),
+    );
     // SAFETY: built above from our own sources; its initialisers fill a table.
     unsafe { libloading::Library::new(&library) }.unwrap()
 }
 
-/// Names of the kernels of a file: those that stand behind `__global__`, and those that attention's macros make.
-fn kernels(text: &str) -> impl Iterator<Item = String> + '_ {
-    let name = |rest: &str| -> String {
-        rest.chars().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '#')).collect()
+fn done(command: &mut Command) -> String {
+    let done = command.output().unwrap_or_else(|e| panic!("{}: {e}", command.get_program().display()));
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// Names of the kernels of a file, as its macros make them.
+fn names(compiler: &str, file: &Path) -> Vec<String> {
+    let text = done(Command::new(compiler).args(["-E", "-P", "-x", "c++"]).arg(file));
+    let of = |rest: &str| -> String {
+        let rest = rest.trim_start().strip_prefix("__launch_bounds__(128)").unwrap_or(rest).trim_start();
+        rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
     };
-    text.split("__global__ void ").skip(1).flat_map(move |rest| {
-        let found = name(rest.trim_start_matches("__launch_bounds__(THREADS) "));
-        match found.strip_suffix("##DIM") {
-            Some(stem) => vec![format!("{stem}64"), format!("{stem}128")],
-            None => vec![found],
-        }
-    })
+    text.split("__global__ void").skip(1).map(of).collect()
 }

@@ -33,6 +33,15 @@ fn close(what: &str, ours: &[f32], cpu: &[f32]) {
     }
 }
 
+/// What launches leave in `arrays`: first where they can be taken by vectors, then where they cannot.
+fn every_way<const N: usize>(
+    arrays: [Array; N],
+    launches: impl Fn(&[Array; N]) -> Vec<Launch>,
+) -> [[Array; N]; 2] {
+    let beside = arrays.each_ref().map(Array::beside);
+    [arrays, beside].map(|arrays| both_orders(arrays, &launches))
+}
+
 /// Runs launches with the threads in either order, on fresh copies of `arrays`, and gives what they left: the same bits
 /// both times, or a barrier is missing.
 fn both_orders<const N: usize>(
@@ -54,8 +63,14 @@ fn both_orders<const N: usize>(
 #[test]
 #[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
 fn a_launch_with_wrong_arguments_or_a_missed_barrier_is_refused() {
-    let launch =
-        Launch { file: "norm", kernel: "norm_forward", grid: [1, 1], threads: 33, arguments: vec![] };
+    let launch = Launch {
+        file: "norm",
+        kernel: "norm_forward",
+        by_vectors: false,
+        grid: [1, 1],
+        threads: 33,
+        arguments: vec![],
+    };
     assert_eq!(device::launch(&launch, false), Err("another number of arguments".into()));
     let arguments = vec![fttrain_kernels::cuda::Argument::U32(0); 6];
     let launch = Launch { arguments, ..launch };

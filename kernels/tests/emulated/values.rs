@@ -1,6 +1,6 @@
 //! Kernels over single values: gate, sums, conversions, dropout, optimizer, NF4.
 
-use super::{Array, both_orders, close, random};
+use super::{Array, close, every_way, random};
 use fttrain_kernels::cpu::optimizer::{AdamW, Values};
 use fttrain_kernels::cpu::{self, Ggml, GgmlKind, Nf4, Quantised};
 use fttrain_kernels::cuda::{Address, adamw, dropout, gate, ggml, nf4, values};
@@ -21,16 +21,17 @@ fn gates_and_their_gradients_equal_the_cpus() {
             let [g, u, d] = inputs;
             let outputs = [0; 3].map(|_| Array::unwritten(n));
             let [a, dg, du] = outputs;
-            let ours = both_orders([g, u, d, a, dg, du], |[g, u, d, a, dg, du]| {
+            for ours in every_way([g, u, d, a, dg, du], |[g, u, d, a, dg, du]| {
                 let (both, grads) = ((g.address(), u.address()), (dg.address(), du.address()));
                 vec![
                     gate::forward(g.address(), u.address(), n, a.address(), false),
                     gate::backward(both, d.address(), n, grads, false),
                 ]
-            });
-            close("act", &ours[3].f32(), &act);
-            close("d_gate", &ours[4].f32(), &d_gate);
-            close("d_up", &ours[5].f32(), &d_up);
+            }) {
+                close("act", &ours[3].f32(), &act);
+                close("d_gate", &ours[4].f32(), &d_gate);
+                close("d_up", &ours[5].f32(), &d_up);
+            }
         }
     }
 }
@@ -48,19 +49,21 @@ fn gates_that_are_kept_in_bf16_equal_the_cpus() {
         let [g, u, d] = inputs;
         let [dg, du] = [0; 2].map(|_| Array::unwritten(n));
         let a = Array::new(&vec![bf16::NAN; n]);
-        let ours = both_orders([g, u, d, a, dg, du], |[g, u, d, a, dg, du]| {
+        for ours in every_way([g, u, d, a, dg, du], |[g, u, d, a, dg, du]| {
             let (both, grads) = ((g.address(), u.address()), (dg.address(), du.address()));
             vec![
                 gate::forward(g.address(), u.address(), n, a.address(), true),
                 gate::backward(both, d.address(), n, grads, true),
             ]
-        });
-        for (ours, cpu) in ours[3].u16().into_iter().map(|bits| bf16::from_bits(bits).to_f32()).zip(act) {
-            // One of bf16's steps, where σ rounds to the other side.
-            assert!((ours - cpu).abs() <= 2f32.powi(-7) * cpu.abs(), "{ours} and {cpu}");
+        }) {
+            for (ours, cpu) in ours[3].u16().into_iter().map(|bits| bf16::from_bits(bits).to_f32()).zip(&act)
+            {
+                // One of bf16's steps, where σ rounds to the other side.
+                assert!((ours - cpu).abs() <= 2f32.powi(-7) * cpu.abs(), "{ours} and {cpu}");
+            }
+            close("d_gate", &ours[4].f32(), &d_gate);
+            close("d_up", &ours[5].f32(), &d_up);
         }
-        close("d_gate", &ours[4].f32(), &d_gate);
-        close("d_up", &ours[5].f32(), &d_up);
     }
 }
 
@@ -69,56 +72,70 @@ fn gates_that_are_kept_in_bf16_equal_the_cpus() {
 fn sums_equal_plain_loops() {
     for (n, width) in [(1, 1), (5, 33), (40, 300)] {
         let (to, x, bias) = (random(1, n * width, 1.0), random(2, n * width, 1.0), random(3, width, 1.0));
-        let ours = both_orders([Array::new(&to), Array::new(&x), Array::new(&bias)], |[to, x, bias]| {
+        let exact: Vec<f32> = (0..n * width).map(|i| to[i] + x[i] + bias[i % width]).collect();
+        for ours in every_way([Array::new(&to), Array::new(&x), Array::new(&bias)], |[to, x, bias]| {
             vec![
                 values::add(to.address(), x.address(), n * width),
                 values::add_to_rows(to.address(), bias.address(), (n, width)),
             ]
-        });
-        let exact: Vec<f32> = (0..n * width).map(|i| to[i] + x[i] + bias[i % width]).collect();
-        assert_eq!(ours[0].f32(), exact);
+        }) {
+            assert_eq!(ours[0].f32(), exact);
+        }
     }
 }
 
 #[test]
 #[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
 fn conversions_equal_the_cpus_bit_for_bit() {
-    let mut wide = random(1, 5000, 1e3);
+    let mut wide = random(1, 5002, 1e3);
     wide.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-42, f32::NAN]);
     // Halfway between two neighbours of 1: to the even one.
     wide.extend([1.0 + 0.5 / 128.0, 1.0 + 1.5 / 128.0]);
     let n = wide.len();
     let narrow = cpu::narrowed(&wide);
     let arrays = [Array::new(&wide), Array::new(&vec![0u16; n]), Array::unwritten(n)];
-    let [_, narrowed, widened] = both_orders(arrays, |[x, y, z]| {
+    for [_, narrowed, widened] in every_way(arrays, |[x, y, z]| {
         vec![
             values::narrow_bf16(x.address(), n, y.address()),
             values::widen_bf16(y.address(), n, z.address()),
         ]
-    });
-    for (ours, theirs) in narrowed.u16().into_iter().zip(&narrow) {
-        let ours = bf16::from_bits(ours);
-        assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(), "{ours}, {theirs}");
-    }
-    for (ours, theirs) in widened.f32().into_iter().zip(narrow) {
-        assert!(ours.to_bits() == theirs.to_f32().to_bits() || ours.is_nan() && theirs.is_nan());
+    }) {
+        for (ours, theirs) in narrowed.u16().into_iter().zip(&narrow) {
+            let ours = bf16::from_bits(ours);
+            assert!(
+                ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(),
+                "{ours}, {theirs}"
+            );
+        }
+        for (ours, theirs) in widened.f32().into_iter().zip(&narrow) {
+            assert!(ours.to_bits() == theirs.to_f32().to_bits() || ours.is_nan() && theirs.is_nan());
+        }
     }
 }
 
 #[test]
 #[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
 fn a_mask_drops_its_share_and_belongs_to_rows_not_to_launches() {
-    let (n, width) = (40, 101);
-    let x = vec![1.0f32; n * width];
-    let masked = |first: u64, rows: usize| {
-        let arrays = [Array::new(&x[..rows * width]), Array::unwritten(rows * width)];
-        let [_, y] = both_orders(arrays, |[x, y]| {
-            vec![dropout::apply(x.address(), (rows, width), (99, first), (1 << 30, 4.0 / 3.0), y.address())]
-        });
-        y.f32()
-    };
-    let whole = masked(7, n);
-    assert_eq!(whole[13 * width..], masked(20, n - 13));
+    for width in [101, 100] {
+        let n = 40;
+        let x = vec![1.0f32; n * width];
+        let masked = |first: u64, rows: usize| {
+            let arrays = [Array::new(&x[..rows * width]), Array::unwritten(rows * width)];
+            let ways = every_way(arrays, |[x, y]| {
+                let share = (1 << 30, 4.0 / 3.0);
+                vec![dropout::apply(x.address(), (rows, width), (99, first), share, y.address())]
+            });
+            let [by_vectors, plainly] = ways.map(|[_, y]| y.f32());
+            assert_eq!(by_vectors, plainly);
+            plainly
+        };
+        let whole = masked(7, n);
+        assert_eq!(whole[13 * width..], masked(20, n - 13));
+        a_quarter_is_dropped(&whole);
+    }
+}
+
+fn a_quarter_is_dropped(whole: &[f32]) {
     let dropped = whole.iter().filter(|&&x| x == 0.0).count() as f64 / whole.len() as f64;
     assert!((dropped - 0.25).abs() < 0.03, "{dropped}");
     let either = [0.0, 4.0 / 3.0].map(f32::to_bits);
@@ -128,12 +145,12 @@ fn a_mask_drops_its_share_and_belongs_to_rows_not_to_launches() {
 #[test]
 #[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
 fn one_launch_updates_all_tensors_as_the_cpu_does() {
-    let lengths = [1usize, 70, 4096, 9001];
+    let lengths = [1usize, 70, 4096, 9001, 9000];
     let of = |seed: u64, largest: f32| lengths.map(|n| random(seed + n as u64, n, largest));
     let (params, ms, grads) = (of(1, 1.0), of(2, 0.1), of(3, 3.0));
     let vs = of(4, 0.1).map(|v| v.iter().map(|x| x.abs()).collect::<Vec<f32>>());
     let pieces = adamw::pieces(lengths.map(|n| n as u64));
-    assert_eq!(pieces.len(), 1 + 1 + 1 + 3);
+    assert_eq!(pieces.len(), 1 + 1 + 1 + 3 + 3);
     let step = AdamW {
         lr: 0.01,
         beta1: 0.9,
@@ -146,6 +163,8 @@ fn one_launch_updates_all_tensors_as_the_cpu_does() {
     };
     let arrays: Vec<[Array; 4]> = (0..lengths.len())
         .map(|i| [&params[i], &ms[i], &vs[i], &grads[i]].map(|values| Array::new(values)))
+        // One whose count would let vectors be taken, but not its addresses.
+        .map(|of| if of[0].f32().len() == 4096 { of.map(|array| array.beside()) } else { of })
         .collect();
     let decay = |i: usize| if i == 1 { 0.0 } else { 0.3 };
     let table: Vec<adamw::Tensor> = arrays
@@ -213,16 +232,17 @@ fn nf4_is_dequantised_to_the_cpus_values_in_f32_and_in_bf16() {
                 matrix.dequantise(row, 0..width, out);
             }
             let what = format!("{rows}×{width}, double {double_quant}");
-            let (wide, narrow) = (on_the_device(&matrix, false).f32(), on_the_device(&matrix, true).u16());
-            assert_eq!(wide, exact, "{what}");
-            let rounded = cpu::narrowed(&exact);
-            assert_eq!(narrow, rounded.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), "{what}");
+            let rounded: Vec<u16> = cpu::narrowed(&exact).iter().map(|x| x.to_bits()).collect();
+            for (wide, narrow) in on_the_device(&matrix, false).iter().zip(on_the_device(&matrix, true)) {
+                assert_eq!(wide.f32(), exact, "{what}");
+                assert_eq!(narrow.u16(), rounded, "{what}");
+            }
         }
     }
 }
 
 /// All values of a matrix, in bf16 or in f32.
-fn on_the_device(matrix: &Nf4, is_bf16: bool) -> Array {
+fn on_the_device(matrix: &Nf4, is_bf16: bool) -> [Array; 2] {
     let ((rows, width), parts) = (matrix.shape(), matrix.parts());
     let (codes, table) = (Array::new(parts.codes), Array::new(&cpu::NF4_VALUES));
     let y = if is_bf16 { Array::new(&vec![0u16; rows * width]) } else { Array::unwritten(rows * width) };
@@ -233,20 +253,20 @@ fn on_the_device(matrix: &Nf4, is_bf16: bool) -> Array {
     match parts.scales {
         cpu::Nf4Scales::Plain(scales) => {
             let arrays = [codes, table, Array::new(scales), y];
-            let [.., y] = both_orders(arrays, |[codes, table, scales, y]| {
+            every_way(arrays, |[codes, table, scales, y]| {
                 launch(codes, table, nf4::Scales::Plain(scales.address()), y)
-            });
-            y
+            })
+            .map(|[.., y]| y)
         }
         cpu::Nf4Scales::Double { code, mean } => {
             let map = Array::new(&cpu::dynamic_map(true));
             let (places, largest) = (Array::new(&code.codes), Array::new(&code.absmax));
             let arrays = [codes, table, places, map, largest, y];
-            let [.., y] = both_orders(arrays, |[codes, table, places, map, largest, y]| {
+            every_way(arrays, |[codes, table, places, map, largest, y]| {
                 let [places, map, largest] = [places, map, largest].map(Array::address);
                 launch(codes, table, nf4::Scales::Double { codes: places, map, largest, mean }, y)
-            });
-            y
+            })
+            .map(|[.., y]| y)
         }
     }
 }
@@ -256,9 +276,9 @@ fn on_the_device(matrix: &Nf4, is_bf16: bool) -> Array {
 fn a_files_own_types_are_dequantised_to_the_cpus_bits() {
     for kind in GgmlKind::ALL {
         let (values, bytes) = kind.block();
-        let (rows, width) = (5, 3 * values);
+        let (rows, width) = (5, 4 * values);
         let mut blocks: Vec<u8> =
-            random(7, rows * 3 * bytes, 256.0).iter().map(|x| x.to_le_bytes()[1]).collect();
+            random(7, rows * 4 * bytes, 256.0).iter().map(|x| x.to_le_bytes()[1]).collect();
         for block in blocks.chunks_exact_mut(bytes) {
             let mut out = vec![0f32; values];
             Ggml::new(kind, (1, values), block.to_vec()).unwrap().dequantise(0, 0..values, &mut out);
@@ -285,21 +305,24 @@ fn a_files_own_types_are_dequantised_to_the_cpus_bits() {
             } else {
                 Array::unwritten(count * width)
             };
-            let [.., y] =
-                both_orders([Array::new(matrix.parts().1), Array::new(ids), y], |[blocks, at, y]| {
-                    let at: Address = at.address();
-                    let rows =
-                        if ids.is_empty() { ggml::Rows::All(rows) } else { ggml::Rows::Some(at, count) };
-                    vec![ggml::dequantise(kind, blocks.address(), rows, width, (y.address(), is_bf16))]
-                });
-            y
+            every_way([Array::new(matrix.parts().1), Array::new(ids), y], |[blocks, at, y]| {
+                let at: Address = at.address();
+                let rows = if ids.is_empty() { ggml::Rows::All(rows) } else { ggml::Rows::Some(at, count) };
+                vec![ggml::dequantise(kind, blocks.address(), rows, width, (y.address(), is_bf16))]
+            })
+            .map(|[.., y]| y)
         };
         let whole = exact(&[0, 1, 2, 3, 4]);
         assert!(whole.iter().all(|x| x.is_finite()) && whole.iter().any(|x| *x != 0.0), "{kind:?}");
-        assert_eq!(bits(&on_the_device(&[], false).f32()), bits(&whole), "{kind:?}");
-        let some = on_the_device(&[3, 0, 3], false).f32();
-        assert_eq!(bits(&some), bits(&exact(&[3, 0, 3])), "{kind:?}, some rows");
         let rounded: Vec<u16> = cpu::narrowed(&whole).iter().map(|x| x.to_bits()).collect();
-        assert_eq!(on_the_device(&[], true).u16(), rounded, "{kind:?}, bf16");
+        for all in on_the_device(&[], false) {
+            assert_eq!(bits(&all.f32()), bits(&whole), "{kind:?}");
+        }
+        for some in on_the_device(&[3, 0, 3], false) {
+            assert_eq!(bits(&some.f32()), bits(&exact(&[3, 0, 3])), "{kind:?}, some rows");
+        }
+        for narrow in on_the_device(&[], true) {
+            assert_eq!(narrow.u16(), rounded, "{kind:?}, bf16");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::device::Gpu;
 use candle_core::{DType, Tensor};
-use fttrain_kernels::cuda;
+use fttrain_kernels::cuda::{self, Address};
 
 /// x `[N, m·D]`, w `[D]` → the same shape, and the scale of each of the N·m rows.
 pub fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
@@ -27,23 +27,33 @@ pub fn backward(
     let saved = (gpu.address(x)?, gpu.address(w)?, gpu.address(rstd)?);
     gpu.run(&cuda::norm::backward(saved, gpu.address(dy)?, shape, adds, gpu.address(dx)?))?;
     if let Some(dw) = dw {
-        let dw = sum(gpu, dw, w.elem_count())?;
-        gpu.run(&cuda::norm::weight_gradient(gpu.address(dy)?, saved.0, saved.2, shape, gpu.address(dw)?))?;
+        column_sums(gpu, dy, Some((saved.0, saved.2)), shape, dw)?;
     }
     Ok(())
 }
 
 /// Adds the sum of the rows of dy `[N, D]` to a bias's gradient.
 pub fn add_column_sums(gpu: &Gpu, to: &mut Option<Tensor>, dy: &Tensor) -> Result<()> {
-    let shape = dy.dims2()?;
-    let to = sum(gpu, to, shape.1)?;
-    gpu.run(&cuda::norm::column_sums(gpu.address(dy)?, shape, gpu.address(to)?))
+    column_sums(gpu, dy, None, dy.dims2()?, to)
 }
 
-/// The gradient so far, or zeros.
-fn sum<'a>(gpu: &Gpu, so_far: &'a mut Option<Tensor>, width: usize) -> Result<&'a Tensor> {
-    Ok(match so_far {
+/// Added to the gradient so far, or to zeros.
+fn column_sums(
+    gpu: &Gpu,
+    dy: &Tensor,
+    of: Option<(Address, Address)>,
+    (n, d): (usize, usize),
+    so_far: &mut Option<Tensor>,
+) -> Result<()> {
+    let sum = match so_far {
         Some(sum) => sum,
-        None => so_far.insert(Tensor::zeros(width, DType::F32, &gpu.device())?),
-    })
+        None => so_far.insert(Tensor::zeros(d, DType::F32, &gpu.device())?),
+    };
+    let parts = cuda::norm::parts(n);
+    let room = if parts > 1 { Some(gpu.unwritten((parts, d), DType::F32)?) } else { None };
+    let at = room.as_ref().map(|room| gpu.address(room)).transpose()?;
+    for launch in cuda::norm::column_sums(gpu.address(dy)?, of, (n, d), gpu.address(sum)?, at) {
+        gpu.run(&launch)?;
+    }
+    Ok(())
 }
