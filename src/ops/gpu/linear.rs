@@ -1,7 +1,7 @@
 //! A linear layer with its adapter on a GPU: the sums of `ops/linear.rs` by cuBLAS, its sides rounded as there.
 
 use super::norm;
-use super::product::{dtype, fresh, gradient, multiply, weight};
+use super::product::{Side, dtype, fresh, gradient, multiply, weight};
 use super::values::{self, as_dtype};
 use crate::error::Result;
 use crate::ops::Grads;
@@ -24,18 +24,24 @@ pub fn forward(
     noise: Option<Noise>,
 ) -> Result<(Tensor, Saved)> {
     let kind = dtype(layer.precision);
+    // The adapter's narrow product writes y and the weight's adds to it, while it waits for its factors anyhow: the other
+    // way round the narrow one, which has nothing to wait for, would read y too.
+    let (low, saved) = match &layer.lora {
+        None => (None, None),
+        Some(lora) => {
+            let input = dropped(gpu, lora, x, input, kind, noise)?;
+            let (a, b) = (as_dtype(gpu, &lora.a.value, kind)?, as_dtype(gpu, &lora.b.value, kind)?);
+            let xa = fresh(gpu, (&input, false), (&a, true), 1.0)?; // [N, R]
+            (Some(fresh(gpu, (&as_dtype(gpu, &xa, kind)?, false), (&b, true), lora.scale)?), Some(xa))
+        }
+    };
     let w = weight(gpu, &layer.weight.value, layer.precision)?;
-    let y = fresh(gpu, (input, false), (&w, true), 1.0)?;
+    let y = added(gpu, low, (input, false), (&w, true), 1.0)?;
     if let Some(bias) = &layer.bias {
         let bias = as_dtype(gpu, &bias.value, DType::F32)?;
         gpu.run(&cuda::values::add_to_rows(gpu.address(&y)?, gpu.address(&bias)?, y.dims2()?))?;
     }
-    let Some(lora) = &layer.lora else { return Ok((y, Saved::new(None))) };
-    let input = dropped(gpu, lora, x, input, kind, noise)?;
-    let (a, b) = (as_dtype(gpu, &lora.a.value, kind)?, as_dtype(gpu, &lora.b.value, kind)?);
-    let xa = fresh(gpu, (&input, false), (&a, true), 1.0)?; // [N, R]
-    multiply(gpu, (&as_dtype(gpu, &xa, kind)?, false), (&b, true), &y, lora.scale, true)?;
-    Ok((y, Saved::new(Some(xa))))
+    Ok((y, Saved::new(saved)))
 }
 
 /// Adds this layer's part to the gradient of x, where it is `wanted`, and to those of what is trained.
@@ -56,41 +62,39 @@ pub fn backward(
     if let Some(id) = layer.bias.as_ref().and_then(|bias| bias.param) {
         norm::add_column_sums(gpu, grads.slot(id), dy)?;
     }
-    if wanted {
-        let w = weight(gpu, &layer.weight.value, layer.precision)?;
-        add_product(gpu, dx, &d_out, &w, 1.0)?;
-    }
-    let (Some(lora), Some(xa)) = (&layer.lora, &saved.xa) else { return Ok(()) };
-    if let Some(id) = lora.b.param {
-        gradient(gpu, grads.slot(id), &d_out, &as_dtype(gpu, xa, kind)?, lora.scale)?;
-    }
-    let (a, b) = (as_dtype(gpu, &lora.a.value, kind)?, as_dtype(gpu, &lora.b.value, kind)?);
-    let d_low = as_dtype(gpu, &fresh(gpu, (&d_out, false), (&b, false), 1.0)?, kind)?; // [N, R]
-    if let Some(id) = lora.a.param {
-        let input = dropped(gpu, lora, x, input, kind, noise)?;
-        gradient(gpu, grads.slot(id), &d_low, &input, lora.scale)?;
-    }
-    match (wanted, lora.drops(noise)) {
-        (false, _) => Ok(()),
-        (true, false) => add_product(gpu, dx, &d_low, &a, lora.scale),
-        (true, true) => {
+    if let (Some(lora), Some(xa)) = (&layer.lora, &saved.xa) {
+        if let Some(id) = lora.b.param {
+            gradient(gpu, grads.slot(id), &d_out, &as_dtype(gpu, xa, kind)?, lora.scale)?;
+        }
+        let (a, b) = (as_dtype(gpu, &lora.a.value, kind)?, as_dtype(gpu, &lora.b.value, kind)?);
+        let d_low = as_dtype(gpu, &fresh(gpu, (&d_out, false), (&b, false), 1.0)?, kind)?; // [N, R]
+        if let Some(id) = lora.a.param {
+            let input = dropped(gpu, lora, x, input, kind, noise)?;
+            gradient(gpu, grads.slot(id), &d_low, &input, lora.scale)?;
+        }
+        if wanted && lora.drops(noise) {
             let through = lora.dropped(&fresh(gpu, (&d_low, false), (&a, false), lora.scale)?, noise)?;
-            if let Some(dx) = dx {
-                return values::add(gpu, dx, &through);
+            match dx {
+                Some(dx) => values::add(gpu, dx, &through)?,
+                None => *dx = Some(through),
             }
-            *dx = Some(through);
-            Ok(())
+        } else if wanted {
+            *dx = Some(added(gpu, dx.take(), (&d_low, false), (&a, false), lora.scale)?);
         }
     }
+    if wanted {
+        let w = weight(gpu, &layer.weight.value, layer.precision)?;
+        *dx = Some(added(gpu, dx.take(), (&d_out, false), (&w, false), 1.0)?);
+    }
+    Ok(())
 }
 
-/// `dx += scale·dy·w`, dx made where there is none.
-fn add_product(gpu: &Gpu, dx: &mut Option<Tensor>, dy: &Tensor, w: &Tensor, scale: f32) -> Result<()> {
-    if let Some(dx) = dx {
-        return multiply(gpu, (dy, false), (w, false), dx, scale, true);
+/// `scale·left·right` added to a sum, or the first of it.
+fn added(gpu: &Gpu, sum: Option<Tensor>, left: Side, right: Side, scale: f32) -> Result<Tensor> {
+    match sum {
+        Some(sum) => multiply(gpu, left, right, &sum, scale, true).map(|()| sum),
+        None => fresh(gpu, left, right, scale),
     }
-    *dx = Some(fresh(gpu, (dy, false), (w, false), scale)?);
-    Ok(())
 }
 
 /// What A sees: the input as it was rounded for W, or a part of it dropped.
