@@ -5,6 +5,7 @@ use super::device::Gpu;
 use super::{gpu, host};
 use crate::error::Result;
 use candle_core::Tensor;
+use fttrain_kernels::cpu::mix;
 use rayon::prelude::*;
 
 /// Where in the run the rows of a micro-batch stand.
@@ -41,14 +42,6 @@ pub fn apply(x: &Tensor, p: f32, site: u64, noise: Noise) -> Result<Tensor> {
         }
     });
     host::tensor(y, x.shape())
-}
-
-/// The finaliser of `SplitMix64` (Steele, Lea & Flood, 2014) after its increment.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod product;
 mod quantised;
 mod rope;
 mod share;
+mod splitmix;
 mod tile;
 mod widen;
 
@@ -33,6 +34,7 @@ pub use product::{
 };
 pub use quantised::{DynamicCode, Ggml, GgmlKind, NF4_VALUES, Nf4, Nf4Parts, Nf4Scales, Quantised};
 pub use rope::rope;
+pub use splitmix::mix;
 pub use widen::{narrowed, widened};
 
 /// An instruction set that the kernels are compiled for.

@@ -1,5 +1,6 @@
 //! Fresh weights as a function of (seed, tensor name, place): no order of loading and no thread changes them.
 
+use fttrain_kernels::cpu::mix;
 use rayon::prelude::*;
 
 /// Values that one thread makes at a time; even, so that no pair straddles two.
@@ -36,14 +37,6 @@ fn pair_of_normals(key: u64, pair: u64) -> [f64; 2] {
     let radius = (-2.0 * (1.0 - uniform(2 * pair)).ln()).sqrt();
     let (sin, cos) = (std::f64::consts::TAU * uniform(2 * pair + 1)).sin_cos();
     [radius * cos, radius * sin]
-}
-
-/// The output function of `SplitMix64` (Steele, Lea, Flood 2014).
-fn mix(n: u64) -> u64 {
-    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
 }
 
 /// FNV-1a.

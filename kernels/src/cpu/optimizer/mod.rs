@@ -13,7 +13,7 @@ pub use adamw_8bit::{BLOCK, Blocks, adamw_8bit};
 pub use lion::{Lion, lion};
 pub use sgd::{Sgd, sgd};
 
-use super::dispatch;
+use super::{dispatch, mix};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -77,14 +77,6 @@ fn round(from: &[f32], to: &mut [bf16], key: u64, first: usize) {
             draws >>= 16;
         }
     }
-}
-
-/// The output function of `SplitMix64` (Steele, Lea, Flood 2014).
-fn mix(n: u64) -> u64 {
-    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
 }
 
 /// Σ x² in f64, by chunks of a fixed size: NaN and infinities come through.
