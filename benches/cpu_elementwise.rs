@@ -6,6 +6,7 @@ use candle_core::DType;
 use criterion::Criterion;
 use fttrain::arch::{Rope, RopeScaling};
 use fttrain::config::Optimizer;
+use fttrain::ops::matmul::Precision;
 use fttrain::ops::norm::Norm;
 use fttrain::ops::optimizer::{self, Settings, Step};
 use fttrain::ops::rope::Table;
@@ -27,7 +28,7 @@ fn norms(c: &mut Criterion, model: &Model) {
     let wide = ROWS * model.hidden;
     let (x, dy) = (tensor(ROWS, model.hidden, DType::F32), tensor(ROWS, model.hidden, DType::F32));
     let weight = tensor(1, model.hidden, DType::F32).squeeze(0).unwrap();
-    let norm = Norm { weight: Weight::frozen(weight), eps: 1e-5 };
+    let norm = Norm { weight: Weight::frozen(weight), eps: 1e-5, reader: Precision::F32 };
     case(c, "cpu_elementwise", &format!("{}/norm/forward", model.name), floats(2 * wide), || {
         black_box(norm.forward(&x).unwrap());
     });

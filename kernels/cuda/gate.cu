@@ -1,5 +1,5 @@
 // The gated activation act = silu(gate)·up, silu(x) = x·σ(x); the backward pass makes σ again. Gate and up are kept in f32
-// or in bf16, and act is of their type; gradients are f32.
+// or in bf16, and act and their gradients are of their type; the gradient of act is f32.
 #include "common.cuh"
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -18,8 +18,8 @@ __device__ __forceinline__ void forward(const T* gate, const T* up, u64 count, T
 
 // dg = da·u·σ(g)·(1 + g·(1 − σ(g))), du = da·silu(g).
 template <int W, class T>
-__device__ __forceinline__ void backward(const T* gate, const T* up, const float* d_act, u64 count, float* d_gate,
-                                         float* d_up) {
+__device__ __forceinline__ void backward(const T* gate, const T* up, const float* d_act, u64 count, T* d_gate,
+                                         T* d_up) {
     for (u64 i = W * first_of_grid(); i < count; i += W * stride_of_grid()) {
         float g[W], u[W], da[W], dg[W], du[W];
         load(gate + i, g);
@@ -41,7 +41,7 @@ __device__ __forceinline__ void backward(const T* gate, const T* up, const float
         forward<W>(gate, up, count, act);                                                                              \
     }                                                                                                                  \
     extern "C" __global__ void gate_backward##suffix(const T* gate, const T* up, const float* d_act, u64 count,        \
-                                                     float* d_gate, float* d_up) {                                     \
+                                                     T* d_gate, T* d_up) {                                             \
         backward<W>(gate, up, d_act, count, d_gate, d_up);                                                             \
     }
 

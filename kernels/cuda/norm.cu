@@ -1,8 +1,9 @@
 // RMSNorm over rows of width d: y = x·rstd·w, rstd = 1/√(mean(x²) + ε) (Zhang & Sennrich, 2019). A block takes a row.
+// y is f32, or bf16 where nothing but products of bf16 reads it.
 #include "common.cuh"
 
-template <int W>
-__device__ __forceinline__ void forward(const float* x, const float* w, float eps, u32 d, float* y, float* rstd,
+template <int W, class T>
+__device__ __forceinline__ void forward(const float* x, const float* w, float eps, u32 d, T* y, float* rstd,
                                         float* room) {
     const float* row = x + (u64)blockIdx.x * d;
     float values[W], weights[W], squares = 0.0f;
@@ -81,12 +82,14 @@ __device__ __forceinline__ void sum_columns(const float* dy, const float* x, con
     }
 }
 
-#define NORM(suffix, W)                                                                                                \
-    extern "C" __global__ void norm_forward##suffix(const float* x, const float* w, float eps, u32 d, float* y,        \
+#define NORM_FORWARD(suffix, W, T)                                                                                     \
+    extern "C" __global__ void norm_forward##suffix(const float* x, const float* w, float eps, u32 d, T* y,            \
                                                     float* rstd) {                                                     \
         __shared__ float room[LANES];                                                                                  \
         forward<W>(x, w, eps, d, y, rstd, room);                                                                       \
-    }                                                                                                                  \
+    }
+
+#define NORM(suffix, W)                                                                                                \
     extern "C" __global__ void norm_backward##suffix(const float* x, const float* w, const float* rstd,                \
                                                      const float* dy, u32 d, u32 adds, float* dx) {                    \
         __shared__ float room[LANES];                                                                                  \
@@ -98,5 +101,9 @@ __device__ __forceinline__ void sum_columns(const float* dy, const float* x, con
         sum_columns<W>(dy, x, rstd, rows, rows_each, d, adds, sums, room);                                             \
     }
 
+NORM_FORWARD(, 1, float)
+NORM_FORWARD(_vec, VECTOR, float)
+NORM_FORWARD(_bf16, 1, u16)
+NORM_FORWARD(_bf16_vec, VECTOR, u16)
 NORM(, 1)
 NORM(_vec, VECTOR)

@@ -249,7 +249,11 @@ impl Probe {
         let (m, width, hidden) = (self.m, self.n, self.k);
         let arch = stand_in(hidden, width);
         let bytes = Op::elementwise(self.way, &arch, m as f64, m as f64, 1.0).map(|op| op.bytes);
-        let norm = Norm { weight: Weight::frozen(rig.filled(1, hidden)?.flatten_all()?), eps: 1e-5 };
+        let norm = Norm {
+            weight: Weight::frozen(rig.filled(1, hidden)?.flatten_all()?),
+            eps: 1e-5,
+            reader: self.precision(),
+        };
         let (x, wide_gated, wide_up) = (rig.filled(m, hidden)?, rig.filled(m, width)?, rig.filled(m, width)?);
         let positions: Vec<u32> = (0..m).filter_map(|p| u32::try_from(p % 512).ok()).collect();
         let rope = Table::new(&arch.ropes[0], arch.head_dim, 512).on(rig.device())?;
@@ -264,7 +268,9 @@ impl Probe {
         let (gated, up) = kept()?;
         let timed = patience.time_on(rig, &mut || {
             rope.turn_both((&q, &k), &positions, placed.as_ref(), false)?;
-            let (gated, up) = if self.way == Way::Forward { kept()? } else { (gated.clone(), up.clone()) };
+            // On a GPU the products write what is kept.
+            let narrows = self.way == Way::Forward && !rig.queues();
+            let (gated, up) = if narrows { kept()? } else { (gated.clone(), up.clone()) };
             let act = gate::forward(&gated, &up)?;
             for _ in 0..2 {
                 norm.again(&saved)?;

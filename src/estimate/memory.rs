@@ -231,17 +231,18 @@ impl Layout<'_> {
         product(&[load.tokens, sum(&[self.saved_bytes(), product(&[12, d]), act])])
     }
 
-    /// An accelerator's transients in a block's backward: the gradients of gate, up and what came of them, dy and the norm's
-    /// side of it (of other trainers four buffers of either width), and the weight that is at work: its gradient, its copy in
-    /// bf16, or what was taken apart of it.
+    /// An accelerator's transients in a block's backward: the gradient of what came of gate and up in f32, theirs as they
+    /// are kept, dy and the norm's side of it (of other trainers four buffers of either width), and the weight that is at
+    /// work: its gradient, its copy in bf16, or what was taken apart of it.
     fn on_device(&self, load: Load) -> u64 {
         let (d, f) = (wide(self.arch.hidden_size), wide(self.arch.intermediate_size));
         let widths = if self.passes_bf16 {
-            product(&[4, sum(&[d, f])])
+            product(&[4, sum(&[d, f]), self.value()])
         } else {
-            sum(&[product(&[3, f]), product(&[4, d])])
+            let gated = sum(&[F32, product(&[2, self.product_value()])]);
+            sum(&[product(&[gated, f]), product(&[4, F32, d])])
         };
-        let rows = product(&[load.tokens, widths, self.value()]);
+        let rows = product(&[load.tokens, widths]);
         let p = &self.parameters;
         let weight = match (self.method, self.base) {
             (Method::Full, _) => product(&[p.largest_trainable, F32]),

@@ -7,6 +7,7 @@ use crate::ops::attention::{self, Shape, Span};
 use crate::ops::dropout::Noise;
 use crate::ops::gpu::{self, Placed};
 use crate::ops::linear::{self, Linear};
+use crate::ops::matmul::Precision;
 use crate::ops::norm::{self, Norm};
 use crate::ops::profile::{self, Site};
 use crate::ops::rope::Table;
@@ -88,7 +89,7 @@ impl Block {
         let span = profile::op(Site::Qkv);
         // [N, H·d], [N, K·d], [N, K·d]
         let [(q, saved_q), (k, saved_k), (v, saved_v)] =
-            linear::forward([&self.q, &self.k, &self.v], &h, pass.noise)?;
+            linear::forward([&self.q, &self.k, &self.v], &h, pass.noise, Precision::F32)?;
         drop(span);
         let (q, saved_q_norm) = norm_heads(self.q_norm.as_ref(), q)?;
         let (k, saved_k_norm) = norm_heads(self.k_norm.as_ref(), k)?;
@@ -112,7 +113,7 @@ impl Block {
         let span = profile::op(Site::GateUp);
         // [N, F], [N, F]
         let [(gate_out, saved_gate), (up_out, saved_up)] =
-            linear::forward([&self.gate, &self.up], &g, pass.noise)?;
+            linear::forward([&self.gate, &self.up], &g, pass.noise, self.down.precision)?;
         drop(span);
         let kept = |x| narrow::kept(Site::Gate, x, self.down.precision);
         let (gate_out, up_out) = (kept(gate_out)?, kept(up_out)?);

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::ops::dora::{self, Dora};
 use crate::ops::head::Head;
 use crate::ops::linear::{Linear, Lora};
+use crate::ops::matmul::Precision;
 use crate::ops::norm::Norm;
 use crate::ops::rope::Table;
 use crate::ops::{Matrix, Weight, attention, host};
@@ -44,7 +45,7 @@ pub fn decoder(
     let embedding = builder.matrix("model.embed_tokens", frozen.tables())?;
     let blocks =
         (0..arch.layers.len()).map(|layer| builder.block(layer, &tables)).collect::<Result<Vec<_>>>()?;
-    let norm = builder.norm("model.norm")?;
+    let norm = builder.norm("model.norm", Precision::F32)?;
     let weight = match (arch.tie_word_embeddings, trained) {
         (false, _) => builder.matrix("lm_head", frozen.tables())?,
         // PEFT copies a tied head that is to be trained, which unties it.
@@ -133,10 +134,10 @@ impl Builder<'_> {
         Ok(self.params.add(name, value, 1.0))
     }
 
-    fn norm(&mut self, module: &str) -> Result<Norm> {
+    fn norm(&mut self, module: &str, reader: Precision) -> Result<Norm> {
         #[allow(clippy::cast_possible_truncation)] // ε of 1e-6 and the like.
         let eps = self.arch.norm_eps as f32;
-        Ok(Norm { weight: self.vector(module, "weight")?, eps })
+        Ok(Norm { weight: self.vector(module, "weight")?, eps, reader })
     }
 
     fn linear(&mut self, layer: usize, proj: Proj) -> Result<Linear> {
@@ -199,20 +200,20 @@ impl Builder<'_> {
         let at = format!("model.layers.{layer}");
         let head_norm = |builder: &mut Self, name: &str| {
             let module = format!("{at}.self_attn.{name}");
-            builder.arch.qk_norm.then(|| builder.norm(&module)).transpose()
+            builder.arch.qk_norm.then(|| builder.norm(&module, Precision::F32)).transpose()
         };
-        let arch = self.arch;
+        let (arch, products) = (self.arch, self.frozen.precision());
         #[allow(clippy::cast_possible_truncation)]
         let scale = 1.0 / (arch.head_dim as f64).sqrt() as f32;
         Ok(Block {
-            attn_norm: self.norm(&format!("{at}.input_layernorm"))?,
+            attn_norm: self.norm(&format!("{at}.input_layernorm"), products)?,
             q: self.linear(layer, Proj::Q)?,
             k: self.linear(layer, Proj::K)?,
             v: self.linear(layer, Proj::V)?,
             o: self.linear(layer, Proj::O)?,
             q_norm: head_norm(self, "q_norm")?,
             k_norm: head_norm(self, "k_norm")?,
-            mlp_norm: self.norm(&format!("{at}.post_attention_layernorm"))?,
+            mlp_norm: self.norm(&format!("{at}.post_attention_layernorm"), products)?,
             gate: self.linear(layer, Proj::Gate)?,
             up: self.linear(layer, Proj::Up)?,
             down: self.linear(layer, Proj::Down)?,

@@ -20,7 +20,7 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     host::tensor(gate_forward(&host::read(gate)?, &host::read(up)?), gate.shape())
 }
 
-/// `d_act` `[N, F]`, which is used up, → gradients of gate and up, in f32.
+/// `d_act` `[N, F]`, which is used up, → gradients of gate and up in f32, on a GPU in their type.
 pub fn backward(gate: &Tensor, up: &Tensor, d_act: Tensor) -> Result<(Tensor, Tensor)> {
     let _span = profile::op(Site::Gate);
     if let Some(gpu) = Gpu::of(gate) {

@@ -53,7 +53,7 @@ pub struct Saved {
 impl Linear {
     /// x `[N, in]` → `[N, out]`; `noise` is `None` outside training.
     pub fn forward(&self, x: &Tensor, noise: Option<Noise>) -> Result<(Tensor, Saved)> {
-        let [made] = forward([self], x, noise)?;
+        let [made] = forward([self], x, noise, Precision::F32)?;
         Ok(made)
     }
 
@@ -104,14 +104,16 @@ impl Linear {
     }
 }
 
-/// Layers that share their input x `[N, in]`, f32 or bf16, which is packed once, → `[N, out]` of each in f32.
+/// Layers that share their input x `[N, in]`, f32 or bf16, which is packed once, → `[N, out]` of each in f32; on a GPU as
+/// ops of the precision `reader` keep it.
 pub fn forward<const L: usize>(
     layers: [&Linear; L],
     x: &Tensor,
     noise: Option<Noise>,
+    reader: Precision,
 ) -> Result<[(Tensor, Saved); L]> {
     if Gpu::of(x).is_some() || layers.iter().any(|layer| layer.dora().is_some()) {
-        return each_forward(layers, x, noise);
+        return each_forward(layers, x, noise, reader);
     }
     let rows = x.dim(0)?;
     let held = Held::new(x)?;
@@ -137,13 +139,14 @@ fn each_forward<const L: usize>(
     layers: [&Linear; L],
     x: &Tensor,
     noise: Option<Noise>,
+    reader: Precision,
 ) -> Result<[(Tensor, Saved); L]> {
     let on_gpu =
         Gpu::of(x).map(|gpu| Ok::<_, Error>((gpu::linear::input(&gpu, layers[0], x)?, gpu))).transpose()?;
     let mut made = Vec::with_capacity(L);
     for layer in layers {
         made.push(match (&on_gpu, layer.dora()) {
-            (Some((input, gpu)), _) => gpu::linear::forward(gpu, layer, (x, input), noise)?,
+            (Some((input, gpu)), _) => gpu::linear::forward(gpu, layer, (x, input), noise, reader)?,
             (None, Some((lora, dora))) => dora.forward(layer, lora, x, noise)?,
             (None, None) => layer.forward(x, noise)?,
         });

@@ -1,6 +1,7 @@
 //! `RMSNorm`, of whole rows or of each head of a row.
 
 use super::device::Gpu;
+use super::matmul::Precision;
 use super::profile::{self, Site};
 use super::{Grads, Weight, gpu, host};
 use crate::error::Result;
@@ -14,6 +15,9 @@ pub struct Norm {
     pub weight: Weight,
     /// Added to the mean square.
     pub eps: f32,
+    /// What reads its output, and nothing else: on a GPU it is written as products of this precision read it, on the CPU,
+    /// where they pack it anyhow, in f32.
+    pub reader: Precision,
 }
 
 /// What the backward pass needs.
@@ -29,7 +33,7 @@ impl Norm {
         let _span = profile::op(Site::Norm);
         let w = self.weight.value.to_dtype(DType::F32)?;
         if let Some(gpu) = Gpu::of(x) {
-            let (y, rstd) = gpu::norm::forward(&gpu, x, &w, self.eps)?;
+            let (y, rstd) = gpu::norm::forward(&gpu, x, &w, self.eps, gpu::product::dtype(self.reader))?;
             return Ok((y, Saved { x: x.clone(), rstd }));
         }
         let (w, values) = (host::read(&w)?, host::read(x)?);

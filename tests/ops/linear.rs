@@ -186,7 +186,7 @@ fn layers_that_share_their_input_give_what_each_gives_alone() {
         let c = with(Parts::default(), 5);
         let (layers, noise) = ([&a, &b, &c], Some(NOISE));
         let x = Input::random("x", &[33, 40]).tensor();
-        let shared = linear::forward(layers, &x, noise).unwrap();
+        let shared = linear::forward(layers, &x, noise, Precision::F32).unwrap();
         let mut dx_alone = vec![0.0; 33 * 40];
         let (mut grads_shared, mut grads_alone) = (Grads::new(5), Grads::new(5));
         let mut parts = Vec::new();

@@ -2,6 +2,7 @@
 
 use super::references::{Input, Ours, agree, random, values};
 use candle_core::{D, DType};
+use fttrain::ops::matmul::Precision;
 use fttrain::ops::norm::Norm;
 use fttrain::ops::{Grads, ParamId, Weight, host};
 
@@ -10,7 +11,7 @@ const SHAPES: [(usize, usize, usize); 7] =
     [(1, 1, 1), (1, 1, 7), (33, 1, 17), (2, 3, 6), (65, 2, 33), (130, 1, 32), (5, 1, 577)];
 
 fn norm(weight: &Input, eps: f32) -> Norm {
-    Norm { weight: Weight { value: weight.tensor(), param: Some(ParamId(0)) }, eps }
+    Norm { weight: Weight { value: weight.tensor(), param: Some(ParamId(0)) }, eps, reader: Precision::F32 }
 }
 
 fn check(shape: (usize, usize, usize), eps: f32, zero_row: bool) {
@@ -84,7 +85,11 @@ fn the_residuals_gradient_runs_through_the_same_sum() {
 fn a_frozen_bf16_weight_gives_what_its_f32_copy_gives_and_gets_no_gradient() {
     let (x, w) = (Input::random("x", &[3, 12]), Input::random_bf16("w", &[6]));
     let trained = norm(&w, 1e-5);
-    let frozen = Norm { weight: Weight::frozen(w.tensor().to_dtype(DType::BF16).unwrap()), eps: 1e-5 };
+    let frozen = Norm {
+        weight: Weight::frozen(w.tensor().to_dtype(DType::BF16).unwrap()),
+        eps: 1e-5,
+        reader: Precision::F32,
+    };
     let (y, saved) = frozen.forward(&x.tensor()).unwrap();
     let (y_trained, saved_trained) = trained.forward(&x.tensor()).unwrap();
     assert_eq!(values(&y), values(&y_trained));

@@ -11,7 +11,7 @@ use fttrain::ops::dropout::Noise;
 use fttrain::ops::gpu::blocks::Blocks;
 use fttrain::ops::gpu::{self, Placed};
 use fttrain::ops::head::Head;
-use fttrain::ops::linear::{Linear, Lora};
+use fttrain::ops::linear::{self, Linear, Lora};
 use fttrain::ops::matmul::Precision;
 use fttrain::ops::norm::Norm;
 use fttrain::ops::optimizer::{self, Settings, Step, Update};
@@ -60,7 +60,7 @@ impl Bench<'_> {
     }
 
     fn norm(&mut self) {
-        let norm = Norm { weight: self.trained("norm", &[96], 0), eps: 1e-5 };
+        let norm = Norm { weight: self.trained("norm", &[96], 0), eps: 1e-5, reader: self.precision };
         let (x, dy) = (self.put("x", &[ROWS, 96]), self.put("dy", &[ROWS, 96]));
         let (y, saved) = norm.forward(&x).unwrap();
         self.note("norm", &y);
@@ -70,16 +70,20 @@ impl Bench<'_> {
         self.note_grads("norm", &grads, 1);
     }
 
-    fn linear(&mut self, what: &str, weight: Weight<Matrix>, shape: (usize, usize)) {
-        let (out, inputs) = shape;
-        let lora = Lora {
+    fn lora(&self, (out, inputs): (usize, usize), dropout: f32) -> Lora {
+        Lora {
             a: self.trained("a", &[8, inputs], 1),
             b: self.trained("b", &[out, 8], 2),
             scale: 2.0,
-            dropout: 0.2,
+            dropout,
             site: 3,
             dora: None,
-        };
+        }
+    }
+
+    fn linear(&mut self, what: &str, weight: Weight<Matrix>, shape: (usize, usize)) {
+        let (out, inputs) = shape;
+        let lora = self.lora(shape, 0.2);
         let bias = Some(self.trained("bias", &[out], 3));
         let layer = Linear { weight, bias, lora: Some(lora), precision: self.precision };
         let (x, dy) = (self.put("x", &[ROWS, inputs]), self.put("dy", &[ROWS, out]));
@@ -106,6 +110,30 @@ impl Bench<'_> {
             None => Matrix::Quantised(Arc::new(blocks)),
         };
         self.linear("linear, NF4", Weight { value, param: None }, shape);
+        self.shared();
+    }
+
+    /// What the gate reads, as it keeps it.
+    fn shared(&mut self) {
+        let frozen = |name: &str| Linear {
+            weight: Weight::frozen(self.put(name, &[136, 64])),
+            bias: None,
+            lora: Some(self.lora((136, 64), 0.0)),
+            precision: self.precision,
+        };
+        let (gate, up) = (frozen("w"), frozen("w2"));
+        let x = self.keep(Site::Norm, &self.put("x", &[ROWS, 64]));
+        let [(gate_out, saved_gate), (up_out, saved_up)] =
+            linear::forward([&gate, &up], &x, None, self.precision).unwrap();
+        let [gate_out, up_out] = [gate_out, up_out].map(|y| self.keep(Site::Gate, &y));
+        self.note("gate's linear", &gate_out);
+        self.note("up's linear", &up_out);
+        let (d_gate, d_up) = gate::backward(&gate_out, &up_out, self.put("dy", &[ROWS, 136])).unwrap();
+        let mut grads = Grads::new(4);
+        let layers = [(&gate, &saved_gate, &d_gate), (&up, &saved_up, &d_up)];
+        let dx = linear::backward(&layers, &x, true, None, &mut grads).unwrap();
+        self.note("gate and up, backward", &dx.unwrap());
+        self.note_grads("gate and up", &grads, 4);
     }
 
     fn gate(&mut self) {

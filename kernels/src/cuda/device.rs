@@ -124,7 +124,8 @@ pub fn run(device: &CudaDevice, launch: &Launch) -> Result<()> {
 pub fn multiply(device: &CudaDevice, of: &Product) -> Result<()> {
     let side = |n: usize| c_int::try_from(n).map_err(candle_core::Error::wrap);
     let (m, n, k) = (side(of.shape.0)?, side(of.shape.1)?, side(of.shape.2)?);
-    let kind = if of.is_bf16 { sys::cudaDataType::CUDA_R_16BF } else { sys::cudaDataType::CUDA_R_32F };
+    let kind = |is_bf16| if is_bf16 { sys::cudaDataType::CUDA_R_16BF } else { sys::cudaDataType::CUDA_R_32F };
+    let (kind, out_kind) = (kind(of.is_bf16), kind(of.out_is_bf16));
     // cuBLAS counts by columns, where a row-major matrix is its own transpose: outᵀ = rightᵀ·leftᵀ.
     let turned = |turned: bool| {
         if turned { sys::cublasOperation_t::CUBLAS_OP_T } else { sys::cublasOperation_t::CUBLAS_OP_N }
@@ -151,7 +152,7 @@ pub fn multiply(device: &CudaDevice, of: &Product) -> Result<()> {
             left_width,
             (&raw const beta).cast(),
             of.out.0 as *mut c_void,
-            sys::cudaDataType::CUDA_R_32F,
+            out_kind,
             n,
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,

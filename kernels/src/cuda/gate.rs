@@ -1,4 +1,4 @@
-//! The gated activation; gate and up are kept in f32 or in bf16.
+//! The gated activation; gate, up and their gradients are f32 or bf16.
 
 use super::launch::{Address, Launch, at_once, long};
 
@@ -9,7 +9,7 @@ pub fn forward(gate: Address, up: Address, count: usize, act: Address, bf16: boo
     Launch::elements(("gate", kernel), count, at_once(count, &[gate, up, act]), &arguments)
 }
 
-/// Gradients of gate and up in f32, which σ is made again for.
+/// Gradients of gate and up in their type, which σ is made again for; `d_act` is f32.
 pub fn backward(
     (gate, up): (Address, Address),
     d_act: Address,

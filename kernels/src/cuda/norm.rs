@@ -12,18 +12,19 @@ fn threads(d: usize, at_once: usize) -> u32 {
     number((d / at_once).next_multiple_of(32)).clamp(32, THREADS)
 }
 
-/// x, y `[N, d]`; w `[d]`; rstd `[N]`.
+/// x `[N, d]`, w `[d]` → y `[N, d]` in f32 or in bf16, rstd `[N]`.
 pub fn forward(
     x: Address,
     w: Address,
     eps: f32,
     (n, d): (usize, usize),
-    y: Address,
+    (y, is_bf16): (Address, bool),
     rstd: Address,
 ) -> Launch {
     let arguments = [x.into(), w.into(), eps.into(), size(d), y.into(), rstd.into()];
     let at_once = at_once(d, &[x, w, y]);
-    Launch::rows(("norm", "norm_forward"), n, threads(d, at_once), &arguments).taking(at_once)
+    let kernel = if is_bf16 { "norm_forward_bf16" } else { "norm_forward" };
+    Launch::rows(("norm", kernel), n, threads(d, at_once), &arguments).taking(at_once)
 }
 
 /// dx is written, or added to where `adds`.

@@ -10,12 +10,14 @@ pub struct Product {
     pub left: (Address, bool),
     /// `[k, n]`, or `[n, k]` where it is turned.
     pub right: (Address, bool),
-    /// `[m, n]` in f32.
+    /// `[m, n]`
     pub out: Address,
     /// m, n, k.
     pub shape: (usize, usize, usize),
     /// Both sides are bf16, else f32.
     pub is_bf16: bool,
+    /// `out` is bf16, as only a product of bf16 can be; else f32.
+    pub out_is_bf16: bool,
     /// On the product.
     pub scale: f32,
     /// Whether the product is added.

@@ -1,8 +1,10 @@
 //! Kernels over rows: norm, rope, cross-entropy, embedding.
 
+use super::values::one_step_apart;
 use super::{Array, close, every_way, random};
 use fttrain_kernels::cpu;
 use fttrain_kernels::cuda::{Address, embedding, head, norm, rope};
+use half::bf16;
 
 /// The last ones have sums of several parts.
 const SHAPES: [(usize, usize); 8] =
@@ -17,9 +19,17 @@ fn norms_and_their_gradients_equal_the_cpus() {
         cpu::norm_forward(&x, &w, eps, &mut y, &mut rstd);
         let arrays = [Array::new(&x), Array::new(&w), Array::unwritten(n * d), Array::unwritten(n)];
         for [_, _, ours, scales] in every_way(arrays, |[x, w, y, rstd]| {
-            vec![norm::forward(x.address(), w.address(), eps, (n, d), y.address(), rstd.address())]
+            vec![norm::forward(x.address(), w.address(), eps, (n, d), (y.address(), false), rstd.address())]
         }) {
             close("y", &ours.f32(), &y);
+            close("rstd", &scales.f32(), &rstd);
+        }
+        let arrays =
+            [Array::new(&x), Array::new(&w), Array::new(&vec![bf16::NAN; n * d]), Array::unwritten(n)];
+        for [_, _, ours, scales] in every_way(arrays, |[x, w, y, rstd]| {
+            vec![norm::forward(x.address(), w.address(), eps, (n, d), (y.address(), true), rstd.address())]
+        }) {
+            one_step_apart("y in bf16", &ours, &y);
             close("rstd", &scales.f32(), &rstd);
         }
         for adds in [false, true] {

@@ -1,13 +1,14 @@
 //! A linear layer with its adapter on a GPU: the sums of `ops/linear.rs` by cuBLAS, its sides rounded as there.
 
 use super::norm;
-use super::product::{Side, dtype, fresh, gradient, multiply, weight};
+use super::product::{Side, dtype, fresh, fresh_as, gradient, multiply, weight};
 use super::values::{self, as_dtype};
 use crate::error::Result;
 use crate::ops::Grads;
 use crate::ops::device::Gpu;
 use crate::ops::dropout::Noise;
 use crate::ops::linear::{Linear, Lora, Saved};
+use crate::ops::matmul::Precision;
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cuda;
 
@@ -16,14 +17,17 @@ pub fn input(gpu: &Gpu, layer: &Linear, x: &Tensor) -> Result<Tensor> {
     as_dtype(gpu, x, dtype(layer.precision))
 }
 
-/// x `[N, in]`, `input` as the layer's products read it → `[N, out]`.
+/// x `[N, in]`, `input` as the layer's products read it → `[N, out]` as `reader` has it.
 pub fn forward(
     gpu: &Gpu,
     layer: &Linear,
     (x, input): (&Tensor, &Tensor),
     noise: Option<Noise>,
+    reader: Precision,
 ) -> Result<(Tensor, Saved)> {
     let kind = dtype(layer.precision);
+    // A bias is added in f32.
+    let made = if layer.bias.is_some() { DType::F32 } else { dtype(reader) };
     // The adapter's narrow product writes y and the weight's adds to it, while it waits for its factors anyhow: the other
     // way round the narrow one, which has nothing to wait for, would read y too.
     let (low, saved) = match &layer.lora {
@@ -32,16 +36,20 @@ pub fn forward(
             let input = dropped(gpu, lora, x, input, kind, noise)?;
             let (a, b) = (as_dtype(gpu, &lora.a.value, kind)?, as_dtype(gpu, &lora.b.value, kind)?);
             let xa = fresh(gpu, (&input, false), (&a, true), 1.0)?; // [N, R]
-            (Some(fresh(gpu, (&as_dtype(gpu, &xa, kind)?, false), (&b, true), lora.scale)?), Some(xa))
+            let low = fresh_as(made, gpu, (&as_dtype(gpu, &xa, kind)?, false), (&b, true), lora.scale)?;
+            (Some(low), Some(xa))
         }
     };
     let w = weight(gpu, &layer.weight.value, layer.precision)?;
-    let y = added(gpu, low, (input, false), (&w, true), 1.0)?;
+    let y = match low {
+        Some(y) => multiply(gpu, (input, false), (&w, true), &y, 1.0, true).map(|()| y)?,
+        None => fresh_as(made, gpu, (input, false), (&w, true), 1.0)?,
+    };
     if let Some(bias) = &layer.bias {
         let bias = as_dtype(gpu, &bias.value, DType::F32)?;
         gpu.run(&cuda::values::add_to_rows(gpu.address(&y)?, gpu.address(&bias)?, y.dims2()?))?;
     }
-    Ok((y, Saved::new(saved)))
+    Ok((as_dtype(gpu, &y, dtype(reader))?, Saved::new(saved)))
 }
 
 /// Adds this layer's part to the gradient of x, where it is `wanted`, and to those of what is trained.
@@ -60,7 +68,7 @@ pub fn backward(
         gradient(gpu, grads.slot(id), &d_out, input, 1.0)?;
     }
     if let Some(id) = layer.bias.as_ref().and_then(|bias| bias.param) {
-        norm::add_column_sums(gpu, grads.slot(id), dy)?;
+        norm::add_column_sums(gpu, grads.slot(id), &as_dtype(gpu, dy, DType::F32)?)?;
     }
     if let (Some(lora), Some(xa)) = (&layer.lora, &saved.xa) {
         if let Some(id) = lora.b.param {

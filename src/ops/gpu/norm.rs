@@ -5,11 +5,11 @@ use crate::ops::device::Gpu;
 use candle_core::{DType, Tensor};
 use fttrain_kernels::cuda::{self, Address};
 
-/// x `[N, m·D]`, w `[D]` → the same shape, and the scale of each of the N·m rows.
-pub fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
+/// x `[N, m·D]`, w `[D]` → the same shape in f32 or bf16, and the scale of each of the N·m rows.
+pub fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor, eps: f32, dtype: DType) -> Result<(Tensor, Tensor)> {
     let shape = (x.elem_count() / w.elem_count().max(1), w.elem_count());
-    let (y, rstd) = (gpu.like(x)?, gpu.unwritten(shape.0, DType::F32)?);
-    let (from, to) = (gpu.address(x)?, gpu.address(&y)?);
+    let (y, rstd) = (gpu.unwritten(x.shape(), dtype)?, gpu.unwritten(shape.0, DType::F32)?);
+    let (from, to) = (gpu.address(x)?, (gpu.address(&y)?, dtype == DType::BF16));
     gpu.run(&cuda::norm::forward(from, gpu.address(w)?, eps, shape, to, gpu.address(&rstd)?))?;
     Ok((y, rstd))
 }

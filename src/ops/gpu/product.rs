@@ -40,7 +40,7 @@ pub fn weight(gpu: &Gpu, weight: &Matrix, precision: Precision) -> Result<Tensor
     }
 }
 
-/// `out = scale·left·right`, or added to `out`; both sides of one type, out in f32.
+/// `out = scale·left·right`, or added to `out`; both sides of one type, out in f32 or in theirs.
 pub fn multiply(gpu: &Gpu, left: Side, right: Side, out: &Tensor, scale: f32, adds: bool) -> Result<()> {
     let of = |(tensor, turned): Side| {
         let (rows, width) = tensor.dims2()?;
@@ -48,7 +48,11 @@ pub fn multiply(gpu: &Gpu, left: Side, right: Side, out: &Tensor, scale: f32, ad
     };
     let ((m, k), (k_right, n)) = (of(left)?, of(right)?);
     let kind = left.0.dtype();
-    if k != k_right || out.dims() != [m, n] || right.0.dtype() != kind || out.dtype() != DType::F32 {
+    if k != k_right
+        || out.dims() != [m, n]
+        || right.0.dtype() != kind
+        || ![kind, DType::F32].contains(&out.dtype())
+    {
         let fact = format!("a product of {:?} and {:?} into {:?}", left.0, right.0, out.shape());
         return Err(Error::new(Kind::Bug, fact));
     }
@@ -58,6 +62,7 @@ pub fn multiply(gpu: &Gpu, left: Side, right: Side, out: &Tensor, scale: f32, ad
         out: gpu.address(out)?,
         shape: (m, n, k),
         is_bf16: kind == DType::BF16,
+        out_is_bf16: out.dtype() == DType::BF16,
         scale,
         adds,
     })
@@ -65,9 +70,14 @@ pub fn multiply(gpu: &Gpu, left: Side, right: Side, out: &Tensor, scale: f32, ad
 
 /// `scale·left·right` in f32.
 pub fn fresh(gpu: &Gpu, left: Side, right: Side, scale: f32) -> Result<Tensor> {
+    fresh_as(DType::F32, gpu, left, right, scale)
+}
+
+/// The same in f32 or in the type of both sides.
+pub fn fresh_as(dtype: DType, gpu: &Gpu, left: Side, right: Side, scale: f32) -> Result<Tensor> {
     let rows = left.0.dim(usize::from(left.1))?;
     let columns = right.0.dim(usize::from(!right.1))?;
-    let out = gpu.unwritten((rows, columns), DType::F32)?;
+    let out = gpu.unwritten((rows, columns), dtype)?;
     multiply(gpu, left, right, &out, scale, false)?;
     Ok(out)
 }

@@ -14,9 +14,10 @@ pub fn gate_forward(gpu: &Gpu, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     Ok(act)
 }
 
-/// `d_act` `[N, F]` → gradients of gate and up, in f32.
+/// `d_act` `[N, F]` in f32 → gradients of gate and up, in their type.
 pub fn gate_backward(gpu: &Gpu, gate: &Tensor, up: &Tensor, d_act: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (d_gate, d_up) = (gpu.like(gate)?, gpu.like(gate)?);
+    let room = || gpu.unwritten(gate.shape(), gate.dtype());
+    let (d_gate, d_up) = (room()?, room()?);
     let inputs = (gpu.address(gate)?, gpu.address(up)?);
     let grads = (gpu.address(&d_gate)?, gpu.address(&d_up)?);
     let bf16 = gate.dtype() == DType::BF16;
