@@ -189,12 +189,13 @@ impl Head {
         for rows in self.chunks(targets)? {
             let inputs = gpu::values::as_dtype(gpu, &of(hidden, &rows)?, w.dtype())?;
             let logits = product::fresh(gpu, (&inputs, false), (w, true), 1.0)?;
-            let scales = scales.map(|scales| &scales[rows.clone()]);
-            losses.add(&logits, &targets[rows.clone()], scales)?;
-            if scales.is_none() {
+            let Some(scales) = scales else {
+                losses.add(&logits, &targets[rows])?;
                 continue;
-            }
-            let slopes = gpu::values::as_dtype(gpu, &logits, w.dtype())?;
+            };
+            let (targets, scales) = (&targets[rows.clone()], &scales[rows.clone()]);
+            let slopes = losses.add_with_slopes(&logits, targets, scales, w.dtype())?;
+            drop(logits);
             product::multiply(gpu, (&slopes, false), (w, false), &of(&d_hidden, &rows)?, 1.0, false)?;
             if let Some(id) = self.weight.param {
                 product::gradient(gpu, grads.slot(id), &slopes, &inputs, 1.0)?;

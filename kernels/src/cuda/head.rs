@@ -1,25 +1,31 @@
 //! Cross-entropy over a chunk of logits.
 
-use super::launch::{Address, Launch, at_once, flag, size};
+use super::launch::{Address, Launch, at_once, size};
 
-/// logits `[C, V]`, which become their gradient times `scale` where there is one; targets, losses `[C]`.
+/// Where a gradient goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Slopes {
+    /// `[C, V]`; of f32 the logits' own place will do.
+    pub to: Address,
+    /// bf16, else f32.
+    pub is_bf16: bool,
+    /// The gradient of the whole loss with respect to a token's.
+    pub scale: f32,
+}
+
+/// logits `[C, V]`, targets `[C]` → losses `[C]`, and slopes where they are wanted.
 pub fn cross_entropy(
     logits: Address,
     targets: Address,
     (rows, vocabulary): (usize, usize),
-    scale: Option<f32>,
+    slopes: Option<Slopes>,
     losses: Address,
 ) -> Launch {
-    let arguments = [
-        logits.into(),
-        targets.into(),
-        size(vocabulary),
-        flag(scale.is_some()),
-        scale.unwrap_or(0.0).into(),
-        losses.into(),
-    ];
-    let at_once = at_once(vocabulary, &[logits]);
-    Launch::rows(("head", "cross_entropy"), rows, 512, &arguments).taking(at_once)
+    let Slopes { to, is_bf16, scale } =
+        slopes.unwrap_or(Slopes { to: Address(0), is_bf16: false, scale: 0.0 });
+    let arguments = [logits.into(), targets.into(), size(vocabulary), scale.into(), to.into(), losses.into()];
+    let kernel = if is_bf16 { "cross_entropy_bf16" } else { "cross_entropy" };
+    Launch::rows(("head", kernel), rows, 512, &arguments).taking(at_once(vocabulary, &[logits, to]))
 }
 
 /// `sum += Σ losses`, in f64.

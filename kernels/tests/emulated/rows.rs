@@ -3,6 +3,7 @@
 use super::values::one_step_apart;
 use super::{Array, close, every_way, random};
 use fttrain_kernels::cpu;
+use fttrain_kernels::cuda::head::Slopes;
 use fttrain_kernels::cuda::{Address, embedding, head, norm, rope};
 use half::bf16;
 
@@ -103,17 +104,31 @@ fn turns_of_q_and_k_at_once_equal_the_cpus() {
     }
 }
 
-/// Gradient, losses and their sum, by vectors and plainly.
+/// Gradient in the logits' place, losses and their sum, by vectors and plainly.
 fn cross_entropy(logits: &[f32], targets: &[u32], scale: Option<f32>) -> [(Vec<f32>, Vec<f32>, f64); 2] {
     let (rows, v) = (targets.len(), logits.len() / targets.len());
     let arrays = [Array::new(logits), Array::new(targets), Array::unwritten(rows), Array::new(&[0.5f64])];
     let ways = every_way(arrays, |[logits, targets, losses, sum]| {
+        let slopes = scale.map(|scale| Slopes { to: logits.address(), is_bf16: false, scale });
         vec![
-            head::cross_entropy(logits.address(), targets.address(), (rows, v), scale, losses.address()),
+            head::cross_entropy(logits.address(), targets.address(), (rows, v), slopes, losses.address()),
             head::sum_losses(losses.address(), rows, sum.address()),
         ]
     });
     ways.map(|ours| (ours[0].f32(), ours[2].f32(), ours[3].f64()[0] - 0.5))
+}
+
+/// Gradient in bf16 at a scale of 0.25, and losses.
+fn narrow_slopes(logits: &[f32], targets: &[u32]) -> [(Array, Array); 2] {
+    let (rows, v) = (targets.len(), logits.len() / targets.len());
+    let room = Array::new(&vec![bf16::NAN; logits.len()]);
+    let arrays = [Array::new(logits), Array::new(targets), room, Array::unwritten(rows)];
+    every_way(arrays, |[logits, targets, slopes, losses]| {
+        let slopes = Slopes { to: slopes.address(), is_bf16: true, scale: 0.25 };
+        let shape = (rows, v);
+        vec![head::cross_entropy(logits.address(), targets.address(), shape, Some(slopes), losses.address())]
+    })
+    .map(|[_, _, slopes, losses]| (slopes, losses))
 }
 
 #[test]
@@ -127,7 +142,12 @@ fn losses_and_gradients_of_logits_equal_the_cpus() {
             let (trained, read) =
                 (cross_entropy(&logits, &targets, Some(0.25)), cross_entropy(&logits, &targets, None));
             let before = logits.clone();
+            let narrow = narrow_slopes(&logits, &targets);
             let theirs = cpu::cross_entropy_rows(&mut logits, v, &targets, Some(&vec![0.25; rows]));
+            for (slopes, ours) in narrow {
+                one_step_apart("gradient in bf16", &slopes, &logits);
+                close("losses", &ours.f32(), &theirs);
+            }
             for ((gradient, losses, sum), (untouched, same, _)) in trained.into_iter().zip(read) {
                 assert_eq!((&untouched, &same), (&before, &losses));
                 close("losses", &losses, &theirs);

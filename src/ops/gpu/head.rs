@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::device::Gpu;
 use candle_core::{DType, Tensor};
-use fttrain_kernels::cuda::head as kernel;
+use fttrain_kernels::cuda::head::{self as kernel, Slopes};
 
 /// Token losses of a whole micro-batch, summed where they are made.
 #[derive(Debug, Clone)]
@@ -19,24 +19,41 @@ impl Losses {
         Ok(Self { gpu: gpu.clone(), sum: Tensor::zeros(1, DType::F64, &gpu.device())? })
     }
 
-    /// Adds the losses of a chunk of logits `[C, V]`, which become their gradient times each token's scale where there
-    /// are scales `[C]`: one launch for each stretch of equal ones, which a mean over tokens has one of.
-    pub fn add(&self, logits: &Tensor, targets: &[u32], scales: Option<&[f32]>) -> Result<()> {
-        let Some(scales) = scales else { return self.add_rows(logits, targets, None) };
-        let mut at = 0;
-        for equal in scales.chunk_by(|a, b| a.to_bits() == b.to_bits()) {
-            let (rows, count) = (logits.narrow(0, at, equal.len())?, equal.len());
-            self.add_rows(&rows, &targets[at..at + count], equal.first().copied())?;
-            at += count;
-        }
-        Ok(())
+    /// Adds the losses of a chunk of logits `[C, V]`.
+    pub fn add(&self, logits: &Tensor, targets: &[u32]) -> Result<()> {
+        self.add_rows(logits, targets, None)
     }
 
-    fn add_rows(&self, logits: &Tensor, targets: &[u32], scale: Option<f32>) -> Result<()> {
+    /// The same, and gradients of logits times each token's scale `[C]`, in the type that products read them in; the logits
+    /// are used up. One launch for each stretch of equal scales, which a mean over tokens has one of.
+    pub fn add_with_slopes(
+        &self,
+        logits: &Tensor,
+        targets: &[u32],
+        scales: &[f32],
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let slopes = match dtype {
+            DType::BF16 => self.gpu.unwritten(logits.shape(), dtype)?,
+            _ => logits.clone(),
+        };
+        let mut at = 0;
+        for equal in scales.chunk_by(|a, b| a.to_bits() == b.to_bits()) {
+            let count = equal.len();
+            let (rows, to) = (logits.narrow(0, at, count)?, slopes.narrow(0, at, count)?);
+            let to = (self.gpu.address(&to)?, dtype == DType::BF16);
+            let slopes = equal.first().map(|&scale| Slopes { to: to.0, is_bf16: to.1, scale });
+            self.add_rows(&rows, &targets[at..at + count], slopes)?;
+            at += count;
+        }
+        Ok(slopes)
+    }
+
+    fn add_rows(&self, logits: &Tensor, targets: &[u32], slopes: Option<Slopes>) -> Result<()> {
         let gpu = &self.gpu;
         let (losses, on_gpu) = (gpu.unwritten(targets.len(), DType::F32)?, gpu.upload(targets)?);
         let (at, to) = (gpu.address(logits)?, gpu.address(&losses)?);
-        gpu.run(&kernel::cross_entropy(at, gpu.address(&on_gpu)?, logits.dims2()?, scale, to))?;
+        gpu.run(&kernel::cross_entropy(at, gpu.address(&on_gpu)?, logits.dims2()?, slopes, to))?;
         gpu.run(&kernel::sum_losses(to, targets.len(), gpu.address(&self.sum)?))
     }
 
