@@ -59,8 +59,9 @@ __device__ __forceinline__ void put(float* y, float x) { *y = x; }
 __device__ __forceinline__ float get(const u16* x) { return wide(*x); }
 __device__ __forceinline__ float get(const float* x) { return *x; }
 
-// Kernels come in two forms: one that takes values one by one, and `_vec`, whose threads take W neighbours at once, in
-// loads and stores of up to 16 bytes; the launch says which (launch.rs). Where W is 1 a body is the plain form.
+// Kernels that memory bounds come in two forms: one that takes values one by one, and `_vec`, whose threads take W
+// neighbours at once, in loads and stores of up to 16 bytes; the launch says which (launch.rs), or of many tensors in one
+// launch the kernel. Where W is 1 a body is the plain form.
 #define VECTOR 4
 
 template <class T, int W>

@@ -10,10 +10,10 @@ __device__ __forceinline__ u64 mix(u64 x) {
     return x ^ (x >> 31);
 }
 
-// x `[N, width]`; a value goes where its 32 bits lie below `threshold`, the others are multiplied by `keep`.
-template <int W>
-__device__ __forceinline__ void drop(const float* x, u64 count, u32 width, u64 stream, u64 first_row, u64 threshold,
-                                     float keep, float* y) {
+// x `[N, width]` in f32 or bf16; a value goes where its 32 bits lie below `threshold`, the others are multiplied by `keep`.
+template <int W, class T>
+__device__ __forceinline__ void drop(const T* x, u64 count, u32 width, u64 stream, u64 first_row, u64 threshold,
+                                     float keep, T* y) {
     for (u64 i = W * first_of_grid(); i < count; i += W * stride_of_grid()) {
         u64 of_row = mix(stream ^ (first_row + i / width)), column = i % width, bits = 0;
         float values[W];
@@ -29,11 +29,13 @@ __device__ __forceinline__ void drop(const float* x, u64 count, u32 width, u64 s
     }
 }
 
-#define DROPOUT(suffix, W)                                                                                             \
-    extern "C" __global__ void dropout##suffix(const float* x, u64 count, u32 width, u64 stream, u64 first_row,        \
-                                               u64 threshold, float keep, float* y) {                                  \
+#define DROPOUT(suffix, W, T)                                                                                          \
+    extern "C" __global__ void dropout##suffix(const T* x, u64 count, u32 width, u64 stream, u64 first_row,            \
+                                               u64 threshold, float keep, T* y) {                                      \
         drop<W>(x, count, width, stream, first_row, threshold, keep, y);                                               \
     }
 
-DROPOUT(, 1)
-DROPOUT(_vec, VECTOR)
+DROPOUT(, 1, float)
+DROPOUT(_vec, VECTOR, float)
+DROPOUT(_bf16, 1, u16)
+DROPOUT(_bf16_vec, VECTOR, u16)

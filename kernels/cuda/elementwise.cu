@@ -1,7 +1,7 @@
 // Sums and conversions of single values.
 #include "common.cuh"
 
-// to += x, where x has `period` values that stand for all that follow.
+// to += x, where x has `period` values that are taken again and again, or as many as `to` where that is 0.
 template <int W>
 __device__ __forceinline__ void add_repeated(float* to, const float* x, u64 count, u32 period) {
     for (u64 i = W * first_of_grid(); i < count; i += W * stride_of_grid()) {

@@ -168,6 +168,8 @@ impl Probe {
         let layers = (0..copies).map(|_| self.layer(rig)).collect::<Result<Vec<_>>>()?;
         let mut round = layers.iter().cycle();
         let (x, dy) = (rig.filled(self.m, self.k)?, rig.filled(self.m, self.n)?);
+        // On a GPU what products read is written as they read it.
+        let x = if rig.queues() { narrow::kept(Site::Down, x, self.precision())? } else { x };
         let saved = layers[0].forward(&x, None)?.1;
         // A trained layer's gradient has memory of its own, whose pages are there and which no cache holds any more.
         let mut kept: VecDeque<Grads> = (0..copies).map(|_| Grads::new(3)).collect();

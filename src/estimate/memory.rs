@@ -226,8 +226,14 @@ impl Layout<'_> {
     /// and up in f32 or the activation and its packed copy.
     fn passing(&self, load: Load) -> u64 {
         let (d, f) = (wide(self.arch.hidden_size), wide(self.arch.intermediate_size));
-        // In bf16, however it is packed: gate in both types and up in f32, of which what is kept is counted already.
-        let act = product(&[if self.narrow { 6 } else { 8 }, f]);
+        // In bf16, however it is packed: gate in both types and up in f32, of which what is kept is counted already; on an
+        // accelerator, which writes what is kept, the activation.
+        let act = match (self.narrow, self.on_device) {
+            (true, true) => 2,
+            (true, false) => 6,
+            (false, _) => 8,
+        };
+        let act = product(&[act, f]);
         product(&[load.tokens, sum(&[self.saved_bytes(), product(&[12, d]), act])])
     }
 
@@ -239,8 +245,13 @@ impl Layout<'_> {
         let widths = if self.passes_bf16 {
             product(&[4, sum(&[d, f]), self.value()])
         } else {
-            let gated = sum(&[F32, product(&[2, self.product_value()])]);
-            sum(&[product(&[gated, f]), product(&[4, F32, d])])
+            let kept = self.product_value();
+            let mlp = sum(&[product(&[sum(&[F32, 2 * kept]), f]), product(&[4, F32, d])]);
+            // With dropout the way back through `down` holds the activation and the gradient on its way through the adapter,
+            // before and after its mask.
+            let masked = sum(&[product(&[sum(&[kept, 2 * F32]), f]), product(&[sum(&[F32, kept]), d])]);
+            let drops = self.lora().is_some_and(|lora| lora.dropout > 0.0);
+            if drops { mlp.max(masked) } else { mlp }
         };
         let rows = product(&[load.tokens, widths]);
         let p = &self.parameters;

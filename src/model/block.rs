@@ -87,7 +87,7 @@ impl Block {
     pub fn forward(&self, x: &Tensor, pass: Pass, cache: Option<&mut Cache>) -> Result<(Tensor, Saved)> {
         let (h, attn_norm) = self.attn_norm.forward(x)?;
         let span = profile::op(Site::Qkv);
-        // [N, H·d], [N, K·d], [N, K·d]
+        // [N, H·d], [N, K·d], [N, K·d], in f32 for the norms of heads and the rope.
         let [(q, saved_q), (k, saved_k), (v, saved_v)] =
             linear::forward([&self.q, &self.k, &self.v], &h, pass.noise, Precision::F32)?;
         drop(span);

@@ -138,6 +138,7 @@ mod card {
     pub(super) fn open(wanted: usize) -> Result<Device, Error> {
         let opened = Device::new_cuda(wanted).and_then(|device| {
             cuda::keep_memory(device.as_cuda_device()?)?;
+            cuda::sum_in_f32(device.as_cuda_device()?)?;
             Ok(device)
         });
         opened.map_err(|e| Error::Refused { wanted, cause: e.to_string() })

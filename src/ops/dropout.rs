@@ -19,7 +19,7 @@ pub struct Noise {
     pub first_token: u64,
 }
 
-/// x `[N, D]` with each element zeroed with probability `p`, the others divided by 1 − p; linear in x, so that it is
+/// x `[N, D]` in f32, on a GPU in bf16, too, with each element zeroed with probability `p`, the others divided by 1 − p; linear in x, so that it is
 /// its own backward.
 pub fn apply(x: &Tensor, p: f32, site: u64, noise: Noise) -> Result<Tensor> {
     let (_, width) = x.dims2()?;

@@ -327,7 +327,8 @@ impl Lora {
     pub(super) fn dropped(&self, x: &Tensor, noise: Option<Noise>) -> Result<Tensor> {
         match noise {
             Some(noise) if self.drops(Some(noise)) => {
-                dropout::apply(&narrow::wide(x)?, self.dropout, self.site, noise)
+                let x = if Gpu::of(x).is_some() { x.clone() } else { narrow::wide(x)? };
+                dropout::apply(&x, self.dropout, self.site, noise)
             }
             _ => Ok(x.clone()),
         }

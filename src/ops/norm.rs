@@ -15,8 +15,8 @@ pub struct Norm {
     pub weight: Weight,
     /// Added to the mean square.
     pub eps: f32,
-    /// What reads its output, and nothing else: on a GPU it is written as products of this precision read it, on the CPU,
-    /// where they pack it anyhow, in f32.
+    /// Of the products that read its output, where nothing else does: on a GPU it is written as they read it; on the CPU,
+    /// where they pack it, in f32.
     pub reader: Precision,
 }
 

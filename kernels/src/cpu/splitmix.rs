@@ -1,6 +1,7 @@
 //! The hash behind every random number that is a function of its place.
 
 /// The output function of `SplitMix64` (Steele, Lea & Flood, 2014): a bijection in which every bit reaches every other.
+#[inline]
 pub fn mix(n: u64) -> u64 {
     let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

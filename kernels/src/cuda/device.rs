@@ -27,6 +27,16 @@ pub fn keep_memory(device: &CudaDevice) -> Result<()> {
     unsafe { driver::result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast::<c_void>()).w() }
 }
 
+/// Sums of products stay in f32 where what they are written to is bf16: parts of one sum may be added in it otherwise.
+///
+/// # Errors
+/// cuBLAS refuses.
+pub fn sum_in_f32(device: &CudaDevice) -> Result<()> {
+    let mode = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    // SAFETY: the device's own handle.
+    unsafe { sys::cublasSetMathMode(*device.cublas_handle().handle(), mode) }.result().w()
+}
+
 /// Waits for the device and gives back what was kept of freed memory.
 ///
 /// # Errors

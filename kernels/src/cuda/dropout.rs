@@ -2,14 +2,15 @@
 
 use super::launch::{Address, Argument, Launch, at_once, long, size};
 
-/// x, y `[N, width]`; the first row is `first_row` of the stream; what lies below `threshold` of 2³² is dropped, the rest
-/// multiplied by `keep`.
+/// x, y `[N, width]`, both f32 or both bf16; the first row is `first_row` of the stream; what lies below `threshold` of
+/// 2³² is dropped, the rest multiplied by `keep`.
 pub fn apply(
     x: Address,
     (n, width): (usize, usize),
     (stream, first_row): (u64, u64),
     (threshold, keep): (u64, f32),
     y: Address,
+    bf16: bool,
 ) -> Launch {
     let arguments = [
         x.into(),
@@ -21,5 +22,6 @@ pub fn apply(
         keep.into(),
         y.into(),
     ];
-    Launch::elements(("dropout", "dropout"), n * width, at_once(width, &[x, y]), &arguments)
+    let kernel = if bf16 { "dropout_bf16" } else { "dropout" };
+    Launch::elements(("dropout", kernel), n * width, at_once(width, &[x, y]), &arguments)
 }

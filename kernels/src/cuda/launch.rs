@@ -73,7 +73,7 @@ pub struct Launch {
     pub file: &'static str,
     /// Its plain form's name.
     pub kernel: &'static str,
-    /// Whether it is the form that takes [`VECTOR`] neighbours at once.
+    /// Whether it is the form that takes several neighbours at once.
     pub by_vectors: bool,
     /// Blocks along x and y.
     pub grid: [u32; 2],
@@ -149,4 +149,19 @@ pub(super) fn long(n: usize) -> Argument {
 
 pub(super) fn flag(yes: bool) -> Argument {
     Argument::U32(u32::from(yes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_taken_where_every_row_of_every_array_lets_them() {
+        let [aligned, beside] = [32, 40].map(Address);
+        assert_eq!(at_once(8, &[aligned, Address(0)]), VECTOR);
+        assert_eq!(at_once(6, &[aligned]), 1);
+        assert_eq!(at_once(8, &[aligned, beside]), 1);
+        let launch = Launch::elements(("gate", "gate_forward"), 1 << 12, VECTOR, &[]);
+        assert_eq!((&*launch.symbol(), launch.grid), ("gate_forward_vec", [4, 1]));
+    }
 }

@@ -22,7 +22,7 @@ mod device;
 mod sums;
 
 #[cfg(feature = "cuda")]
-pub use device::{address, give_back_memory, keep_memory, multiply, run, unwritten};
+pub use device::{address, give_back_memory, keep_memory, multiply, run, sum_in_f32, unwritten};
 pub use launch::{Address, Argument, FILES, Launch};
 pub use product::Product;
 #[cfg(feature = "cuda")]

@@ -1,7 +1,7 @@
 // A CUDA device of one multiprocessor on the host, for running kernels where there is no GPU: blocks one after the other,
 // the threads of a block as fibers that give way at barriers. It finds what a GPU may hide: a thread that misses a barrier
 // or a shuffle that others wait at, values read from shared memory that nothing wrote (it begins as NaN), and, by running
-// the threads in either order, reads that no barrier keeps behind their writes. Products of tensor cores are made of what
+// the threads in either order, reads that no barrier keeps behind their writes; a vector that does not lie at a multiple of its size ends the test. Products of tensor cores are made of what
 // the lanes of a warp give, by the same layout of fragments (tensor_cores.cuh).
 #pragma once
 #include <cmath>

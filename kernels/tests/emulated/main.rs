@@ -33,12 +33,20 @@ fn close(what: &str, ours: &[f32], cpu: &[f32]) {
     }
 }
 
-/// What launches leave in `arrays`: first where they can be taken by vectors, then where they cannot.
+/// What launches leave in `arrays`: first where they can be taken by vectors, then where they cannot. An array beside the
+/// others' places is enough for that.
 fn every_way<const N: usize>(
     arrays: [Array; N],
     launches: impl Fn(&[Array; N]) -> Vec<Launch>,
 ) -> [[Array; N]; 2] {
     let beside = arrays.each_ref().map(Array::beside);
+    for i in 0..N {
+        let mut one = arrays.clone();
+        one[i] = beside[i].clone();
+        for launch in launches(&one) {
+            run(&launch, false);
+        }
+    }
     [arrays, beside].map(|arrays| both_orders(arrays, &launches))
 }
 

@@ -8,8 +8,8 @@ use fttrain_kernels::cuda::{Address, embedding, head, norm, rope};
 use half::bf16;
 
 /// The last ones have sums of several parts.
-const SHAPES: [(usize, usize); 8] =
-    [(1, 1), (3, 7), (2, 31), (5, 64), (33, 96), (3, 577), (70, 5), (200, 132)];
+const SHAPES: [(usize, usize); 9] =
+    [(1, 1), (3, 7), (2, 31), (5, 64), (33, 96), (3, 577), (70, 5), (200, 132), (2, 2052)];
 
 #[test]
 #[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
@@ -82,7 +82,9 @@ fn sums_of_columns_equal_plain_loops() {
 #[test]
 #[ignore = "needs FTTRAIN_CXX, a C++17 compiler"]
 fn turns_of_q_and_k_at_once_equal_the_cpus() {
-    for (n, heads, kv_heads, d) in [(1_u32, 1, 1, 2), (5, 4, 2, 6), (9, 6, 1, 64), (3, 9, 3, 96)] {
+    for (n, heads, kv_heads, d) in
+        [(1_u32, 1, 1, 2), (5, 4, 2, 6), (9, 6, 1, 64), (3, 9, 3, 96), (2, 24, 8, 64)]
+    {
         let (cos, sin) = (random(1, 20 * d / 2, 1.0), random(2, 20 * d / 2, 1.0));
         let positions: Vec<u32> = (0..n).map(|i| i * 7 % 20).collect();
         let n = n as usize;
@@ -193,11 +195,12 @@ fn a_logit_that_is_not_finite_gives_a_loss_that_is_not() {
 fn rows_are_gathered_and_added_back_by_token() {
     gathered_and_added_back(70);
     gathered_and_added_back(72);
+    gathered_and_added_back(1028);
 }
 
 fn gathered_and_added_back(width: usize) {
     let (v, ids) = (9, [3u32, 0, 3, 8, 3, 0, 5]);
-    let table: Vec<u16> = (0..648).map(|i: u16| 0x3f00 + i * 13 % 200).collect();
+    let table: Vec<u16> = (0..9 * width).map(|i| 0x3f00 + u16::try_from(i % 200).unwrap()).collect();
     let widened: Vec<f32> = table.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect();
     let exact: Vec<f32> =
         ids.iter().flat_map(|&id| &widened[id as usize * width..][..width]).copied().collect();

@@ -128,12 +128,19 @@ fn a_mask_drops_its_share_and_belongs_to_rows_not_to_launches() {
         let x = vec![1.0f32; n * width];
         let masked = |first: u64, rows: usize| {
             let arrays = [Array::new(&x[..rows * width]), Array::unwritten(rows * width)];
+            let narrow = [bf16::ONE, bf16::NAN].map(|value| Array::new(&vec![value; rows * width]));
             let ways = every_way(arrays, |[x, y]| {
                 let share = (1 << 30, 4.0 / 3.0);
-                vec![dropout::apply(x.address(), (rows, width), (99, first), share, y.address())]
+                vec![dropout::apply(x.address(), (rows, width), (99, first), share, y.address(), false)]
             });
             let [by_vectors, plainly] = ways.map(|[_, y]| y.f32());
             assert_eq!(by_vectors, plainly);
+            for [_, y] in every_way(narrow, |[x, y]| {
+                let share = (1 << 30, 4.0 / 3.0);
+                vec![dropout::apply(x.address(), (rows, width), (99, first), share, y.address(), true)]
+            }) {
+                one_step_apart("in bf16", &y, &plainly);
+            }
             plainly
         };
         let whole = masked(7, n);

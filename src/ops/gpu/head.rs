@@ -40,10 +40,10 @@ impl Losses {
         let mut at = 0;
         for equal in scales.chunk_by(|a, b| a.to_bits() == b.to_bits()) {
             let count = equal.len();
-            let (rows, to) = (logits.narrow(0, at, count)?, slopes.narrow(0, at, count)?);
-            let to = (self.gpu.address(&to)?, dtype == DType::BF16);
-            let slopes = equal.first().map(|&scale| Slopes { to: to.0, is_bf16: to.1, scale });
-            self.add_rows(&rows, &targets[at..at + count], slopes)?;
+            let (rows, room) = (logits.narrow(0, at, count)?, slopes.narrow(0, at, count)?);
+            let (to, is_bf16) = (self.gpu.address(&room)?, dtype == DType::BF16);
+            let of_rows = equal.first().map(|&scale| Slopes { to, is_bf16, scale });
+            self.add_rows(&rows, &targets[at..at + count], of_rows)?;
             at += count;
         }
         Ok(slopes)

@@ -17,7 +17,8 @@ pub fn input(gpu: &Gpu, layer: &Linear, x: &Tensor) -> Result<Tensor> {
     as_dtype(gpu, x, dtype(layer.precision))
 }
 
-/// x `[N, in]`, `input` as the layer's products read it → `[N, out]` as `reader` has it.
+/// x `[N, in]`, `input` as the layer's products read it → `[N, out]` as `reader` has it: in bf16 the adapter's part is
+/// rounded before the weight's is added, and their sum again.
 pub fn forward(
     gpu: &Gpu,
     layer: &Linear,
@@ -27,9 +28,9 @@ pub fn forward(
 ) -> Result<(Tensor, Saved)> {
     let kind = dtype(layer.precision);
     // A bias is added in f32.
-    let made = if layer.bias.is_some() { DType::F32 } else { dtype(reader) };
-    // The adapter's narrow product writes y and the weight's adds to it, while it waits for its factors anyhow: the other
-    // way round the narrow one, which has nothing to wait for, would read y too.
+    let made = if layer.bias.is_some() || kind == DType::F32 { DType::F32 } else { dtype(reader) };
+    // The adapter's product comes first: it is bound by memory, and need not read y then; the weight's waits for its
+    // factors.
     let (low, saved) = match &layer.lora {
         None => (None, None),
         Some(lora) => {

@@ -53,7 +53,7 @@ pub fn multiply(gpu: &Gpu, left: Side, right: Side, out: &Tensor, scale: f32, ad
         || right.0.dtype() != kind
         || ![kind, DType::F32].contains(&out.dtype())
     {
-        let fact = format!("a product of {:?} and {:?} into {:?}", left.0, right.0, out.shape());
+        let fact = format!("a product of {:?} and {:?} into {:?}", left.0, right.0, out);
         return Err(Error::new(Kind::Bug, fact));
     }
     gpu.multiply(&Product {

@@ -30,16 +30,16 @@ pub fn add(gpu: &Gpu, to: &Tensor, x: &Tensor) -> Result<()> {
     gpu.run(&cuda::values::add(gpu.address(to)?, gpu.address(x)?, x.elem_count()))
 }
 
-/// x `[N, D]` with what lies below `threshold` of 2³² dropped and the rest times `keep`.
+/// x `[N, D]`, f32 or bf16, → the same with what lies below `threshold` of 2³² dropped and the rest times `keep`.
 pub fn dropout(
     gpu: &Gpu,
     x: &Tensor,
     (stream, first_row): (u64, u64),
     (threshold, keep): (u64, f32),
 ) -> Result<Tensor> {
-    let y = gpu.like(x)?;
+    let (y, bf16) = (gpu.unwritten(x.shape(), x.dtype())?, x.dtype() == DType::BF16);
     let (from, to) = (gpu.address(x)?, gpu.address(&y)?);
-    gpu.run(&cuda::dropout::apply(from, x.dims2()?, (stream, first_row), (threshold, keep), to))?;
+    gpu.run(&cuda::dropout::apply(from, x.dims2()?, (stream, first_row), (threshold, keep), to, bf16))?;
     Ok(y)
 }
 
