@@ -54,19 +54,20 @@ pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn largest(x: &[f32]) -> f32 {
     let mut tops = [f32::NEG_INFINITY; 32];
-    for chunk in x.chunks(32) {
-        for (top, x) in tops.iter_mut().zip(chunk) {
-            *top = if *x > *top { *x } else { *top };
-        }
+    let higher = |top: f32, x: f32| if x > top { x } else { top };
+    let (chunks, rest) = x.as_chunks::<32>();
+    // By value: a loop that writes its array where a number is larger becomes one of masked stores.
+    for chunk in chunks {
+        tops = std::array::from_fn(|i| higher(tops[i], chunk[i]));
     }
     let mut width = 16;
     while width > 0 {
         for i in 0..width {
-            tops[i] = if tops[i + width] > tops[i] { tops[i + width] } else { tops[i] };
+            tops[i] = higher(tops[i], tops[i + width]);
         }
         width /= 2;
     }
-    tops[0]
+    rest.iter().fold(tops[0], |top, x| higher(top, *x))
 }
 
 /// Adds 32 running sums pairwise.

@@ -1,10 +1,10 @@
 //! Backward: a task is one head of one segment; scores are made again from q, k and the saved log-sums.
 
-use super::{BLOCK, KEYS, QUERIES, Shape, Span, Tiles};
+use super::{Across, BLOCK, KEYS, QUERIES, Shape, Span, Tiles, rows_of_head};
 use crate::cpu::dispatch;
 use crate::cpu::math::{dot, exp, fma};
 use crate::cpu::share::Shared;
-use crate::cpu::tile::{Strided, multiply_add};
+use crate::cpu::tile::{Panels, Strided, multiply};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -25,12 +25,23 @@ pub fn backward(
     dq.fill(0.0);
     let shared_dq = Shared::new(dq);
     let tasks = heads(shape, spans);
-    let tiles = (Tiles::new(shape, spans, k), Tiles::new(shape, spans, v));
+    let right = RightSides {
+        keys: Tiles::new(shape, spans, k, Across::Head),
+        keys_t: Tiles::new(shape, spans, k, Across::Keys),
+        values_t: Tiles::new(shape, spans, v, Across::Keys),
+    };
     let partials: Vec<(Vec<f32>, Vec<f32>)> = tasks
         .par_iter()
-        .map(|&(s, head)| one_head(shape, &spans[s], (s, head), (q, k), &tiles, out, d_out, lse, &shared_dq))
+        .map(|&(s, head)| one_head(shape, &spans[s], (s, head), q, &right, out, d_out, lse, &shared_dq))
         .collect();
     add_heads(shape, spans, &tasks, &partials, shape.head_dim, (dk, dv));
+}
+
+/// Right sides of the products.
+struct RightSides {
+    keys: Tiles,
+    keys_t: Tiles,
+    values_t: Tiles,
 }
 
 /// Every head of every span.
@@ -99,27 +110,26 @@ dispatch! {
         shape: &Shape,
         span: &Span,
         place: (usize, usize),
-        qk: (&[f32], &[f32]),
-        tiles: &(Tiles, Tiles),
+        q: &[f32],
+        right: &RightSides,
         out: &[f32],
         d_out: &[f32],
         lse: &[f32],
         dq: &Shared<'_>,
     ) -> (Vec<f32>, Vec<f32>) {
-        let ((s, head), (q, k)) = (place, qk);
-        let (d, width) = (shape.head_dim, shape.q_width());
-        let column = shape.kv_head(head) * d;
-        let q_at = |i: usize| (span.q.start + i) * width + head * d;
+        let (s, head) = place;
+        let (d, kv_head) = (shape.head_dim, shape.kv_head(head));
+        let [q, out, d_out] = [q, out, d_out].map(|from| rows_of_head(shape, head, (span.q.start, span.q.len()), from));
         let (mut dk, mut dv) = (vec![0f32; span.k.len() * d], vec![0f32; span.k.len() * d]);
+        let mut dq_rows = vec![0f32; q.len()];
         let mut along = vec![0f32; span.q.len()];
-        for (i, along) in along.iter_mut().enumerate() {
-            *along = dot::<FMA>(&out[q_at(i)..q_at(i) + d], &d_out[q_at(i)..q_at(i) + d]);
+        for ((along, out), d_out) in along.iter_mut().zip(out.chunks_exact(d)).zip(d_out.chunks_exact(d)) {
+            *along = dot::<FMA>(out, d_out);
         }
         let (mut p, mut ds) = ([0f32; QUERIES * KEYS], [0f32; QUERIES * KEYS]);
-        let mut dq_rows = vec![0f32; QUERIES * d];
         for at in (0..span.k.len()).step_by(KEYS) {
             let n = KEYS.min(span.k.len() - at);
-            let (k_t, v_t) = (tiles.0.tile(s, shape.kv_head(head), at), tiles.1.tile(s, shape.kv_head(head), at));
+            let [k, k_t, v_t] = [&right.keys, &right.keys_t, &right.values_t].map(|tiles| tiles.tile(s, kv_head, at));
             for first in (0..span.q.len()).step_by(QUERIES) {
                 let rows = QUERIES.min(span.q.len() - first);
                 let any = span.seen(first, shape.window).start < at + n
@@ -131,12 +141,10 @@ dispatch! {
                 // zeros fill up, cost less than the edges of blocks.
                 let last = span.seen(first + rows - 1, shape.window).end.saturating_sub(at).min(n);
                 let wide = last.next_multiple_of(BLOCK);
-                let queries = Strided { data: &q[q_at(first)..], row: width, column: 1 };
-                let d_outs = Strided { data: &d_out[q_at(first)..], row: width, column: 1 };
-                p[..rows * KEYS].fill(0.0);
-                ds[..rows * KEYS].fill(0.0);
-                multiply_add::<FMA, LANES>((rows, wide, d), queries, k_t, KEYS, &mut p, KEYS);
-                multiply_add::<FMA, LANES>((rows, wide, d), d_outs, v_t, KEYS, &mut ds, KEYS);
+                let (q, d_out) = (&q[first * d..], &d_out[first * d..]);
+                let in_rows = |data| Strided { data, row: d, column: 1 };
+                multiply::<FMA, LANES, false>((rows, wide, d), in_rows(q), k_t, &mut p, KEYS);
+                multiply::<FMA, LANES, false>((rows, wide, d), in_rows(d_out), v_t, &mut ds, KEYS);
                 for r in 0..rows {
                     let seen = span.seen_in(first + r, shape.window, at, last);
                     let (p, ds) = (&mut p[r * KEYS..r * KEYS + wide], &mut ds[r * KEYS..r * KEYS + wide]);
@@ -145,21 +153,15 @@ dispatch! {
                 }
                 let (p_t, ds_t) = (Strided { data: &p, row: 1, column: KEYS }, Strided { data: &ds, row: 1, column: KEYS });
                 let reached = wide.min(n);
-                multiply_add::<FMA, LANES>((reached, d, rows), p_t, &d_out[q_at(first)..], width, &mut dv[at * d..], d);
-                multiply_add::<FMA, LANES>((reached, d, rows), ds_t, &q[q_at(first)..], width, &mut dk[at * d..], d);
-                let weights = Strided { data: &ds, row: KEYS, column: 1 };
-                let keys = &k[(span.k.start + at) * shape.kv_width() + column..];
-                let dq_rows = &mut dq_rows[..rows * d];
-                dq_rows.fill(0.0);
-                multiply_add::<FMA, LANES>((rows, d, last), weights, keys, shape.kv_width(), dq_rows, d);
-                for r in 0..rows {
-                    // SAFETY: this task alone writes this head of this span's rows.
-                    let dq = unsafe { dq.part(q_at(first + r), d) };
-                    for (sum, x) in dq.iter_mut().zip(&dq_rows[r * d..(r + 1) * d]) {
-                        *sum += x;
-                    }
-                }
+                multiply::<FMA, LANES, true>((reached, d, rows), p_t, Panels::rows(d_out, d), &mut dv[at * d..], d);
+                multiply::<FMA, LANES, true>((reached, d, rows), ds_t, Panels::rows(q, d), &mut dk[at * d..], d);
+                let slopes = Strided { data: &ds, row: KEYS, column: 1 };
+                multiply::<FMA, LANES, true>((rows, d, last), slopes, k, &mut dq_rows[first * d..], d);
             }
+        }
+        for (row, from) in span.q.clone().zip(dq_rows.chunks_exact(d)) {
+            // SAFETY: this task alone writes this head of this span's rows.
+            unsafe { dq.part(row * shape.q_width() + head * d, d) }.copy_from_slice(from);
         }
         (dk, dv)
     }

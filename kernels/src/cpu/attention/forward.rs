@@ -1,10 +1,10 @@
 //! Forward: a task is one head and one tile of queries, with a running softmax over tiles of keys.
 
-use super::{BLOCK, KEYS, QUERIES, Shape, Span, Tiles};
+use super::{Across, BLOCK, KEYS, QUERIES, Shape, Span, Tiles, rows_of_head};
 use crate::cpu::dispatch;
 use crate::cpu::math::{exp, fma, fold, largest};
 use crate::cpu::share::Shared;
-use crate::cpu::tile::{Strided, multiply_add};
+use crate::cpu::tile::{Strided, multiply};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -22,10 +22,10 @@ pub fn forward(
     lse: &mut [f32],
 ) {
     shape.check(spans, q.len() / shape.q_width(), k.len() / shape.kv_width());
-    let keys = Tiles::new(shape, spans, k);
+    let kv = (Tiles::new(shape, spans, k, Across::Keys), Tiles::new(shape, spans, v, Across::Head));
     let (out, lse) = (Shared::new(out), Shared::new(lse));
     tasks(shape, spans).into_par_iter().for_each(|task| {
-        tile_of_queries(shape, &spans[task.span], &task, q, &keys, v, &out, &lse);
+        tile_of_queries(shape, &spans[task.span], &task, q, &kv, &out, &lse);
     });
 }
 
@@ -116,8 +116,7 @@ dispatch! {
         span: &Span,
         task: &Task,
         q: &[f32],
-        k: &Tiles,
-        v: &[f32],
+        kv: &(Tiles, Tiles),
         out: &Shared<'_>,
         lse: &Shared<'_>,
     ) {
@@ -128,25 +127,21 @@ dispatch! {
         let mut scores = [0f32; QUERIES * KEYS];
         let mut sums = vec![0f32; rows * d];
         let mut running = [Running::NONE; QUERIES];
-        let queries = Strided {
-            data: &q[(span.q.start + first) * shape.q_width() + head * d..],
-            row: shape.q_width(),
-            column: 1,
-        };
+        let queries = rows_of_head(shape, head, (span.q.start + first, rows), q);
+        let queries = Strided { data: &queries, row: d, column: 1 };
         for at in (keys.start - keys.start % KEYS..keys.end).step_by(KEYS) {
             let n = KEYS.min(keys.end - at);
+            let (keys, values) = (kv.0.tile(task.span, kv_head, at), kv.1.tile(task.span, kv_head, at));
             // Whole blocks, which the tile's zeros fill up, cost less than their edges.
             let wide = n.next_multiple_of(BLOCK);
-            scores[..rows * KEYS].fill(0.0);
-            multiply_add::<FMA, LANES>((rows, wide, d), queries, k.tile(task.span, kv_head, at), KEYS, &mut scores, KEYS);
+            multiply::<FMA, LANES, false>((rows, wide, d), queries, keys, &mut scores, KEYS);
             for r in 0..rows {
                 let seen = span.seen_in(first + r, shape.window, at, n);
                 let row = &mut scores[r * KEYS..r * KEYS + wide];
                 soften::<FMA>(shape, row, seen, &mut running[r], &mut sums[r * d..(r + 1) * d]);
             }
             let weights = Strided { data: &scores, row: KEYS, column: 1 };
-            let values = &v[(span.k.start + at) * shape.kv_width() + kv_head * d..];
-            multiply_add::<FMA, LANES>((rows, d, n), weights, values, shape.kv_width(), &mut sums, d);
+            multiply::<FMA, LANES, true>((rows, d, n), weights, values, &mut sums, d);
         }
         for r in 0..rows {
             let row = span.q.start + first + r;

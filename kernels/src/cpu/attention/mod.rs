@@ -13,6 +13,7 @@ pub use backward::backward;
 pub use decode::{Kept, decode};
 pub use forward::forward;
 
+use super::tile::{PANEL, Panels};
 use super::widened;
 #[cfg(target_arch = "x86_64")]
 use super::{Path, path};
@@ -151,19 +152,35 @@ pub fn backward_bf16(
     backward(shape, spans, (q, k, v), &widened(out), d_out, lse, grads);
 }
 
-/// Keys (or values) of every span and head as tiles of `[d, KEYS]`, so that scores are products of rows; a short last
-/// tile is filled up with zeros.
+/// What lies beside each other in a panel of a tile.
+#[derive(Clone, Copy, PartialEq)]
+enum Across {
+    /// Values of a head: a product's sum goes over keys.
+    Head,
+    /// Keys: it goes over the head.
+    Keys,
+}
+
+/// Keys (or values) of every span and key/value head in tiles of [`KEYS`] rows and panels; what is short is filled up
+/// with zeros.
 struct Tiles {
     values: Vec<f32>,
     /// First tile of each span.
     first: Vec<usize>,
     kv_heads: usize,
+    /// Rows of a panel.
+    rows: usize,
+    /// Values of a tile.
     size: usize,
 }
 
 impl Tiles {
-    fn new(shape: &Shape, spans: &[Span], from: &[f32]) -> Self {
-        let size = shape.head_dim * KEYS;
+    fn new(shape: &Shape, spans: &[Span], from: &[f32], across: Across) -> Self {
+        let d = shape.head_dim;
+        let (rows, size) = match across {
+            Across::Head => (KEYS, d.next_multiple_of(PANEL) * KEYS),
+            Across::Keys => (d, d * KEYS),
+        };
         let mut places = Vec::new();
         let mut first = Vec::with_capacity(spans.len());
         for span in spans {
@@ -174,18 +191,39 @@ impl Tiles {
         values.par_chunks_mut(size).enumerate().for_each(|(i, to)| {
             let ((at, n), head) = (places[i / shape.kv_heads], i % shape.kv_heads);
             for j in 0..n {
-                let row = &from[(at + j) * shape.kv_width() + head * shape.head_dim..][..shape.head_dim];
-                for (c, x) in row.iter().enumerate() {
-                    to[c * KEYS + j] = *x;
+                let row = &from[(at + j) * shape.kv_width() + head * d..][..d];
+                match across {
+                    Across::Head => {
+                        for (to, row) in to.chunks_exact_mut(KEYS * PANEL).zip(row.chunks(PANEL)) {
+                            to[j * PANEL..][..row.len()].copy_from_slice(row);
+                        }
+                    }
+                    Across::Keys => {
+                        let to = &mut to[j / PANEL * d * PANEL + j % PANEL..];
+                        for (to, x) in to.iter_mut().step_by(PANEL).zip(row) {
+                            *to = *x;
+                        }
+                    }
                 }
             }
         });
-        Self { values, first, kv_heads: shape.kv_heads, size }
+        Self { values, first, kv_heads: shape.kv_heads, rows, size }
     }
 
     /// The tile that begins at key `at`, from 0 in the span.
-    fn tile(&self, span: usize, kv_head: usize, at: usize) -> &[f32] {
+    fn tile(&self, span: usize, kv_head: usize, at: usize) -> Panels<'_> {
         let i = (self.first[span] + at / KEYS) * self.kv_heads + kv_head;
-        &self.values[i * self.size..(i + 1) * self.size]
+        let data = &self.values[i * self.size..(i + 1) * self.size];
+        Panels { data, row: PANEL, panel: self.rows * PANEL }
     }
+}
+
+/// One head of the rows from `first` on, row by row: heads beside it would take the nearest cache's places.
+fn rows_of_head(shape: &Shape, head: usize, (first, count): (usize, usize), from: &[f32]) -> Vec<f32> {
+    let (d, width) = (shape.head_dim, shape.q_width());
+    let mut rows = Vec::with_capacity(count * d);
+    for row in from[first * width..(first + count) * width].chunks_exact(width) {
+        rows.extend_from_slice(&row[head * d..(head + 1) * d]);
+    }
+    rows
 }

@@ -1,8 +1,8 @@
 //! AVX2 with FMA: 6 × 16 f32 sums in 12 of the 16 registers.
 
+use super::avx2_pack::pack_with;
 use super::kernel::{Finish, Kernel};
 use super::operand::Piece;
-use super::portable;
 use std::arch::x86_64::{
     _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
 };
@@ -44,7 +44,7 @@ impl Kernel for Avx2 {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn pack<const LINES: usize>(piece: &Piece<'_>, words: usize, to: *mut u32) {
     // SAFETY: by the caller's promise.
-    unsafe { portable::pack::<LINES>(piece, words, to) }
+    unsafe { pack_with::<LINES>(piece, words, to) }
 }
 
 /// # Safety
