@@ -128,6 +128,19 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_is_found_at_any_place_and_nan_is_passed_over() {
+        assert_eq!(largest(&[]).to_bits(), f32::NEG_INFINITY.to_bits());
+        for n in 1..100 {
+            for at in 0..n {
+                let mut x = vec![-2.0; n];
+                x[(at + 1) % n] = f32::NAN;
+                x[at] = -1.0;
+                assert_eq!(largest(&x).to_bits(), (-1f32).to_bits(), "{at} of {n}");
+            }
+        }
+    }
+
+    #[test]
     fn a_dot_product_takes_every_term_once() {
         for n in 0..100u16 {
             let (ones, numbers) = (vec![1f32; n.into()], (1..=n).map(f32::from).collect::<Vec<_>>());

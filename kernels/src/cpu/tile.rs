@@ -234,16 +234,15 @@ mod tests {
         for (p, j) in (0..k).flat_map(|p| (0..n).map(move |j| (p, j))) {
             panels[j / PANEL * k * PANEL + p * PANEL + j % PANEL] = b[p * b_row + j];
         }
+        let (mut exact, mut exact_sum) = (c.clone(), c.clone());
+        for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+            let sum = (0..k).map(|p| a[i * k + p] * b[p * b_row + j]).sum::<f32>();
+            exact[i * c_row + j] = sum;
+            exact_sum[i * c_row + j] += sum;
+        }
         let a = [Strided { data: &a, row: k, column: 1 }, Strided { data: &a_t, row: 1, column: m }];
         let b = [Panels::rows(&b, b_row), Panels { data: &panels, row: PANEL, panel: k * PANEL }];
         for (a, b) in a.iter().flat_map(|a| b.iter().map(move |b| (*a, *b))) {
-            let (mut exact, mut exact_sum) = (c.clone(), c.clone());
-            for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
-                let element = |p: usize| a.data[i * a.row + p * a.column] * b.data[b.column(j) + p * b.row];
-                let sum = (0..k).map(element).sum::<f32>();
-                exact[i * c_row + j] = sum;
-                exact_sum[i * c_row + j] += sum;
-            }
             let (mut stored, mut added) = (c.clone(), c.clone());
             multiply::<FMA, LANES, false>((m, n, k), a, b, &mut stored, c_row);
             multiply::<FMA, LANES, true>((m, n, k), a, b, &mut added, c_row);

@@ -119,12 +119,13 @@ dispatch! {
     ) -> (Vec<f32>, Vec<f32>) {
         let (s, head) = place;
         let (d, kv_head) = (shape.head_dim, shape.kv_head(head));
-        let [q, out, d_out] = [q, out, d_out].map(|from| rows_of_head(shape, head, (span.q.start, span.q.len()), from));
+        let [q, d_out] = [q, d_out].map(|from| rows_of_head(shape, head, (span.q.start, span.q.len()), from));
+        let at_head = |row: usize| row * shape.q_width() + head * d;
         let (mut dk, mut dv) = (vec![0f32; span.k.len() * d], vec![0f32; span.k.len() * d]);
         let mut dq_rows = vec![0f32; q.len()];
         let mut along = vec![0f32; span.q.len()];
-        for ((along, out), d_out) in along.iter_mut().zip(out.chunks_exact(d)).zip(d_out.chunks_exact(d)) {
-            *along = dot::<FMA>(out, d_out);
+        for ((along, row), d_out) in along.iter_mut().zip(span.q.clone()).zip(d_out.chunks_exact(d)) {
+            *along = dot::<FMA>(&out[at_head(row)..][..d], d_out);
         }
         let (mut p, mut ds) = ([0f32; QUERIES * KEYS], [0f32; QUERIES * KEYS]);
         for at in (0..span.k.len()).step_by(KEYS) {
@@ -161,7 +162,7 @@ dispatch! {
         }
         for (row, from) in span.q.clone().zip(dq_rows.chunks_exact(d)) {
             // SAFETY: this task alone writes this head of this span's rows.
-            unsafe { dq.part(row * shape.q_width() + head * d, d) }.copy_from_slice(from);
+            unsafe { dq.part(at_head(row), d) }.copy_from_slice(from);
         }
         (dk, dv)
     }

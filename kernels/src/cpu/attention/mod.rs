@@ -153,7 +153,7 @@ pub fn backward_bf16(
 }
 
 /// What lies beside each other in a panel of a tile.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Across {
     /// Values of a head: a product's sum goes over keys.
     Head,

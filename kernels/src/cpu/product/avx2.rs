@@ -1,6 +1,6 @@
 //! AVX2 with FMA: 6 × 16 f32 sums in 12 of the 16 registers.
 
-use super::avx2_pack::pack_with;
+use super::avx2_pack::pack;
 use super::kernel::{Finish, Kernel};
 use super::operand::Piece;
 use std::arch::x86_64::{
@@ -37,14 +37,6 @@ impl Kernel for Avx2 {
         // SAFETY: by the caller's promise; a word is an f32.
         unsafe { tile(words, a.cast(), b.cast(), c, c_row, finish) }
     }
-}
-
-/// # Safety
-/// As for [`Kernel::pack_left`], with `LINES` lines.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn pack<const LINES: usize>(piece: &Piece<'_>, words: usize, to: *mut u32) {
-    // SAFETY: by the caller's promise.
-    unsafe { pack_with::<LINES>(piece, words, to) }
 }
 
 /// # Safety

@@ -2,6 +2,7 @@
 
 use super::operand::{Piece, Values};
 use super::portable;
+use crate::cpu::widen::Value;
 use half::bf16;
 use std::arch::x86_64::{
     __m256, _mm_loadu_si128, _mm_storel_epi64, _mm_storeu_ps, _mm256_castps_si256, _mm256_castps256_ps128,
@@ -13,9 +14,10 @@ use std::arch::x86_64::{
 /// Packs a whole block, and others as [`portable::pack`] does.
 ///
 /// # Safety
-/// As for `Kernel::pack_left` with `LINES` lines, 6 or a multiple of 8, inside a function with AVX2.
-#[inline(always)]
-pub(super) unsafe fn pack_with<const LINES: usize>(piece: &Piece<'_>, words: usize, to: *mut u32) {
+/// As for `Kernel::pack_left` with `LINES` lines.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn pack<const LINES: usize>(piece: &Piece<'_>, words: usize, to: *mut u32) {
+    const { assert!(LINES == 6 || LINES.is_multiple_of(8), "eight lines are stored, or six") }
     // SAFETY: by the caller's promise; the piece is as large as the block.
     unsafe {
         if piece.lines != LINES || piece.depth != words {
@@ -33,9 +35,9 @@ pub(super) unsafe fn pack_with<const LINES: usize>(piece: &Piece<'_>, words: usi
 /// Rows that are one word of all lines.
 ///
 /// # Safety
-/// As for [`pack_with`]; the piece is a whole block.
+/// As for [`pack`]; the piece is a whole block.
 #[inline(always)]
-unsafe fn across<const LINES: usize, T: Value>(piece: &Piece<'_>, to: *mut f32, from: &[T]) {
+unsafe fn across<const LINES: usize, T: Eight>(piece: &Piece<'_>, to: *mut f32, from: &[T]) {
     for word in 0..piece.depth {
         let row = &from[word * piece.stride..][..LINES];
         for (i, x) in row.iter().enumerate() {
@@ -48,9 +50,9 @@ unsafe fn across<const LINES: usize, T: Value>(piece: &Piece<'_>, to: *mut f32, 
 /// Lines that lie along memory.
 ///
 /// # Safety
-/// As for [`pack_with`]; the piece is a whole block.
+/// As for [`pack`]; the piece is a whole block.
 #[inline(always)]
-unsafe fn along<const LINES: usize, T: Value>(piece: &Piece<'_>, to: *mut f32, from: &[T]) {
+unsafe fn along<const LINES: usize, T: Eight>(piece: &Piece<'_>, to: *mut f32, from: &[T]) {
     let Piece { stride, depth, scale, .. } = *piece;
     assert!((LINES - 1) * stride + depth <= from.len(), "a piece outside its slice");
     let line = |i: usize, word: usize| from.as_ptr().wrapping_add(i * stride + word);
@@ -85,7 +87,7 @@ unsafe fn along<const LINES: usize, T: Value>(piece: &Piece<'_>, to: *mut f32, f
 /// Lines and words exchanged.
 #[inline(always)]
 unsafe fn turned(lines: [__m256; 8]) -> [__m256; 8] {
-    // SAFETY: by the promise of [`pack_with`], which alone calls it.
+    // SAFETY: by the promise of [`pack`], which alone calls it.
     unsafe {
         let mut pairs = lines;
         for i in (0..8).step_by(2) {
@@ -108,31 +110,24 @@ unsafe fn turned(lines: [__m256; 8]) -> [__m256; 8] {
     }
 }
 
-/// A kind of value in memory.
-trait Value: Copy {
+/// A kind of value in memory that is read eight at a time.
+trait Eight: Value {
     /// 8 values, times `scale` where values are scaled.
     ///
     /// # Safety
     /// They can be read, and the CPU has AVX2.
     unsafe fn eight(at: *const Self, scale: f32) -> __m256;
-
-    fn wide(self) -> f32;
 }
 
-impl Value for f32 {
+impl Eight for f32 {
     #[inline(always)]
     unsafe fn eight(at: *const Self, scale: f32) -> __m256 {
         // SAFETY: by the caller's promise.
         unsafe { _mm256_mul_ps(_mm256_loadu_ps(at), _mm256_set1_ps(scale)) }
     }
-
-    #[inline(always)]
-    fn wide(self) -> f32 {
-        self
-    }
 }
 
-impl Value for bf16 {
+impl Eight for bf16 {
     /// Only f32 values are scaled.
     #[inline(always)]
     unsafe fn eight(at: *const Self, _: f32) -> __m256 {
@@ -141,10 +136,5 @@ impl Value for bf16 {
             let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
         }
-    }
-
-    #[inline(always)]
-    fn wide(self) -> f32 {
-        self.to_f32()
     }
 }
