@@ -143,13 +143,19 @@ fn products_of_any_sides_equal_plain_loops() {
                 for kind in [Kind::F32, Kind::Bf16, Kind::Quantised] {
                     let left = Side::random(1, (m, k), Kind::F32, left_turned);
                     let right = Side::random(2, (n, k), kind, right_turned);
-                    let c = product_new(&Packed::new(left.operand(), precision), right.operand()).unwrap();
+                    // Only f32 sides are scaled.
+                    let (operand, scale) = match kind {
+                        Kind::F32 => (right.operand().scaled(1.5), 1.5),
+                        Kind::Bf16 | Kind::Quantised => (right.operand(), 1.0),
+                    };
+                    let packed = Packed::new(left.operand().scaled(0.5), precision);
+                    let c = product_new(&packed, operand).unwrap();
                     let mut expected = vec![0.0; m * n];
                     add_exact(
                         &mut expected,
                         shape,
-                        &left.exact(precision, 1.0),
-                        &right.exact(precision, 1.0),
+                        &left.exact(precision, 0.5),
+                        &right.exact(precision, scale),
                     );
                     let what = format!("{shape:?} {precision:?} {kind:?} {left_turned} {right_turned}");
                     close(&what, &c, &expected);
