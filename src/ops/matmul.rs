@@ -141,7 +141,7 @@ fn fresh(left: &Packed, right: cpu::Operand<'_>) -> Result<Tensor> {
 fn add(c: &Tensor, left: &Packed, right: cpu::Operand<'_>) -> Result<()> {
     let shape = c.dims2()?;
     host::edit(c, |c| {
-        let (terms, out) = (vec![Term { left, right }], Out::Rows(c, shape.1));
+        let (terms, out) = (vec![Term { left, right }], Out::There(c));
         products(vec![Product { shape, terms, start: Start::Standing, out }])
     })??;
     Ok(())

@@ -1,6 +1,6 @@
 //! The driver of large products: every kind of side, in both precisions.
 
-use super::{close, on_the_path, random, wide};
+use super::{close, on_the_path, random};
 use fttrain_kernels::cpu::{
     self, Operand, Out, Packed, Precision, Product, Quantised, Source, Start, Term, product_new, products,
 };
@@ -194,9 +194,9 @@ fn terms_are_added_to_what_the_product_starts_from() {
         let (mut plain, mut on_row, mut added) = (vec![f32::NAN; m * n], Vec::new(), before.clone());
         let shape = (m, n);
         products(vec![
-            Product { shape, terms: terms(), start: Start::Nothing, out: Out::Rows(&mut plain, n) },
+            Product { shape, terms: terms(), start: Start::Nothing, out: Out::There(&mut plain) },
             Product { shape, terms: terms(), start: Start::Row(&bias), out: Out::Fresh(&mut on_row) },
-            Product { shape, terms: terms(), start: Start::Standing, out: Out::Rows(&mut added, n) },
+            Product { shape, terms: terms(), start: Start::Standing, out: Out::There(&mut added) },
         ])
         .unwrap();
         close("nothing", &plain, &sums);
@@ -227,39 +227,6 @@ fn a_row_does_not_depend_on_the_rows_beside_it_or_on_the_threads() {
             assert!(pool.install(|| product(0..m)) == whole, "{threads} threads {precision:?}");
         }
     }
-}
-
-#[test]
-fn a_product_into_wider_rows_leaves_what_stands_between() {
-    on_the_path();
-    let (a, b) = (random(1, 5 * 3, 1.0), random(2, 4 * 3, 1.0));
-    let left = Packed::new(Operand::f32(&a, 5, 3), Precision::F32);
-    let mut c = vec![9.0; 4 * 7 + 4];
-    let terms = vec![Term { left: &left, right: Operand::f32(&b, 4, 3) }];
-    products(vec![Product { shape: (5, 4), terms, start: Start::Nothing, out: Out::Rows(&mut c, 7) }])
-        .unwrap();
-    let mut expected = vec![0.0; 20];
-    add_exact(&mut expected, (5, 4, 3), &wide(&a), &wide(&b));
-    for (i, row) in c.chunks(7).enumerate() {
-        close("row", &row[..4], &expected[i * 4..][..4]);
-        assert!(row[4..].iter().all(|x| x.to_bits() == 9f32.to_bits()), "{row:?}");
-    }
-}
-
-#[test]
-fn rows_of_a_wider_matrix_are_a_side() {
-    on_the_path();
-    let (a, b) = (random(1, 40, 1.0), random(2, 3 * 4, 1.0));
-    let source = Source::F32(&a[3..]);
-    let strided = product_new(
-        &Packed::new(Operand::strided(source, (3, 4), 11), Precision::F32),
-        Operand::f32(&b, 3, 4),
-    )
-    .unwrap();
-    let rows: Vec<f32> = (0..3).flat_map(|r| a[3 + 11 * r..][..4].to_vec()).collect();
-    let mut expected = vec![0.0; 9];
-    add_exact(&mut expected, (3, 3, 4), &wide(&rows), &wide(&b));
-    close("strided", &strided, &expected);
 }
 
 #[test]
@@ -319,7 +286,7 @@ fn a_side_whose_size_overflows_is_refused() {
 fn a_result_outside_its_slice_is_refused() {
     let left = Packed::new(Operand::f32(&[0.0; 3], 3, 1), Precision::F32);
     let terms = vec![Term { left: &left, right: Operand::f32(&[0.0; 2], 2, 1) }];
-    products(vec![Product { shape: (3, 2), terms, start: Start::Nothing, out: Out::Rows(&mut [0.0; 5], 2) }])
+    products(vec![Product { shape: (3, 2), terms, start: Start::Nothing, out: Out::There(&mut [0.0; 5]) }])
         .unwrap();
 }
 

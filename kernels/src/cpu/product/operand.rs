@@ -4,14 +4,14 @@ use crate::cpu::Quantised;
 use half::bf16;
 use std::ops::Range;
 
-/// The values of a matrix, row by row, each row `stride` values behind the one before.
+/// The values of a matrix, row by row, end to end.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
     /// Single precision.
     F32(&'a [f32]),
     /// Half as many bits.
     Bf16(&'a [bf16]),
-    /// Blocks with a scale; rows lie end to end.
+    /// Blocks with a scale.
     Quantised(&'a dyn Quantised),
 }
 
@@ -21,7 +21,6 @@ pub struct Operand<'a> {
     pub(super) source: Source<'a>,
     rows: usize,
     width: usize,
-    pub(super) stride: usize,
     /// Lines are the columns in memory, not the rows.
     pub(super) turned: bool,
     pub(super) scale: f32,
@@ -33,21 +32,14 @@ impl<'a> Operand<'a> {
     /// # Panics
     /// When it does not lie inside its slice.
     pub fn new(source: Source<'a>, rows: usize, width: usize) -> Self {
-        Self::strided(source, (rows, width), width)
-    }
-
-    /// The same with rows `stride` values apart.
-    ///
-    /// # Panics
-    /// When it does not lie inside its slice.
-    pub fn strided(source: Source<'a>, (rows, width): (usize, usize), stride: usize) -> Self {
+        let covers = |len: usize| rows.checked_mul(width).is_some_and(|size| size <= len);
         let covered = match source {
-            Source::F32(values) => covers(values.len(), rows, width, stride),
-            Source::Bf16(values) => covers(values.len(), rows, width, stride),
-            Source::Quantised(weight) => weight.shape() == (rows, width) && stride == width,
+            Source::F32(values) => covers(values.len()),
+            Source::Bf16(values) => covers(values.len()),
+            Source::Quantised(weight) => weight.shape() == (rows, width),
         };
         assert!(covered, "operand: {rows}×{width} outside its slice");
-        Self { source, rows, width, stride, turned: false, scale: 1.0 }
+        Self { source, rows, width, turned: false, scale: 1.0 }
     }
 
     /// f32 rows that lie end to end.
@@ -104,10 +96,10 @@ impl<'a> Operand<'a> {
     {
         let (rows, columns) = if self.turned { (depth, lines) } else { (lines, depth) };
         assert!(rows.end <= self.rows && columns.end <= self.width, "a piece outside its operand");
-        let first = rows.start * self.stride + columns.start;
+        let first = rows.start * self.width + columns.start;
         let (values, stride) = match self.source {
-            Source::F32(values) => (Values::F32(values.get(first..).unwrap_or(&[])), self.stride),
-            Source::Bf16(values) => (Values::Bf16(values.get(first..).unwrap_or(&[])), self.stride),
+            Source::F32(values) => (Values::F32(values.get(first..).unwrap_or(&[])), self.width),
+            Source::Bf16(values) => (Values::Bf16(values.get(first..).unwrap_or(&[])), self.width),
             Source::Quantised(weight) => {
                 let block = weight.block();
                 let first = columns.start / block * block;
@@ -123,11 +115,6 @@ impl<'a> Operand<'a> {
             if self.turned { (columns.len(), rows.len()) } else { (rows.len(), columns.len()) };
         Piece { values, stride, turned: self.turned, lines, depth, scale: self.scale }
     }
-}
-
-fn covers(len: usize, rows: usize, width: usize, stride: usize) -> bool {
-    let end = rows.checked_sub(1).map_or(Some(0), |last| last.checked_mul(stride)?.checked_add(width));
-    (rows <= 1 || width <= stride) && end.is_some_and(|end| end <= len)
 }
 
 /// Values of a piece, from its first.

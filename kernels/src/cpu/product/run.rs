@@ -45,10 +45,10 @@ pub enum Start<'a> {
 
 /// Where a product goes.
 pub enum Out<'a> {
-    /// A buffer that is made to hold it, in rows that lie end to end; not with [`Start::Standing`].
+    /// A buffer that is made to hold it; not with [`Start::Standing`].
     Fresh(&'a mut Vec<f32>),
-    /// Rows that lie the given number of values apart.
-    Rows(&'a mut [f32], usize),
+    /// What is there, from its beginning.
+    There(&'a mut [f32]),
 }
 
 /// `c [m, n] = start + Σ terms`.
@@ -147,7 +147,6 @@ struct Checked<'a> {
     terms: &'a [Term<'a>],
     start: Start<'a>,
     c: Shared<'a>,
-    c_row: usize,
     /// Right lines of a panel.
     panel: usize,
 }
@@ -182,12 +181,9 @@ impl Product<'_> {
             Out::Fresh(_) => {
                 assert!(!matches!(self.start, Start::Standing), "nothing stands in a fresh buffer");
             }
-            Out::Rows(c, row) => {
-                let end = m.checked_sub(1).map_or(Some(0), |last| last.checked_mul(*row)?.checked_add(n));
-                assert!(
-                    (m <= 1 || n <= *row) && end.is_some_and(|end| end <= c.len()),
-                    "c: {m}×{n} outside its slice"
-                );
+            Out::There(c) => {
+                let covered = m.checked_mul(n).is_some_and(|size| size <= c.len());
+                assert!(covered, "c: {m}×{n} outside its slice");
             }
         }
     }
@@ -203,9 +199,7 @@ impl Product<'_> {
         };
         match &mut self.out {
             Out::Fresh(c) => **c = row.repeat(m),
-            Out::Rows(c, stride) => {
-                c.chunks_mut((*stride).max(1)).take(m).for_each(|c| c[..n].copy_from_slice(row));
-            }
+            Out::There(c) => c[..m * n].chunks_exact_mut(n.max(1)).for_each(|c| c.copy_from_slice(row)),
         }
     }
 }
@@ -243,17 +237,17 @@ impl<'a> Checked<'a> {
     fn new<K: Kernel>(product: &'a mut Product<'_>) -> Result<Self, NoMemory> {
         let Product { shape: (m, n), terms, start, out } = product;
         let (m, n) = (*m, *n);
-        let (c, c_row) = match out {
-            Out::Rows(c, row) => (Shared::new(c), *row),
+        let c = match out {
+            Out::There(c) => Shared::new(c),
             Out::Fresh(c) => {
                 c.clear();
                 let shared = m.checked_mul(n).and_then(|size| Shared::fresh(c, size).ok());
-                (shared.ok_or(NoMemory { rows: m, columns: n })?, n)
+                shared.ok_or(NoMemory { rows: m, columns: n })?
             }
         };
         let block = terms.iter().map(|t| t.right.block()).max().unwrap_or(1);
         let panel = PANEL_LINES.max(block).next_multiple_of(K::COLUMNS);
-        Ok(Self { shape: (m, n), terms, start: *start, c, c_row, panel })
+        Ok(Self { shape: (m, n), terms, start: *start, c, panel })
     }
 }
 
@@ -373,12 +367,12 @@ fn one_tile<K: Kernel>(
     columns: &Range<usize>,
     fresh: bool,
 ) {
-    let shape = (rows.len(), columns.len());
+    let (shape, c_row) = ((rows.len(), columns.len()), product.shape.1);
     let whole = shape == (K::ROWS, K::COLUMNS);
     let mut standing = !fresh || matches!(product.start, Start::Standing);
     let row = |r: usize| {
         // SAFETY: this task alone has these rows and columns of c.
-        unsafe { product.c.place((rows.start + r) * product.c_row + columns.start, columns.len()) }
+        unsafe { product.c.place((rows.start + r) * c_row + columns.start, columns.len()) }
     };
     if let (true, Start::Row(first)) = (fresh, product.start) {
         for r in 0..rows.len() {
@@ -398,7 +392,7 @@ fn one_tile<K: Kernel>(
             // SAFETY: the path was chosen for this CPU; both blocks were cut to `words`; the tile lies inside c, and
             // what is added to was written before.
             unsafe {
-                K::tile(stretch.words, a.as_ptr(), b.as_ptr(), shape, row(0), product.c_row, finish);
+                K::tile(stretch.words, a.as_ptr(), b.as_ptr(), shape, row(0), c_row, finish);
             }
         } else {
             let mut edge = [0f32; LARGEST_TILE];
