@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-const MAGIC: &[u8] = b"fttrain tokens 2\n";
+const MAGIC: &[u8] = b"fttrain tokens 3\n";
 const HASH_BYTES: usize = 32;
 
 /// Where a key's rows lie.

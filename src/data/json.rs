@@ -48,8 +48,21 @@ pub(super) struct Turn {
     pub(super) content: Option<Leaf>,
     pub(super) from: Option<Leaf>,
     pub(super) value: Option<Leaf>,
+    /// Whether it is to be learned, as `OpenAI`'s rows mark it.
+    pub(super) weight: Weight,
     /// A key that changes what the template writes and is not read here.
     pub(super) unread: Option<&'static str>,
+}
+
+/// A message's `weight`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) enum Weight {
+    /// 1, or nothing.
+    #[default]
+    One,
+    Zero,
+    /// Neither: the number, or its JSON type.
+    Wrong(String),
 }
 
 /// A value that must be text.
@@ -287,6 +300,10 @@ fn turn<'de, A: MapAccess<'de>>(mut map: A) -> Result<Turn, A::Error> {
             "content" => &mut turn.content,
             "from" => &mut turn.from,
             "value" => &mut turn.value,
+            "weight" => {
+                turn.weight = weight(&map.next_value::<Item>()?);
+                continue;
+            }
             name => {
                 let Some(named) = UNREAD.into_iter().find(|unread| *unread == name) else {
                     map.next_value::<IgnoredAny>()?;
@@ -305,6 +322,16 @@ fn turn<'de, A: MapAccess<'de>>(mut map: A) -> Result<Turn, A::Error> {
         *place = Some(map.next_value()?);
     }
     Ok(turn)
+}
+
+fn weight(found: &Item) -> Weight {
+    match found {
+        Item::Integer(1) | Item::Other("null") => Weight::One,
+        Item::Integer(0) => Weight::Zero,
+        Item::Integer(n) => Weight::Wrong(n.to_string()),
+        Item::Message(_) => Weight::Wrong("object".into()),
+        Item::Other(kind) => Weight::Wrong((*kind).into()),
+    }
 }
 
 #[cfg(test)]
@@ -332,6 +359,28 @@ mod tests {
         assert_eq!(turns[0].role, Some(Leaf::Text("user".into())));
         assert_eq!(turns[0].content, Some(Leaf::Other("number")));
         assert_eq!(one("{}").unwrap(), None);
+    }
+
+    #[test]
+    fn a_weight_is_one_or_zero() {
+        let weight = |json: &str| match one(&format!(r#"{{"x": [{{"weight": {json}}}]}}"#)) {
+            Ok(Some(Cell::Messages(turns))) => turns[0].weight.clone(),
+            other => panic!("{other:?}"),
+        };
+        for (json, wanted) in [("1", Weight::One), ("null", Weight::One), ("0", Weight::Zero)] {
+            assert_eq!(weight(json), wanted, "{json}");
+        }
+        for (json, found) in [
+            ("2", "2"),
+            ("-1", "-1"),
+            ("0.5", "number"),
+            ("true", "boolean"),
+            (r#""0""#, "string"),
+            ("[0]", "array"),
+            (r#"{"role": 0}"#, "object"),
+        ] {
+            assert_eq!(weight(json), Weight::Wrong(found.into()), "{json}");
+        }
     }
 
     #[test]

@@ -36,12 +36,14 @@ pub struct Message {
     pub role: String,
     /// What is said.
     pub content: String,
+    /// Its row marks it with `weight` 0: it is read, and never counted in the loss.
+    pub muted: bool,
 }
 
 impl Message {
     /// A message.
     pub fn new(role: &str, content: &str) -> Self {
-        Self { role: role.to_owned(), content: content.to_owned() }
+        Self { role: role.to_owned(), content: content.to_owned(), muted: false }
     }
 }
 

@@ -50,25 +50,50 @@ pub(super) fn missing(name: &str, entries: &[Entry]) -> Vec<(Line, String)> {
         ("Axolotl", axolotl(entries))
     };
     let line = |(own, theirs, value): Taken| {
-        let bound = if own == "warmup_ratio" { ", 100 steps at most" } else { "" };
-        let note = format!("{name}: `{theirs} = {value}` added: what {program} takes without the key{bound}");
-        let text = format!("{theirs} = {value}  # {program}'s default");
-        (Line { from: 0, key: own.to_owned(), text }, note)
+        let usual = format!("what {program} takes without the key");
+        let (why, remark) = match own {
+            "warmup_ratio" => (format!("{usual}, 100 steps at most"), format!("{program}'s default")),
+            "excess_length_strategy" => (
+                format!("{program} cuts longer rows, prompt and answer each, and here their end is cut"),
+                format!("{program} cuts them, too"),
+            ),
+            _ => (usual, format!("{program}'s default")),
+        };
+        let note = format!("{name}: `{theirs} = {value}` added: {why}");
+        (Line::new(0, own, format!("{theirs} = {value}  # {remark}")), note)
     };
     let says_more = |(own, _, value): &Taken| given(entries, own).is_none() && !is_ours(own, value);
     all.into_iter().filter(says_more).map(line).collect()
 }
 
 fn axolotl(entries: &[Entry]) -> Vec<Taken> {
-    let warms_up = given(entries, "warmup_steps").is_some();
-    taken(&AXOLOTL).filter(|(own, ..)| *own != "warmup_ratio" || !warms_up).collect()
+    let is_said = given(entries, "warmup_steps").is_some() || is_constant(entries);
+    taken(&AXOLOTL).filter(|(own, ..)| *own != "warmup_ratio" || !is_said).collect()
+}
+
+/// Whether the learning rate is constant from the first step on, whatever the file says of a warm-up: so transformers
+/// takes `constant`, and has `constant_with_warmup` beside it.
+pub(super) fn is_constant(entries: &[Entry]) -> bool {
+    given(entries, "lr_scheduler").and_then(Yaml::text) == Some("constant")
+}
+
+/// Whether a key is the length of a warm-up.
+pub(super) fn is_warm_up(key: &str) -> bool {
+    matches!(keys::canonical(Table::Top, key), Some("warmup_steps" | "warmup_ratio"))
 }
 
 fn llama_factory(entries: &[Entry]) -> Vec<Taken> {
-    // Its other stages pack, or are no fine-tuning at all.
+    // Its other stages pack, or are no fine-tuning at all. Where it packs it leaves out what is too long.
     let tunes = given_as(entries, "stage").and_then(Yaml::text).is_none_or(|stage| stage == "sft");
+    let is_on = |key: &str| given_as(entries, key) == Some(&Yaml::Flag(true));
+    let pads = tunes && !is_on("packing") && !is_on("neat_packing");
     let mut all: Vec<Taken> =
-        taken(&LLAMA_FACTORY).filter(|(own, ..)| *own != "sample_packing" || tunes).collect();
+        taken(&LLAMA_FACTORY).filter(|(own, ..)| *own != "sample_packing" || pads).collect();
+    if pads {
+        // No key of its own says so.
+        let key = "excess_length_strategy";
+        all.push((key, key, "\"truncate\"".to_owned()));
+    }
     let is_lora = given(entries, "adapter").and_then(Yaml::text).is_none_or(|method| method == "lora");
     // An adapter that is continued has its own.
     if is_lora && given(entries, "lora_model_dir").is_none() {

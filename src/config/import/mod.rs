@@ -38,10 +38,18 @@ struct Line {
     from: usize,
     key: String,
     text: String,
+    /// Without it this would be another run: its faults are the file's.
+    kept: bool,
 }
 
-/// Keys whose loss would make another run of it: their faults are the file's.
+/// Keys whose lines are kept.
 const KEPT: [&str; 4] = ["base_model", "datasets", "output_dir", "adapter"];
+
+impl Line {
+    fn new(from: usize, key: &str, text: String) -> Self {
+        Self { from, key: key.to_owned(), text, kept: KEPT.contains(&key) }
+    }
+}
 
 /// Imports a YAML text; `name` stands in front of its lines.
 ///
@@ -49,8 +57,13 @@ const KEPT: [&str; 4] = ["base_model", "datasets", "output_dir", "adapter"];
 /// Not YAML, datasets that are not files of rows, or a key that the run cannot do without and that is wrong (2).
 pub fn import(name: &str, text: &str, instead: &Instead) -> Result<Imported> {
     let refuse = |(line, fact): (usize, String)| Error::new(Kind::Usage, format!("{name}:{line}: {fact}"));
+    let refuse_with = |(line, problem): (usize, Problem)| {
+        refuse((line, problem.message)).hint(problem.hint.unwrap_or_default())
+    };
     let entries = yaml::parse(text).map_err(refuse)?;
     let missing = defaults::missing(name, &entries);
+    let warms_up = !defaults::is_constant(&entries);
+    let template = datasets::template(&entries).map(|(_, template)| template.to_owned());
     let mut notes = Vec::new();
     let mut lines = Vec::new();
     let mut tables = String::new();
@@ -59,19 +72,30 @@ pub fn import(name: &str, text: &str, instead: &Instead) -> Result<Imported> {
         match (&*entry.key, &entry.value) {
             // Axolotl's examples write every key they know, most of them empty.
             (_, Yaml::Null) => {}
-            ("datasets" | "test_datasets" | "dataset", _) if instead.path.is_some() => {}
+            ("datasets" | "test_datasets" | "dataset", _) if instead.path.is_some() => {
+                replaced(name, &entry, &mut notes);
+            }
             ("datasets" | "test_datasets", Yaml::List(all)) => {
-                datasets::write(&entry.key, all, &mut lifted, &mut tables).map_err(|problem| {
-                    refuse((entry.line, problem.message)).hint(problem.hint.unwrap_or_default())
-                })?;
+                datasets::write(&entry.key, all, &mut lifted, &mut tables)
+                    .map_err(|problem| refuse_with((entry.line, problem)))?;
+            }
+            (key, value) if !warms_up && defaults::is_warm_up(key) && *value != Yaml::Int(0) => {
+                let why = "transformers' constant schedule has no warm-up";
+                notes.push(format!("{name}:{}: `{key}` left out: {why}", entry.line));
             }
             _ => line(name, entry, &mut lines, &mut notes),
         }
     }
     for (key, value) in lifted.keys() {
         if !lines.iter().any(|line| line.key == key) {
-            lines.push(Line { from: 0, text: format!("{key} = {}", value.toml()), key: key.into() });
+            lines.push(Line::new(0, key, format!("{key} = {}", value.toml())));
         }
+    }
+    if let Some((from, template)) = lifted.template(template.as_deref()).map_err(refuse_with)? {
+        // The run itself names none but the tokenizer's.
+        lines.retain(|line| line.key != "chat_template");
+        let text = format!("chat_template = {}", yaml::quoted(template));
+        lines.push(Line { kept: true, ..Line::new(from, "chat_template", text) });
     }
     notes.extend(lifted.notes().map(|note| format!("{name}: {note}")));
     for (line, note) in missing {
@@ -85,10 +109,25 @@ pub fn import(name: &str, text: &str, instead: &Instead) -> Result<Imported> {
         }
     }
     if !lines.iter().any(|line| line.key == "output_dir") {
-        let key = "output_dir".to_owned();
-        lines.push(Line { from: 0, text: "output_dir = \"runs/{run}\"".into(), key });
+        lines.push(Line::new(0, "output_dir", "output_dir = \"runs/{run}\"".into()));
     }
     settle(name, lines, &tables, notes)
+}
+
+/// Notes what is lost with datasets of the file in whose place other rows stand.
+fn replaced(name: &str, entry: &Entry, notes: &mut Vec<String>) {
+    let why = "`--data` stands in place of the file's datasets";
+    match (&*entry.key, &entry.value) {
+        ("test_datasets", _) => {
+            notes.push(format!("{name}:{}: `test_datasets` left out: {why}", entry.line));
+        }
+        (_, Yaml::List(all)) => {
+            for (line, key) in datasets::lost(all) {
+                notes.push(format!("{name}:{line}: `{key}` of a dataset left out: {why}"));
+            }
+        }
+        _ => {}
+    }
 }
 
 /// A top-level key as a line, or as a note that says why it is left out.
@@ -108,11 +147,9 @@ fn line(name: &str, entry: Entry, lines: &mut Vec<Line>, notes: &mut Vec<String>
         }
         (Some("output_dir"), Yaml::Text(text)) => {
             let text = format!("output_dir = {}", yaml::quoted(text.trim_end_matches('/')));
-            lines.push(Line { from: line, key: "output_dir".into(), text });
+            lines.push(Line::new(line, "output_dir", text));
         }
-        (Some(own), value) => {
-            lines.push(Line { from: line, text: format!("{key} = {}", value.toml()), key: own.into() });
-        }
+        (Some(own), value) => lines.push(Line::new(line, own, format!("{key} = {}", value.toml()))),
     }
 }
 
@@ -142,12 +179,12 @@ fn settle(name: &str, mut lines: Vec<Line>, tables: &str, mut notes: Vec<String>
 fn line_of(problem: &Problem, lines: &[Line]) -> Option<usize> {
     let number: usize = problem.message.strip_prefix("config:")?.split(':').next()?.parse().ok()?;
     let at = number.checked_sub(2)?;
-    lines.get(at).filter(|line| !KEPT.contains(&&*line.key)).map(|_| at)
+    lines.get(at).filter(|line| !line.kept).map(|_| at)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Format, LrScheduler, Method, Targets, ValSet, Warmup};
+    use super::super::{ExcessLength, Format, LrScheduler, Method, Targets, ValSet, Warmup};
     use super::*;
 
     /// A config as Axolotl's examples are written, with a local file.
@@ -296,6 +333,9 @@ special_tokens:
         assert_eq!((lora.r, lora.alpha), (Some(16), Some(32.0)));
         assert!(!notes.contains("lora_alpha"), "it is the same here: {notes}");
         assert_eq!((config.data.sequence_len, config.data.sample_packing), (2048, false));
+        assert_eq!(config.data.excess_length, ExcessLength::Truncate);
+        let cut = "x.yml: `excess_length_strategy = \"truncate\"` added: LLaMA-Factory cuts longer rows";
+        assert!(notes.contains(cut), "{notes}");
         assert_eq!((config.train.micro_batch_size, config.train.num_epochs), (8, 3));
         assert_eq!(config.train.lr_scheduler, LrScheduler::Linear);
         assert!((config.train.learning_rate - 5e-5).abs() < 1e-15);
@@ -305,6 +345,12 @@ special_tokens:
         let found = meant("model_name_or_path: x/y\nfinetuning_type: lora\n");
         let Method::Lora(lora) = &found.resolved.config.method else { panic!("{}", found.toml) };
         assert_eq!((lora.r, lora.alpha), (Some(8), Some(16.0)));
+        // Where it packs it leaves out what is too long.
+        for packing in ["packing", "neat_packing"] {
+            let found = meant(&format!("model_name_or_path: x/y\n{packing}: true\n"));
+            let data = &found.resolved.config.data;
+            assert_eq!((data.excess_length, data.sample_packing), (ExcessLength::Drop, true), "{packing}");
+        }
         // What an adapter is made of has no part in the others.
         for text in ["finetuning_type: full", "finetuning_type: lora\nadapter_name_or_path: there"] {
             let toml = meant(&format!("model_name_or_path: x/y\n{text}\n")).toml;
@@ -327,6 +373,134 @@ special_tokens:
         ] {
             let found = dataset(&more);
             assert_eq!((found.format, &*found.field_messages), (Format::Sharegpt, field), "{more}");
+        }
+    }
+
+    #[test]
+    fn a_constant_rate_has_no_warm_up() {
+        let rows = Instead { path: Some("rows.jsonl"), kind: Some("alpaca") };
+        let meant = |text: &str| import("x.yml", text, &rows).unwrap();
+        for (text, said) in [
+            ("base_model: x/y\nlr_scheduler: constant\n", None),
+            ("base_model: x/y\nlr_scheduler: constant\nwarmup_steps: 0\n", None),
+            (
+                "lr_scheduler: constant\nwarmup_steps: 10\nbase_model: x/y\n",
+                Some("x.yml:2: `warmup_steps` left out"),
+            ),
+            (
+                "model_name_or_path: x/y\nwarmup_ratio: 0.1\nlr_scheduler_type: constant\n",
+                Some("x.yml:2: `warmup_ratio` left out"),
+            ),
+        ] {
+            let found = meant(text);
+            assert_eq!(found.resolved.config.train.lr_scheduler, LrScheduler::Constant, "{text}");
+            assert_eq!(found.resolved.config.train.warmup, Warmup::Steps(0), "{text}");
+            let notes: Vec<&String> = found.notes.iter().filter(|note| note.contains("warm")).collect();
+            assert_eq!(notes.len(), usize::from(said.is_some()), "{text}{notes:?}");
+            assert!(notes.iter().all(|note| said.is_some_and(|said| note.starts_with(said))), "{notes:?}");
+        }
+        let found = meant("base_model: x/y\nlr_scheduler: constant_with_warmup\n");
+        assert_eq!(found.resolved.config.train.lr_scheduler, LrScheduler::Constant);
+        assert_eq!(found.resolved.config.train.warmup, Warmup::Ratio(0.03));
+    }
+
+    #[test]
+    fn what_goes_with_datasets_that_are_replaced_is_said() {
+        let text = "base_model: x/y\ndatasets:\n  - path: org/a\n    type: chat_template\n\
+                    \x20   roles_to_train: [user]\n  - path: org/b\n    roles_to_train: [user]\n\
+                    \x20   train_on_eos: last\ntest_datasets:\n  - path: org/c\n";
+        let rows = Instead { path: Some("rows.jsonl"), kind: Some("alpaca") };
+        let notes = import("x.yml", text, &rows).unwrap().notes;
+        let lost: Vec<&String> = notes.iter().filter(|note| note.contains("`--data`")).collect();
+        let why = "left out: `--data` stands in place of the file's datasets";
+        let wanted = [
+            format!("x.yml:5: `roles_to_train` of a dataset {why}"),
+            format!("x.yml:8: `train_on_eos` of a dataset {why}"),
+            format!("x.yml:9: `test_datasets` {why}"),
+        ];
+        assert_eq!(lost, wanted.iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_datasets_type_and_fields_are_axolotls() {
+        let names = "message_property_mappings: {role: from, content: value}";
+        let renamed = format!("type: chat_template\n    {names}");
+        for (dataset, format, system) in [
+            ("type: chat_template", Format::ChatTemplate, Some("system")),
+            ("type: chat_template\n    field_system: rules", Format::ChatTemplate, Some("rules")),
+            ("type: chat_template\n    field_tools: tools", Format::ChatTemplate, Some("system")),
+            ("type: chat_template\n    roles:\n    split_thinking: no", Format::ChatTemplate, Some("system")),
+            (renamed.as_str(), Format::Sharegpt, Some("system")),
+            ("type: sharegpt", Format::Sharegpt, None),
+            ("type: sharegpt:chat", Format::Sharegpt, None),
+            ("type: alpaca:instruct", Format::Alpaca, None),
+            ("type: completion", Format::Completion, None),
+            ("ds_type: json\n    type:", Format::Tokenized, None),
+            ("type: \"\"", Format::Tokenized, None),
+            ("split: train", Format::Tokenized, None),
+            ("ds_type: json\n    type:\n    field_messages: turns", Format::ChatTemplate, Some("system")),
+            (names, Format::Sharegpt, Some("system")),
+        ] {
+            let text = format!("base_model: x/y\ndatasets:\n  - path: a.jsonl\n    {dataset}\n");
+            let found = imported(&text).unwrap();
+            let source = &found.resolved.config.data.datasets[0];
+            assert_eq!((source.format, source.field_system.as_deref()), (format, system), "{dataset}");
+            assert!(found.notes.iter().all(|note| !note.contains("of a dataset")), "{:?}", found.notes);
+        }
+    }
+
+    #[test]
+    fn a_chat_template_of_all_conversations_is_the_runs() {
+        let with = |top: &str, first: &str, second: &str| {
+            let first = format!("  - path: a.jsonl\n    type: chat_template\n    {first}\n");
+            let second = format!("  - path: b.jsonl\n    type: {second}\n");
+            imported(&format!("base_model: x/y\n{top}datasets:\n{first}{second}"))
+        };
+        let jinja = "chat_template: jinja\n    chat_template_jinja: \"{{ messages }}\"";
+        for (top, first, second, wanted) in [
+            ("", "chat_template: chatml", "alpaca", Some("chatml")),
+            ("", "chat_template: chatml", "chat_template\n    chat_template: chatml", Some("chatml")),
+            ("chat_template: tokenizer_default\n", "chat_template: chatml", "alpaca", Some("chatml")),
+            ("chat_template: chatml\n", "chat_template: chatml", "chat_template", Some("chatml")),
+            ("", "chat_template: tokenizer_default", "chat_template", None),
+            ("", jinja, "alpaca", Some("{{ messages }}")),
+        ] {
+            let found = with(top, first, second).unwrap();
+            assert_eq!(found.resolved.config.data.chat_template.as_deref(), wanted, "{}", found.toml);
+        }
+        let another = "`chat_template` of a dataset is another than that of the run or of other datasets";
+        let unknown = "`chat_template: llama3` of a dataset is not known";
+        let own = "chat_template: \"{{ messages }}\"\n";
+        for (top, first, second, line, fact) in [
+            ("", "chat_template: chatml", "chat_template", "x.yml:5: ", another),
+            (own, "chat_template: chatml", "alpaca", "x.yml:6: ", another),
+            ("", "chat_template: llama3", "alpaca", "x.yml:5: ", unknown),
+            ("", "chat_template: none.jinja", "alpaca", "config:", "none.jinja, which cannot be read"),
+        ] {
+            let error = with(top, first, second).unwrap_err().to_string();
+            assert!(error.contains(line) && error.contains(fact), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_changes_what_is_learned_of_a_row_is_refused_with_the_way_out() {
+        for (dataset, fact, way_out) in [
+            ("alpaca:chat", "`alpaca:chat`", "bring the rows"),
+            ("sharegpt.load_role", "`sharegpt.load_role`", "bring the rows"),
+            ("chat_template.default", "`chat_template.default`", "bring the rows"),
+            ("sharegpt\n    conversation: chatml", "`conversation` of a dataset", "`chat_template`"),
+            ("chat_template\n    roles: {user: [asker]}", "`roles` of a dataset", "rename"),
+            ("chat_template\n    drop_system_message: yes", "`drop_system_message` of a dataset", "take"),
+            ("chat_template\n    split_thinking: true", "`split_thinking` of a dataset", "<think>"),
+            ("chat_template\n    message_field_training: train", "`message_field_training`", "weight"),
+            ("chat_template\n    message_field_training_detail: x", "_training_detail`", "weight"),
+            ("chat_template\n    field_thinking: why", "`field_thinking` of a dataset", "<think>"),
+            ("chat_template\n    field_tools: functions", "`field_tools` of a dataset", "remove the key"),
+        ] {
+            let text = format!("base_model: x/y\ndatasets:\n  - path: a.jsonl\n    type: {dataset}\n");
+            let error = imported(&text).unwrap_err().to_string();
+            assert!(error.contains("x.yml:2: ") && error.contains(fact), "{error}");
+            assert!(error.contains(way_out), "{error}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::Message;
 use super::super::error::RowFault;
-use super::super::json::{Cell, Leaf, Turn};
+use super::super::json::{Cell, Leaf, Turn, Weight};
 use super::{Row, cells, missing, optional_text, text, wrong};
 use crate::config::Source;
 
@@ -22,9 +22,9 @@ pub(super) fn built(source: &Source, line: &str) -> Result<Row, RowFault> {
     let completion = source.field_completion.as_deref().unwrap_or("completion");
     let system = source.field_system.as_deref();
     let [asked, answered, ruled] = cells(line, [prompt, completion, system.unwrap_or_default()])?;
-    let mut messages = system_turn(system, ruled)?;
-    messages.push(Message { role: "user".into(), content: text(prompt, asked)? });
-    messages.push(Message { role: "assistant".into(), content: text(completion, answered)? });
+    let mut messages: Vec<Message> = system_turn(system, ruled)?.into_iter().collect();
+    messages.push(Message { role: "user".into(), content: text(prompt, asked)?, muted: false });
+    messages.push(Message { role: "assistant".into(), content: text(completion, answered)?, muted: false });
     Ok(Row::Chat(messages))
 }
 
@@ -34,15 +34,10 @@ pub(super) fn messages(source: &Source, line: &str) -> Result<Row, RowFault> {
     let system = source.field_system.as_deref();
     let [list, ruled, tools] = cells(line, [field, system.unwrap_or_default(), TOOLS])?;
     without_tools(tools.as_ref())?;
-    let mut messages = system_turn(system, ruled)?;
+    let mut messages = Vec::new();
     for (i, turn) in turns(field, list)?.into_iter().enumerate() {
         let at = |key: &str| format!("{field}[{i}].{key}");
-        if let Some(key) = turn.unread {
-            return Err(RowFault::Value {
-                field: at(key),
-                wrong: "is not supported: only `role` and `content` are read".into(),
-            });
-        }
+        let muted = is_muted(&turn, "`role` and `content`", at)?;
         let role = leaf(&at("role"), turn.role)?;
         if role.len() > MAX_ROLE_BYTES {
             return Err(RowFault::Value {
@@ -51,9 +46,9 @@ pub(super) fn messages(source: &Source, line: &str) -> Result<Row, RowFault> {
             });
         }
         let content = leaf(&at("content"), turn.content)?;
-        messages.push(Message { role, content });
+        messages.push(Message { role, content, muted });
     }
-    Ok(Row::Chat(messages))
+    under(system, ruled, messages).map(Row::Chat)
 }
 
 /// A list of `{from, value}`.
@@ -62,9 +57,10 @@ pub(super) fn sharegpt(source: &Source, line: &str) -> Result<Row, RowFault> {
     let system = source.field_system.as_deref();
     let [list, ruled, tools] = cells(line, [field, system.unwrap_or_default(), TOOLS])?;
     without_tools(tools.as_ref())?;
-    let mut messages = system_turn(system, ruled)?;
+    let mut messages = Vec::new();
     for (i, turn) in turns(field, list)?.into_iter().enumerate() {
         let at = |key: &str| format!("{field}[{i}].{key}");
+        let muted = is_muted(&turn, "`from` and `value`", at)?;
         let from = leaf(&at("from"), turn.from)?;
         let role = match from.as_str() {
             "human" | "user" => "user",
@@ -79,17 +75,41 @@ pub(super) fn sharegpt(source: &Source, line: &str) -> Result<Row, RowFault> {
             }
         };
         let content = leaf(&at("value"), turn.value)?;
-        messages.push(Message { role: role.into(), content });
+        messages.push(Message { role: role.into(), content, muted });
     }
-    Ok(Row::Chat(messages))
+    under(system, ruled, messages).map(Row::Chat)
 }
 
-fn system_turn(field: Option<&str>, cell: Option<Cell>) -> Result<Vec<Message>, RowFault> {
+fn system_turn(field: Option<&str>, cell: Option<Cell>) -> Result<Option<Message>, RowFault> {
     let Some(field) = field else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
     let system = optional_text(field, cell)?;
-    Ok(system.map(|content| Message { role: "system".into(), content }).into_iter().collect())
+    Ok(system.map(|content| Message { role: "system".into(), content, muted: false }))
+}
+
+/// A list of messages under the row's system turn; one that opens with its own keeps that alone.
+fn under(field: Option<&str>, cell: Option<Cell>, messages: Vec<Message>) -> Result<Vec<Message>, RowFault> {
+    if messages.first().is_some_and(|first| first.role == "system") {
+        return Ok(messages);
+    }
+    let system = system_turn(field, cell)?;
+    Ok(system.into_iter().chain(messages).collect())
+}
+
+/// Whether a message is marked as not to be learned; one that says more than what is `read` of it is refused.
+fn is_muted(turn: &Turn, read: &str, at: impl Fn(&str) -> String) -> Result<bool, RowFault> {
+    if let Some(key) = turn.unread {
+        let wrong = format!("is not supported: only {read} are read");
+        return Err(RowFault::Value { field: at(key), wrong });
+    }
+    match &turn.weight {
+        Weight::One => Ok(false),
+        Weight::Zero => Ok(true),
+        Weight::Wrong(found) => {
+            Err(RowFault::Value { field: at("weight"), wrong: format!("must be 0 or 1, found {found}") })
+        }
+    }
 }
 
 /// Functions change what a template writes, and are not read: only a field that says nothing passes.

@@ -29,6 +29,18 @@ impl Counted {
         Self::by_end(0..text.len())
     }
 
+    /// All but the messages that are muted.
+    pub(super) fn all_but_muted(text: &str, messages: &[Message], places: &[Place]) -> Vec<Self> {
+        let mut from = 0;
+        let mut counted = Vec::new();
+        for place in places.iter().filter(|p| messages.get(p.message).is_some_and(|m| m.muted)) {
+            counted.push(Self::by_end(from..place.start));
+            from = place.end_of_turn.as_ref().map_or(place.content.end, |end| end.end);
+        }
+        counted.push(Self::by_end(from..text.len()));
+        counted
+    }
+
     fn has(&self, start: usize, end: usize) -> bool {
         (self.range.start < end && end <= self.range.end) || (self.touched && self.range.contains(&start))
     }
@@ -61,8 +73,8 @@ pub(super) fn of_turns(rules: &Data, messages: &[Message], places: &[Place]) -> 
     let mut counted = Vec::new();
     let last = places.len().saturating_sub(1);
     for (i, place) in places.iter().enumerate() {
-        let role = messages.get(place.message).map(|m| &m.role);
-        let trained = role.is_some_and(|r| rules.roles_to_train.contains(r));
+        let message = messages.get(place.message);
+        let trained = message.is_some_and(|m| !m.muted && rules.roles_to_train.contains(&m.role));
         let with_end = match rules.train_on_eos {
             TrainOnEos::Turn => trained,
             TrainOnEos::All => true,

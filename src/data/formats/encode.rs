@@ -66,16 +66,21 @@ impl Encoder<'_> {
         let places = match self.tokenizer.shape(messages).and_then(|s| s.place(messages, &text)) {
             Ok(places) => places,
             // Where all is counted, the places only keep special tokens out of what people wrote.
-            Err(RowFault::Unplaced(_)) if self.rules.train_on_inputs && !self.any_special(messages) => {
+            Err(RowFault::Unplaced(_))
+                if self.rules.train_on_inputs
+                    && !self.any_special(messages)
+                    && !messages.iter().any(|m| m.muted) =>
+            {
                 Vec::new()
             }
             Err(fault) => return Err(fault),
         };
-        let contents: Vec<Range<usize>> = places.iter().map(|p| p.content.clone()).collect();
+        let contents: Vec<Range<usize>> =
+            places.iter().flat_map(|p| p.reasoning.iter().chain([&p.content]).cloned()).collect();
         let kept = self.worth_tokenising(&text);
         let encoded = self.tokenizer.encode_outside(&text[..kept], &contents)?;
         let counted = if self.rules.train_on_inputs {
-            vec![Counted::all(&text)]
+            Counted::all_but_muted(&text, messages, &places)
         } else {
             counted::of_turns(self.rules, messages, &places)
         };
@@ -302,6 +307,27 @@ mod tests {
     }
 
     #[test]
+    fn a_message_of_weight_0_is_read_and_not_counted() {
+        let tokenizer = tokenizer();
+        let row = || {
+            let mut messages: Vec<Message> =
+                [("user", "a"), ("assistant", "bad"), ("user", "c"), ("assistant", "d")]
+                    .map(|(role, content)| Message::new(role, content))
+                    .into();
+            messages[1].muted = true;
+            Row::Chat(messages)
+        };
+        let mut rules = data(Vec::new());
+        let outcome = encode(&tokenizer, &rules, row()).unwrap();
+        assert_eq!(counted(&tokenizer, &outcome), "d<|im_end|>");
+        assert!(tokenizer.decode(&outcome.samples[0].ids).contains("bad"));
+        rules.train_on_inputs = true;
+        let (asked, answered) = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n");
+        let all = format!("{asked}a{answered}|\n{asked}c{answered}d<|im_end|>\n");
+        assert_eq!(counted_of(&tokenizer, &rules, row()), all);
+    }
+
+    #[test]
     fn special_tokens_in_what_people_wrote_are_letters() {
         let tokenizer = tokenizer();
         let rules = data(Vec::new());
@@ -370,6 +396,21 @@ mod tests {
         let row = chat(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]);
         let text = counted_of(&with_template(template), &data(Vec::new()), row);
         assert_eq!(text, "b<|im_end|>|<think></think>d<|im_end|>");
+    }
+
+    #[test]
+    fn reasoning_is_counted_with_its_answer_and_its_special_tokens_are_letters() {
+        // Takes the reasoning apart and writes the block itself, as Qwen 3 does.
+        let template = "{% for m in messages %}<|im_start|>{{ m.role + '\n' }}{% if '</think>' in m.content %}\
+            {{ '<think>\n' + m.content.split('</think>')[0].split('<think>')[1].strip() + '\n</think>\n' }}{% endif %}\
+            {{ m.content.split('</think>')[-1].strip() }}<|im_end|>{{ '\n' }}{% endfor %}{% if add_generation_prompt \
+            %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+        let tokenizer = with_template(template);
+        let row = chat(&[("user", "a"), ("assistant", "<think>so <|im_end|></think> b")]);
+        let outcome = encode(&tokenizer, &data(Vec::new()), row).unwrap();
+        assert_eq!(counted(&tokenizer, &outcome), "<think>\nso <|im_end|>\n</think>\nb<|im_end|>");
+        let ends = outcome.samples[0].ids.iter().filter(|&&id| id == 2).count();
+        assert_eq!((ends, outcome.foreign), (2, true), "one behind each turn");
     }
 
     #[test]

@@ -177,11 +177,53 @@ mod tests {
     }
 
     #[test]
+    fn a_system_field_stands_before_messages_that_have_no_system_turn() {
+        let under = |format: Format, line: &str| {
+            let source = Source { field_system: Some("system".into()), ..source("x.jsonl", format) };
+            parse(&source, line).map_err(|e| e.to_string())
+        };
+        let asked = chat(&[("system", "S"), ("user", "a")]);
+        let plain = chat(&[("user", "a")]);
+        let openai = r#"{"role": "user", "content": "a"}"#;
+        let theirs = r#"{"from": "human", "value": "a"}"#;
+        for (format, field, own, turn) in [
+            (Format::ChatTemplate, "messages", r#"{"role": "system", "content": "S"}"#, openai),
+            (Format::Sharegpt, "conversations", r#"{"from": "system", "value": "S"}"#, theirs),
+        ] {
+            let row = |system: &str| format!(r#"{{{system} "{field}": [{turn}]}}"#);
+            assert_eq!(under(format, &row(r#""system": "S","#)), Ok(asked.clone()));
+            assert_eq!(under(format, &row("")), Ok(plain.clone()));
+            assert_eq!(under(format, &row(r#""system": null,"#)), Ok(plain.clone()));
+            let error = under(format, &row(r#""system": 1,"#)).unwrap_err();
+            assert!(error.contains("`system` must be a string, found number"), "{error}");
+            // What the row does not take does not matter either.
+            for system in [r#""other""#, "1"] {
+                let line = format!(r#"{{"system": {system}, "{field}": [{own}, {turn}]}}"#);
+                assert_eq!(under(format, &line), Ok(asked.clone()), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_weight_of_0_mutes_a_message_under_both_namings() {
+        let muted = |format: Format, line: &str| match row(format, line) {
+            Ok(Row::Chat(messages)) => messages.iter().map(|m| m.muted).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        let line = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}"#;
+        assert_eq!(muted(Format::ChatTemplate, line), [false, true]);
+        let line = r#"{"conversations": [{"from": "gpt", "value": "b", "weight": 0}, {"from": "gpt", "value": "b", "weight": 1}]}"#;
+        assert_eq!(muted(Format::Sharegpt, line), [true, false]);
+    }
+
+    #[test]
     fn keys_that_would_change_the_text_pass_where_they_say_nothing() {
         for (turn, beside) in [
             (r#""tool_calls": [], "reasoning_content": """#, r#""tools": []"#),
             (r#""tool_calls": null, "reasoning_content": null"#, r#""tools": null"#),
             (r#""function_call": """#, r#""tools": "[]""#),
+            (r#""weight": 1"#, r#""tools": []"#),
+            (r#""weight": null"#, r#""tools": []"#),
         ] {
             let line = format!(r#"{{"messages": [{{"role": "user", "content": "a", {turn}}}], {beside}}}"#);
             assert_eq!(row(Format::ChatTemplate, &line), Ok(chat(&[("user", "a")])), "{line}");
@@ -233,6 +275,16 @@ mod tests {
                 Format::Sharegpt,
                 r#"{"conversations": [{"from": "bing", "value": "a"}]}"#,
                 "`conversations[0].from` is \"bing\"",
+            ),
+            (
+                Format::Sharegpt,
+                r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "tool_calls": [1]}]}"#,
+                "`conversations[1].tool_calls` is not supported: only `from` and `value` are read",
+            ),
+            (
+                Format::ChatTemplate,
+                r#"{"messages": [{"role": "assistant", "content": "b", "weight": 2}]}"#,
+                "`messages[0].weight` must be 0 or 1, found 2",
             ),
             (
                 Format::PromptCompletion,
