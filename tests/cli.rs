@@ -263,6 +263,61 @@ fn data_is_counted_without_a_run() {
 }
 
 #[test]
+fn data_shows_what_is_counted_in_some_of_its_samples() {
+    let place = Place::new();
+    // A first label is never a target.
+    let row = |a: usize| {
+        format!(
+            "{{\"input_ids\": [{a}, 4, 5, 6], \"labels\": [{a}, 4, -100, 6]}}\n{{\"input_ids\": [7, 8], \
+             \"labels\": [-100, 8]}}\n"
+        )
+    };
+    let rows = place.file("rows.jsonl", &[row(3), row(9)].concat());
+    let (path, _) = Config::lora().rows(&rows, "tokenized").write(&place, "run");
+    let data = place.run(&["data", &path, "--json"]).expect(0).json();
+    let run = |text: &str, counted: bool| serde_json::json!({ "text": text, "counted": counted });
+    let long = |first: &str| {
+        let text = [run(first, false), run(" w4", true), run(" w5", false), run(" w6", true)];
+        serde_json::json!({ "tokens": 4, "counted": 2, "text": text })
+    };
+    let text = [run("w7", false), run(" w8", true)];
+    let short = serde_json::json!({ "tokens": 2, "counted": 1, "text": text });
+    assert_eq!(data["samples"], serde_json::json!([long("w3"), long("w9"), short]));
+    let marked = "  3: 4 tokens, 2 of them counted\n    w9⟦ w4⟧ w5⟦ w6⟧\n";
+    for (locale, shown) in [("C.UTF-8", marked), ("C", "    w9[[ w4]] w5[[ w6]]\n")] {
+        let ended = place.run_with(&["data", &path], "LC_ALL", locale).expect(0);
+        assert!(ended.stdout.contains(shown), "{locale}\n{}", ended.stdout);
+    }
+}
+
+#[test]
+fn what_a_config_says_in_vain_is_said_before_the_run_and_a_flag_says_what_is_trained() {
+    let place = Place::new();
+    let (path, _) = Config::lora().write(&place, "run");
+    let vain = "`lora_r` has no effect";
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let estimate = |more: &[&str]| place.run(&[&["estimate", &path][..], more].concat()).expect(0);
+    let whole = estimate(&["--json"]).json();
+    assert!(whole["warnings"].to_string().contains(vain), "{}", whole["warnings"]);
+    assert_eq!(whole["trainable"], whole["parameters"]);
+    let table = estimate(&[]).stdout;
+    assert!(one_line(&table).contains(vain), "{table}");
+    estimate(&["--on", "here"]).says(&["warning: ", vain]);
+    let adapter = estimate(&["--json", "--lora"]).json();
+    assert!(adapter["trainable"].as_u64() < adapter["parameters"].as_u64(), "{adapter}");
+    assert!(!adapter["warnings"].to_string().contains("no effect"), "{}", adapter["warnings"]);
+
+    place.run(&["data", &path]).expect(0).says(&["warning: ", vain]);
+    let ended = place.run(&["data", "--lora", &path]).expect(0);
+    assert!(!ended.stderr.contains("no effect"), "{}", ended.stderr);
+    for verb in ["estimate", "pilot", "data"] {
+        place.run(&[verb, &path, "--lora", "--full"]).expect(2).says(&["--lora", "--full"]);
+        let named = [verb, &path, "--full", "--set", "adapter=lora"];
+        place.run(&named).expect(2).says(&["contradicts `--full`"]);
+    }
+}
+
+#[test]
 fn a_name_with_run_in_it_is_a_new_folder_each_time() {
     let place = Place::new();
     let folder = quoted(&place.path("runs/tiny-{run}"));

@@ -185,13 +185,16 @@ fn a_smaller_model_stands_in_for_a_larger_one() {
     let rows: Vec<String> = (0..200).map(row).collect();
     let rows = place.file("rows.jsonl", &rows.join("\n"));
     let text = format!(
-        "base_model = \"configs/quickstart/model\"\nadapter = \"lora\"\nsequence_len = 64\n\
+        "base_model = \"configs/quickstart/model\"\nmomentum = 0.9\nsequence_len = 64\n\
          output_dir = {:?}\n[[datasets]]\npath = {rows:?}\ntype = \"tokenized\"\n",
         place.path("whole")
     );
     let config = place.file("whole.toml", &text);
-    let arguments = ["pilot", &config, "--model", "tests/golden/llama", "--steps", "6", "--json"];
+    let arguments = ["pilot", "--lora", &config, "--model", "tests/golden/llama", "--steps", "6", "--json"];
     let found = place.run(&arguments).expect(0).json();
+    let whole = &found["prediction"];
+    assert!(whole["trainable"].as_u64() < whole["parameters"].as_u64(), "an adapter's: {whole}");
+    assert!(found["warnings"].to_string().contains("`momentum` has no effect"), "{}", found["warnings"]);
     assert_eq!(found["pilot"]["is_other_model"], true);
     assert!(found["eval_loss"].is_null(), "another model's loss says nothing of this one's");
     let own = found["pilot"]["measured"]["step_s"].as_f64();

@@ -74,6 +74,20 @@ struct SetArgs {
     set: Vec<String>,
 }
 
+/// The method of a config that does not say it, as the training flags do.
+#[derive(Args)]
+struct MethodArgs {
+    /// What `fttrain --lora CONFIG` would train.
+    #[arg(long, group = "method")]
+    lora: bool,
+    /// What `fttrain --qlora CONFIG` would train.
+    #[arg(long, group = "method")]
+    qlora: bool,
+    /// What `fttrain --full CONFIG` would train.
+    #[arg(long, group = "method")]
+    full: bool,
+}
+
 /// What a resume accepts.
 #[derive(Args, Default)]
 struct AcceptArgs {
@@ -95,7 +109,7 @@ enum Verb {
     Pilot(pilot::PilotArgs),
     /// Judge the estimate: a grid of small runs, predicted before and measured after.
     Validate(validate::ValidateArgs),
-    /// Is the data ready: counts, lengths, masks, duplicates, leakage.
+    /// Is the data ready: counts, lengths, masks, duplicates, leakage, decoded samples.
     Data(data::DataArgs),
     /// Go on with a run from its last checkpoint.
     Resume {
@@ -185,6 +199,14 @@ impl SetArgs {
             })
         };
         self.set.iter().map(pair).collect()
+    }
+}
+
+impl MethodArgs {
+    fn flag(&self) -> Option<MethodFlag> {
+        let flags =
+            [(MethodFlag::Lora, self.lora), (MethodFlag::Qlora, self.qlora), (MethodFlag::Full, self.full)];
+        flags.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
     }
 }
 

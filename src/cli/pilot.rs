@@ -1,6 +1,6 @@
 //! `fttrain pilot CONFIG`
 
-use super::{SetArgs, say};
+use super::{MethodArgs, SetArgs, say};
 use crate::error::Result;
 use crate::fs;
 use crate::report::json;
@@ -29,6 +29,8 @@ pub(super) struct PilotArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    method: MethodArgs,
+    #[command(flatten)]
     set: SetArgs,
 }
 
@@ -38,6 +40,7 @@ pub(super) fn run(args: &PilotArgs) -> Result<u8> {
     let folder = args.out.clone().unwrap_or_else(|| home.join("pilots").join(stamp));
     let asked = Asked {
         config: &args.config,
+        method: args.method.flag(),
         overrides: &args.set.pairs()?,
         model: args.model.as_deref(),
         steps: args.steps,

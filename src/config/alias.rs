@@ -5,6 +5,11 @@ use super::keys::Means;
 use super::place::Place;
 use super::raw::{Node, Value};
 
+/// Whether a value says nothing under this name: it takes no other name's place.
+pub(super) fn is_silent(means: Means, value: &Value) -> bool {
+    matches!((means, value), (Means::TargetLinear, Value::Flag(false)))
+}
+
 /// The value as the key itself would hold it; `None` where it says nothing. Values that are not understood are left
 /// for the key's own check.
 pub(super) fn translate(means: Means, written: &str, mut node: Node) -> Result<Option<Node>, (Place, Error)> {
@@ -15,7 +20,7 @@ pub(super) fn translate(means: Means, written: &str, mut node: Node) -> Result<O
         {
             Value::Text("all-linear".to_owned())
         }
-        (Means::TargetLinear, Value::Flag(_)) => return Ok(None),
+        (_, value) if is_silent(means, value) => return Ok(None),
         (Means::TargetLinear, other) => {
             return Err((
                 node.place.clone(),

@@ -68,6 +68,7 @@ impl Settled {
     /// Applies the rules between keys.
     pub(super) fn check(&mut self, flag: Option<MethodFlag>, problems: &mut Problems) -> Config {
         let method = method::settle(&mut self.top, flag, problems);
+        self.name_roles();
         self.check_evaluation(problems);
         self.check_retention(problems);
         Config {
@@ -117,6 +118,14 @@ impl Settled {
                 _ => OnBadRow::Fail,
             },
             max_line_bytes: top.count("max_line_bytes").unwrap_or_default(),
+        }
+    }
+
+    /// `ShareGPT`'s rows are read with the usual names of roles: what is counted of them has these names, too.
+    fn name_roles(&mut self) {
+        let mut rows = self.datasets.iter().chain(&self.test_datasets).chain(&self.retention_datasets);
+        if rows.any(|row| row.text("type") == Some("sharegpt")) {
+            self.top.rename("roles_to_train", &[("human", "user"), ("gpt", "assistant")]);
         }
     }
 
@@ -306,14 +315,14 @@ fn optimizer(top: &mut Section, problems: &mut Problems) -> Optimizer {
         Some("sgd") => Optimizer::Sgd,
         _ => Optimizer::Adamw,
     };
-    if let Some(setting) = top.written("momentum").filter(|_| optimizer != Optimizer::Sgd) {
+    if let Some(setting) = top.changed("momentum").filter(|_| optimizer != Optimizer::Sgd) {
         let text = format!("`{}` has no effect: it is SGD's", setting.written);
         problems.warn(&setting.node.place, text);
     }
     if optimizer == Optimizer::Lion && top.written("adam_beta2").is_none() {
         top.put("adam_beta2", "0.99", Origin::From("optimizer"));
     }
-    if let (Some(setting), Some("lora" | "qlora")) = (top.written("master_weights"), top.text("adapter")) {
+    if let (Some(setting), Some("lora" | "qlora")) = (top.changed("master_weights"), top.text("adapter")) {
         let text = format!("`{}` has no effect: an adapter is trained in f32", setting.written);
         problems.warn(&setting.node.place, text);
     }
@@ -358,7 +367,7 @@ fn check_warmup(top: &Section, problems: &mut Problems) {
         };
         problems.push(&place_of(top, "warmup_steps"), error);
     }
-    let floor = top.written("cosine_min_lr_ratio");
+    let floor = top.changed("cosine_min_lr_ratio");
     if let (Some(floor), Some(shape)) = (floor, top.text("lr_scheduler"))
         && shape != "cosine"
     {

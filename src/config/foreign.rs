@@ -75,7 +75,7 @@ const NAMES: &[(&[&str], &str)] = &[
     (&["lr_scheduler_kwargs"], "the cosine's floor is `cosine_min_lr_ratio`"),
     (
         &["device_map", "max_memory", "local_rank", "world_size", "ddp_timeout"],
-        "the run uses one device, set by `device`: remove the key",
+        "a process computes on one device, set by `device`, and `torchrun`, `srun` or `mpirun` starts several: remove the key",
     ),
     (
         &["neftune_noise_alpha", "plugins", "use_unsloth", "torch_compile"],
@@ -92,7 +92,7 @@ const PREFIXES: &[(&[&str], &str)] = &[
     ),
     (
         &["deepspeed", "fsdp", "ddp_", "tensor_parallel", "context_parallel", "sequence_parallel"],
-        "the run uses one device: remove the key",
+        "each process holds the whole model, and `torchrun`, `srun` or `mpirun` starts several: remove the key",
     ),
     (&["hub_", "push_to_hub"], "nothing is uploaded: remove the key"),
     (&["liger_", "unsloth_"], "kernels are chosen by the program: remove the key"),
@@ -122,6 +122,9 @@ mod tests {
         assert!(hint("flash_attention").is_some_and(|h| h.contains("remove")));
         assert!(hint("wandb_project").is_some_and(|h| h.contains("metrics.jsonl")));
         assert!(hint("saves_per_epoch").is_some_and(|h| h.contains("save_steps")));
+        for name in ["world_size", "deepspeed", "fsdp_config"] {
+            assert!(hint(name).is_some_and(|h| h.contains("`torchrun`")), "{name}");
+        }
         assert_eq!(hint("something_else"), None);
     }
 }

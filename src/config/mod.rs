@@ -123,7 +123,7 @@ pub struct Lora {
     pub alpha_pattern: Vec<(String, f64)>,
     /// What A and B start from.
     pub init: LoraInit,
-    /// Modules trained whole and saved beside the adapter (PEFT's `modules_to_save`), by name or `.`-suffix.
+    /// Modules trained whole and saved beside the adapter (PEFT's `modules_to_save`), by the end of its name.
     pub modules_to_save: Vec<String>,
     /// Continue from this PEFT adapter folder.
     pub model_dir: Option<PathBuf>,

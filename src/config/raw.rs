@@ -1,9 +1,9 @@
 //! A config exactly as written: TOML with the place of every value, and the command line's `--set` put over it.
 
-use super::Error;
 use super::error::Problems;
 use super::keys::{self, Table};
 use super::place::{Lines, Place, shown, without_secrets};
+use super::{Error, alias};
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -198,9 +198,10 @@ pub(super) fn set(root: &mut Vec<Entry>, key: &str, value: &str, nth: usize) -> 
     Ok(())
 }
 
-/// Replaces the key, by whichever of its names it was written.
+/// Replaces the key, by whichever of its names it was written; a value that says nothing replaces its own name alone.
 fn put(entries: &mut Vec<Entry>, table: Table, name: &str, node: Node) {
-    let meant = keys::canonical(table, name);
+    let known = keys::find(table, name).filter(|(_, means)| !alias::is_silent(*means, &node.value));
+    let meant = known.map(|(key, _)| key.name);
     entries.retain(|e| e.name != name && (meant.is_none() || keys::canonical(table, &e.name) != meant));
     entries.push(Entry { name: name.to_owned(), place: node.place.clone(), node });
 }

@@ -3,7 +3,7 @@
 
 use super::Config;
 use super::check::Settled;
-use super::keys::{Preset, Table};
+use super::keys::{self, Preset, Table};
 use super::kinds::Kind;
 use super::raw::Value;
 use super::section::Section;
@@ -75,7 +75,7 @@ pub fn settings_of(text: &str) -> BTreeMap<String, String> {
 fn flatten(path: &str, value: &toml::Value, settings: &mut BTreeMap<String, String>) {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     match value {
-        toml::Value::Table(table) => {
+        toml::Value::Table(table) if !is_pattern(path) => {
             for (name, value) in table {
                 flatten(&below(name), value, settings);
             }
@@ -91,6 +91,11 @@ fn flatten(path: &str, value: &toml::Value, settings: &mut BTreeMap<String, Stri
     }
 }
 
+/// Whether the key holds a table of patterns, which is one value.
+fn is_pattern(path: &str) -> bool {
+    keys::find(Table::Top, path).is_some_and(|(key, _)| matches!(key.kind, Kind::Pattern { .. }))
+}
+
 /// A value in the words of [`toml`].
 fn plain(value: &toml::Value) -> String {
     match value {
@@ -99,6 +104,11 @@ fn plain(value: &toml::Value) -> String {
         toml::Value::Array(all) => {
             let all: Vec<String> = all.iter().map(plain).collect();
             format!("[{}]", all.join(", "))
+        }
+        toml::Value::Table(all) => {
+            let all: Vec<String> =
+                all.iter().map(|(name, value)| format!("{} = {}", quoted(name), plain(value))).collect();
+            format!("{{{}}}", all.join(", "))
         }
         other => other.to_string(),
     }
@@ -181,7 +191,7 @@ impl Writer {
 }
 
 /// A value on one line.
-fn toml(value: &Value) -> String {
+pub(super) fn toml(value: &Value) -> String {
     match value {
         Value::Text(text) => quoted(text),
         Value::Int(n) => n.to_string(),

@@ -6,7 +6,8 @@ use super::keys::{self, Key, Means, Preset, Table};
 use super::place::Place;
 use super::raw::{self, Entry, Node, Value};
 use super::table::KEYS;
-use super::{Error, MethodFlag, alias};
+use super::{Error, MethodFlag, alias, resolved};
+use std::collections::HashSet;
 use std::fmt;
 
 /// Where a value came from.
@@ -52,6 +53,14 @@ impl Setting {
     /// Whether a person wrote it.
     pub(super) fn is_written(&self) -> bool {
         matches!(self.origin, Origin::File(_) | Origin::Set(_))
+    }
+
+    /// Whether its value is the one that holds where nobody writes the key.
+    fn is_preset(&self) -> bool {
+        let Preset::Is(preset) = self.key.preset else { return false };
+        let node = raw::value_of(preset, &Place::File);
+        let preset = self.key.kind.accept(self.key, self.key.name, node).ok().flatten();
+        preset.is_some_and(|preset| resolved::toml(&preset.value) == resolved::toml(&self.node.value))
     }
 }
 
@@ -154,6 +163,11 @@ impl Section {
         self.get(name).filter(|s| s.is_written())
     }
 
+    /// The key if a person wrote it and wanted something else than its preset: a resolved config writes presets, too.
+    pub(super) fn changed(&self, name: &str) -> Option<&Setting> {
+        self.written(name).filter(|s| !s.is_preset())
+    }
+
     /// An integer, `None` where there is none.
     pub(super) fn count(&self, name: &str) -> Option<u64> {
         match self.get(name)?.node.value {
@@ -222,6 +236,24 @@ impl Section {
                 _ => None,
             })
             .collect()
+    }
+
+    /// Puts other names in the place of some in a list, each name once.
+    pub(super) fn rename(&mut self, name: &str, names: &[(&str, &str)]) {
+        let setting = self.settings.iter_mut().find(|s| s.key.name == name && s.valid);
+        let Some(Value::List(all)) = setting.map(|s| &mut s.node.value) else {
+            return;
+        };
+        let mut seen = HashSet::new();
+        all.retain_mut(|node| {
+            let Value::Text(text) = &mut node.value else {
+                return true;
+            };
+            if let Some((_, own)) = names.iter().find(|(other, _)| *other == text.as_str()) {
+                (*own).clone_into(text);
+            }
+            seen.insert(text.clone())
+        });
     }
 
     /// Settles that two keys exclude each other: the command line wins over the file, else it is an error.

@@ -138,7 +138,7 @@ fn warn_of_idle_fields(row: &Section, format: Format, problems: &mut Problems) {
         Format::Tokenized => &["field_messages", "field_prompt", "field_completion", "field", "field_system"],
     };
     for name in idle {
-        if let Some(setting) = row.written(name) {
+        if let Some(setting) = row.changed(name) {
             let of = row.text("type").unwrap_or_default();
             problems.warn(
                 &setting.node.place,

@@ -1,6 +1,7 @@
 //! What configs mean: defaults, aliases, overrides, the flag, and that a resolved config says the same.
 
 use super::*;
+use std::collections::BTreeSet;
 
 const LEAST: &str = r#"
 base_model = "org/name"
@@ -18,6 +19,11 @@ fn load(text: &str, flag: Option<MethodFlag>, set: &[(&str, &str)]) -> crate::er
 fn with(lines: &str) -> Resolved {
     load(&format!("{lines}\n{LEAST}"), Some(MethodFlag::Lora), &[])
         .unwrap_or_else(|error| panic!("{lines}\n{error}"))
+}
+
+/// What is odd about a config, without the places.
+fn odd(resolved: &Resolved) -> BTreeSet<&str> {
+    resolved.warnings.iter().filter_map(|warning| Some(warning.split_once(": ")?.1)).collect()
 }
 
 fn lora(config: &Config) -> &Lora {
@@ -171,10 +177,38 @@ fn overrides_win_and_say_so() {
 }
 
 #[test]
+fn an_override_that_says_nothing_takes_nothing_away() {
+    let targets = |text: &str, value: &str| {
+        let text = format!("{text}\n{LEAST}");
+        let resolved = load(&text, Some(MethodFlag::Lora), &[("lora_target_linear", value)]).unwrap();
+        lora(&resolved.config).targets.clone()
+    };
+    let listed = "lora_target_modules = [\"q_proj\"]";
+    assert_eq!(targets(listed, "false"), Some(Targets::Names(vec!["q_proj".to_owned()])));
+    assert_eq!(targets(listed, "true"), Some(Targets::AllLinear));
+    assert_eq!(targets("lora_target_linear = true", "false"), Some(Targets::AllLinear));
+}
+
+#[test]
+fn roles_have_the_names_by_which_rows_are_read() {
+    let roles = |of: &str, list: &str| {
+        let text = format!("roles_to_train = {list}\n{LEAST}type = \"{of}\"");
+        load(&text, None, &[]).unwrap()
+    };
+    let named = roles("sharegpt", "[\"gpt\", \"human\", \"assistant\", \"tool\"]");
+    assert_eq!(named.config.data.roles_to_train, ["assistant", "user", "tool"]);
+    let usual = roles("sharegpt", "[\"assistant\", \"user\", \"tool\"]");
+    assert_eq!(named.settings, usual.settings, "equal runs have equal settings");
+    // Elsewhere a role is what the rows and the template call it.
+    assert_eq!(roles("chat_template", "[\"gpt\"]").config.data.roles_to_train, ["gpt"]);
+    assert_eq!(roles("chat_template", "[\"bot\", \"bot\"]").config.data.roles_to_train, ["bot", "bot"]);
+}
+
+#[test]
 fn a_resolved_config_means_the_same() {
     let template =
         "chat_template = '''{% for m in messages %}\n\t\"{{ m.content }}\" \\ \u{e9}{% endfor %}'''";
-    let configs = [
+    let configs = vec![
         with(""),
         with(template),
         with("lora_model_dir = \"old\"\nuse_rslora = true"),
@@ -184,6 +218,24 @@ fn a_resolved_config_means_the_same() {
         load(LEAST, Some(MethodFlag::Qlora), &[("bnb_4bit_use_double_quant", "false")]).unwrap(),
         load(LEAST, Some(MethodFlag::Full), &[("learning_rate", "1e-5")]).unwrap(),
         load(&format!("lora_r = 3\n{LEAST}"), None, &[]).unwrap(),
+        with("lr_scheduler = \"linear\"\nmomentum = 0.9\nmaster_weights = \"bf16\""),
+        with("optimizer = \"lion\"\nlr_scheduler = \"constant\"\ncosine_min_lr_ratio = 0.1"),
+        with("rank_pattern = { q_proj = 8, 'layers\\.0\\..*' = 2 }\nalpha_pattern = { 'mlp\\..*' = 3 }"),
+        load(
+            &format!("optimizer = \"sgd\"\nmomentum = 0.9\nmaster_weights = \"bf16\"\n{LEAST}"),
+            Some(MethodFlag::Full),
+            &[],
+        )
+        .unwrap(),
+        load(
+            &format!(
+                "{LEAST}type = \"alpaca\"\nfield = \"x\"\n[[datasets]]\npath = \"b\"\n\
+                 type = \"tokenized\""
+            ),
+            None,
+            &[],
+        )
+        .unwrap(),
         load(
             &format!(
                 "{LEAST}type = \"sharegpt\"\nsplit = \"train[:10%]\"\n[[datasets]]\npath = \"b\"\n\
@@ -202,6 +254,8 @@ fn a_resolved_config_means_the_same() {
         assert_eq!(first.config, again.config, "{}", first.toml);
         assert_eq!(first.settings, again.settings);
         assert_eq!(differences(first, &again), Vec::new());
+        assert_eq!(settings_of(&first.toml), first.settings);
+        assert_eq!(odd(first), odd(&again), "{}", first.toml);
     }
 }
 
@@ -228,6 +282,22 @@ fn what_no_method_uses_is_said() {
     let resolved = load(&format!("{LEAST}type = \"alpaca\"\nfield_system = \"x\""), None, &[]).unwrap();
     assert!(resolved.warnings[0].contains("`field_system` has no effect with type = \"alpaca\""));
     assert_eq!(with("").warnings, Vec::<String>::new());
+    for (preset, other, fact) in [
+        ("momentum = 0", "momentum = 0.9", "`momentum` has no effect: it is SGD's"),
+        (
+            "master_weights = \"f32\"",
+            "master_weights = \"bf16\"",
+            "`master_weights` has no effect: an adapter is trained in f32",
+        ),
+        (
+            "lr_scheduler = \"linear\"\ncosine_min_lr_ratio = 0.0",
+            "lr_scheduler = \"linear\"\ncosine_min_lr_ratio = 0.1",
+            "`cosine_min_lr_ratio` has no effect with lr_scheduler = \"linear\"",
+        ),
+    ] {
+        assert_eq!(odd(&with(preset)), BTreeSet::new(), "{preset}");
+        assert_eq!(odd(&with(other)), BTreeSet::from([fact]), "{other}");
+    }
 }
 
 #[test]

@@ -21,6 +21,8 @@ use std::path::Path;
 const BATCH: (usize, usize) = (4096, 8 << 20);
 /// Bad rows shown before a dataset is refused.
 pub(super) const SHOWN: usize = 5;
+/// The reason of [`Outcome::left_out`] beside [`TOO_LONG`].
+const NOTHING_COUNTED: &str = "no counted tokens";
 /// Share of rows that `"drop"` may leave out.
 const MAX_DROPPED: f64 = 0.05;
 
@@ -138,7 +140,7 @@ impl Preparation<'_> {
     }
 
     /// Refuses a source from which nothing can be learned.
-    fn judge(&self, source: &Source, loaded: &Loaded, warnings: &mut Vec<String>) -> Result<(), Error> {
+    fn judge(&self, source: &Source, loaded: &Loaded, warnings: &mut Vec<String>) -> Result<()> {
         let stats = &loaded.stats;
         let path = || source.path.clone();
         if loaded.samples.is_empty() {
@@ -152,7 +154,11 @@ impl Preparation<'_> {
             } else {
                 format!(" of {}: {}", stats.rows, counts.join("; "))
             };
-            return Err(Error::NoRows { path: path(), reasons });
+            let error = crate::error::Error::from(Error::NoRows { path: path(), reasons });
+            return Err(match self.way_to_count(source.format, stats) {
+                Some(way) => error.hint(way),
+                None => error,
+            });
         }
         let dropped = stats.skipped.get(TOO_LONG).map_or(0, |s| s.rows);
         let share = dropped as f64 / stats.rows.max(1) as f64;
@@ -164,7 +170,8 @@ impl Preparation<'_> {
                 share: 100.0 * share,
                 limit: self.data.sequence_len,
                 keeps: stats.keeps,
-            });
+            }
+            .into());
         }
         if stats.special_text > 0 {
             warnings.push(format!(
@@ -174,6 +181,22 @@ impl Preparation<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// What counts more tokens, where rows are left out for the lack of them above all.
+    fn way_to_count(&self, format: Format, stats: &Stats) -> Option<String> {
+        let uncounted = stats.skipped.get(NOTHING_COUNTED)?.rows;
+        if stats.skipped.values().any(|other| other.rows > uncounted) {
+            return None;
+        }
+        let roles = format!(
+            "`roles_to_train` = {:?} must name roles of the rows; `train_on_eos` can count ends of turns",
+            self.data.roles_to_train
+        );
+        let cut = format!("{} rows were cut: a longer `sequence_len` keeps more of them", stats.truncated);
+        let ways = [(is_chat(format), roles), (stats.truncated > 0, cut)].into_iter();
+        let ways: Vec<String> = ways.filter_map(|(helps, way)| helps.then_some(way)).collect();
+        (!ways.is_empty()).then(|| ways.join("; "))
     }
 
     /// Refuses rows that are learned from and of which none ends in a counted token, unless the config asks for it: by
@@ -241,7 +264,11 @@ impl Work<'_> {
             self.loaded.stats.rows += 1;
             match outcome {
                 Ok(outcome) => self.keep(row, number, outcome),
-                Err(fault) if self.preparation.data.on_bad_row == OnBadRow::Skip => {
+                // `"raise"` refuses the dataset for a row that is too long, which is not a bad one.
+                Err(fault)
+                    if self.preparation.data.on_bad_row == OnBadRow::Skip
+                        && !matches!(fault, RowFault::TooLong { .. }) =>
+                {
                     self.skip(fault.reason(), number);
                 }
                 Err(fault) => {

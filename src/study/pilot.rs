@@ -6,7 +6,7 @@ use super::child::Child;
 use super::curve::{self, Ending};
 use super::quoted;
 use super::sample::{self, Drawn};
-use crate::config;
+use crate::config::{self, MethodFlag};
 use crate::data;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
@@ -29,6 +29,8 @@ use std::path::{Path, PathBuf};
 pub struct Asked<'a> {
     /// The whole run's config.
     pub config: &'a Path,
+    /// Its method, where it does not say one.
+    pub method: Option<MethodFlag>,
     /// Overrides of its keys.
     pub overrides: &'a [(String, String)],
     /// A smaller model that stands in.
@@ -107,7 +109,7 @@ const CORRELATED: f64 = 3.0;
 /// # Errors
 /// The config, its model or its data cannot be used; the pilot's run fails; the folder cannot be written.
 pub fn pilot(asked: &Asked<'_>, said: &mut dyn FnMut(&str)) -> Result<Pilot> {
-    let target = Ground::lay(config::load(asked.config, None, asked.overrides)?)?;
+    let target = Ground::lay(config::load(asked.config, asked.method, asked.overrides)?)?;
     let (counts, _) = counted(&target)?;
     let (mut machine, limits, notes) = target.ahead(&counts)?;
     let spot = Spot { machine: &machine, limits: &limits, price: &target.price };
@@ -141,6 +143,7 @@ pub fn pilot(asked: &Asked<'_>, said: &mut dyn FnMut(&str)) -> Result<Pilot> {
     let ending = if other.is_none() { ran.ending(&target, &counts, &drawn) } else { None };
     let mut warnings = prediction.warnings.clone();
     warnings.extend(notes);
+    warnings.extend(target.resolved.warnings.iter().cloned());
     warnings.extend(doubts(&target, &counts, other.is_some(), ending.is_some()));
     let mut interval = prediction.interval.clone();
     interval.extend(ending.map(|e| ("eval_loss".to_owned(), Interval { low: e.low, high: e.high })));
@@ -174,7 +177,7 @@ fn stand_in(asked: &Asked<'_>, model: &str) -> Result<Ground> {
     let mut overrides = asked.overrides.to_vec();
     overrides.retain(|(key, _)| key != "base_model");
     overrides.push(("base_model".into(), model.into()));
-    Ground::lay(config::load(asked.config, None, &overrides)?)
+    Ground::lay(config::load(asked.config, asked.method, &overrides)?)
 }
 
 /// As many rows as the steps take.

@@ -84,7 +84,9 @@ fn bad_rows_can_be_left_out_and_are_counted_by_reason() {
     assert!(summary.skipped["not an object"].places[1].ends_with(":6"));
     assert_eq!((summary.skipped["invalid JSON"].rows, summary.rows, summary.train_samples), (1, 6, 3));
     fixture.rewrite("[1]\n");
-    assert!(fixture.refused(Kind::Data).contains("no rows are left of 1: 1 not an object"));
+    let error = fixture.refused(Kind::Data);
+    assert!(error.contains("no rows are left of 1: 1 not an object"), "{error}");
+    assert!(error.contains("hint: look at the rows named above"), "{error}");
     fixture.rewrite("\n \n");
     assert!(fixture.refused(Kind::Data).contains("no rows are left of 0"));
 }
@@ -210,7 +212,21 @@ fn too_many_long_rows_are_refused_with_the_length_that_helps() {
     let warnings = fixture.prepare().unwrap().summary.warnings;
     assert!(warnings.iter().any(|w| w.contains("cut the end off every row")), "{warnings:?}");
     fixture.data.sequence_len = 5;
-    assert!(fixture.refused(Kind::Data).contains("100 no counted tokens"));
+    let error = fixture.refused(Kind::Data);
+    assert!(error.contains("100 no counted tokens"), "{error}");
+    assert!(error.contains("hint: 100 rows were cut") && !error.contains("roles_to_train"), "{error}");
+}
+
+#[test]
+fn a_row_that_is_too_long_is_raised_even_where_bad_ones_are_skipped() {
+    let mut fixture = Fixture::new(&format!("[1]\n{}", rows(11)));
+    fixture.data.on_bad_row = OnBadRow::Skip;
+    fixture.data.excess_length = ExcessLength::Raise;
+    assert_eq!(fixture.prepare().unwrap().summary.skipped["not an object"].rows, 1);
+    fixture.data.sequence_len = 19;
+    let error = fixture.refused(Kind::Data);
+    assert!(error.contains("rows.jsonl:12: the row has 20 tokens, `sequence_len` is 19"), "{error}");
+    assert!(!error.contains("rows.jsonl:1:"), "{error}");
 }
 
 #[test]
@@ -226,7 +242,10 @@ fn data_that_never_stops_or_counts_nothing_is_refused() {
     fixture.data.train_on_eos = TrainOnEos::None;
     assert!(prepare_data(&fixture.data, 1, &endless, None).unwrap().summary.warnings.len() > 1);
     fixture.data.roles_to_train = vec!["bot".into()];
-    assert!(fixture.refused(Kind::Data).contains("1 no counted tokens"));
+    let error = fixture.refused(Kind::Data);
+    assert!(error.contains("1 no counted tokens"), "{error}");
+    let hint = "hint: `roles_to_train` = [\"bot\"] must name roles of the rows; `train_on_eos`";
+    assert!(error.contains(hint), "{error}");
     let raising = with_template("{{ raise_exception('no') }}");
     let error = prepare_data(&fixture.data, 1, &raising, None).unwrap_err();
     assert_eq!(error.kind, Kind::Model);
