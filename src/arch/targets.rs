@@ -1,4 +1,5 @@
-//! Which modules an adapter touches: `lora_target_modules` and `lora_modules_to_save`, matched as PEFT matches them.
+//! Which modules an adapter touches: `lora_target_modules` and `lora_modules_to_save`, matched as PEFT matches them: the
+//! first by the end of a name behind a dot, the second by any end of it.
 
 use super::{Arch, Error, Linear, Proj};
 use crate::config::Targets;
@@ -40,14 +41,15 @@ pub fn select(arch: &Arch, targets: &Targets) -> crate::error::Result<Vec<Linear
     Ok(chosen)
 }
 
-/// Full names of the modules that are trained whole, in the order of the model, each once.
+/// Full names of the modules that are trained whole, in the order of the model, each once: those whose names end so.
 ///
 /// # Errors
 /// An entry matches nothing: with the names that exist.
 pub fn modules_to_save(arch: &Arch, keys: &[String]) -> crate::error::Result<Vec<String>> {
     let modules = modules(arch);
+    let ends = |module: &str, key: &str| !key.is_empty() && module.ends_with(key);
     let unmatched: Vec<String> =
-        keys.iter().filter(|key| !modules.iter().any(|module| is_named(module, key))).cloned().collect();
+        keys.iter().filter(|key| !modules.iter().any(|module| ends(module, key))).cloned().collect();
     if !unmatched.is_empty() {
         let mut exist: Vec<String> = Vec::new();
         for module in &modules {
@@ -58,7 +60,7 @@ pub fn modules_to_save(arch: &Arch, keys: &[String]) -> crate::error::Result<Vec
         }
         return Err(Error::NoModule { key: "lora_modules_to_save", names: unmatched, exist }.into());
     }
-    Ok(modules.into_iter().filter(|module| keys.iter().any(|key| is_named(module, key))).collect())
+    Ok(modules.into_iter().filter(|module| keys.iter().any(|key| ends(module, key))).collect())
 }
 
 /// The value of the first pattern that a module matches: PEFT's rule for `rank_pattern` and `alpha_pattern`, a regular
@@ -198,7 +200,9 @@ mod tests {
         assert_eq!(find(true, &["lm_head", "embed_tokens"]).unwrap(), ["model.embed_tokens", "lm_head"]);
         assert_eq!(find(false, &["lm_head"]).unwrap(), ["lm_head"]);
         assert_eq!(find(false, &["q_norm"]).unwrap().len(), 11);
-        assert_eq!(find(false, &["norm"]).unwrap(), ["model.norm"]);
+        assert_eq!(find(false, &["model.norm"]).unwrap(), ["model.norm"]);
+        // Four of each block, and the last.
+        assert_eq!(find(false, &["norm"]).unwrap().len(), 4 * 11 + 1);
         let error = find(true, &["wte"]).unwrap_err().to_string();
         assert!(error.contains("`lora_modules_to_save`: `wte` matches no module"));
         assert!(error.contains("embed_tokens, input_layernorm, q_proj"), "{error}");

@@ -131,7 +131,12 @@ impl Builder<'_> {
             Some(value) => value.to_device(self.loader.device())?,
             None => base.to_dtype(DType::F32)?.copy()?,
         };
-        Ok(self.params.add(name, value, 1.0))
+        // PEFT's LoRA+ counts every vector with B.
+        let ratio = match self.trained {
+            Trained::Adapter(adapter) if value.rank() == 1 => adapter.spec.lr_ratio,
+            _ => 1.0,
+        };
+        Ok(self.params.add(name, value, ratio))
     }
 
     fn norm(&mut self, module: &str, reader: Precision) -> Result<Norm> {

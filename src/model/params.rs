@@ -66,9 +66,10 @@ impl Params {
         &self.all[id.0]
     }
 
-    /// Bytes of all tensors.
+    /// Bytes of all tensors, and of the starts that are kept of them.
     pub fn bytes(&self) -> u64 {
-        self.all.iter().map(|p| (p.value.elem_count() * p.value.dtype().size_in_bytes()) as u64).sum()
+        let all = self.all.iter().flat_map(|p| std::iter::once(&p.value).chain(&p.lent));
+        all.map(|t| (t.elem_count() * t.dtype().size_in_bytes()) as u64).sum()
     }
 
     /// Bytes of the gradients, f32, that have no pages of their own.

@@ -124,7 +124,10 @@ fn rope_of(header: &Header, name: &str, head_dim: usize) -> Result<Rope, Error> 
         header.float(&format!("{name}.rope.freq_base"), bounds::THETA)?.unwrap_or(rope::DEFAULT_THETA);
     let kind_key = format!("{name}.rope.scaling.type");
     let factor_key = format!("{name}.rope.scaling.factor");
-    let scaling = match Fields::text(header, &kind_key)?.unwrap_or("none") {
+    // A factor without a kind is a linear one to llama.cpp.
+    let factor = header.float(&factor_key, bounds::FACTOR)?;
+    let unsaid = if factor.is_some_and(|factor| factor > 1.0) { "linear" } else { "none" };
+    let scaling = match Fields::text(header, &kind_key)?.unwrap_or(unsaid) {
         "none" => match header.float(&format!("{name}.rope.scale_linear"), bounds::FACTOR)? {
             Some(factor) if factor > 1.0 => RopeScaling::Linear { factor },
             _ => RopeScaling::None,

@@ -160,7 +160,7 @@ impl Adapter {
     /// Targets match nothing; the adapter to continue is broken, conflicts with the config or fits another base.
     pub fn resolve(arch: &Arch, lora: &config::Lora, lr_ratio: Option<f64>, seed: u64) -> Result<Self> {
         let found = match &lora.model_dir {
-            Some(folder) => Some(peft::Folder::open(folder)?.agreed(lora)?),
+            Some(folder) => Some(peft::Folder::open(folder)?.agreed(arch, lora)?),
             None => None,
         };
         let settings = found.as_ref().map(|f| &f.settings);

@@ -1,7 +1,9 @@
 //! PEFT's files: `adapter_config.json` and `adapter_model.safetensors`.
 
 use super::{Adapter, Error};
+use crate::arch::Arch;
 use crate::arch::safetensors::{Dtype, Shard, TensorEntry};
+use crate::arch::targets::modules_to_save;
 use crate::config;
 use crate::error::Result;
 use crate::model::{Param, Params, tensors};
@@ -61,9 +63,15 @@ impl Folder {
         Ok(Self { path: folder.to_owned(), settings })
     }
 
-    /// Itself, if no key that the config states contradicts it.
-    pub fn agreed(self, lora: &config::Lora) -> Result<Self, Error> {
+    /// Itself, if no key that the config states contradicts it on this model.
+    ///
+    /// # Errors
+    /// One does (4), or names a module that is not there (2).
+    pub fn agreed(self, arch: &Arch, lora: &config::Lora) -> Result<Self> {
         let s = &self.settings;
+        // The same modules may be named by longer or shorter ends, in any order.
+        let saved = |names: &[String]| modules_to_save(arch, names).map(|modules| format!("{modules:?}"));
+        let own = if lora.modules_to_save.is_empty() { None } else { Some(saved(&lora.modules_to_save)?) };
         let stated = [
             ("r", s.r.to_string(), lora.r.map(|r| r.to_string())),
             ("lora_alpha", s.alpha.to_string(), lora.alpha.map(|a| a.to_string())),
@@ -71,7 +79,7 @@ impl Folder {
             ("use_dora", s.dora.to_string(), lora.dora.map(|d| d.to_string())),
             ("rank_pattern", format!("{:?}", s.rank_pattern), stated(&lora.rank_pattern)),
             ("alpha_pattern", format!("{:?}", s.alpha_pattern), stated(&lora.alpha_pattern)),
-            ("modules_to_save", format!("{:?}", s.modules_to_save), stated(&lora.modules_to_save)),
+            ("modules_to_save", saved(&s.modules_to_save)?, own),
             (
                 "target_modules",
                 format!("{:?}", s.targets),
@@ -81,7 +89,7 @@ impl Folder {
         for (key, theirs, ours) in stated {
             if let Some(ours) = ours.filter(|ours| *ours != theirs) {
                 let path = self.path.join("adapter_config.json");
-                return Err(Error::Conflict { path, key, theirs, ours });
+                return Err(Error::Conflict { path, key, theirs, ours }.into());
             }
         }
         Ok(self)

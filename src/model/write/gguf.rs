@@ -88,7 +88,10 @@ pub fn gguf_like(merged: &Merged, base: &Header, out: &Path) -> Result<FileEntry
             }
         }
     }
-    let metadata: Vec<_> = base.metadata.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    // The file is laid out anew, and whole.
+    let is_of_layout = |key: &str| key == "general.alignment" || key.starts_with("split.");
+    let kept = base.metadata.iter().filter(|(key, _)| !is_of_layout(key));
+    let metadata: Vec<_> = kept.map(|(key, value)| (key.as_str(), value.clone())).collect();
     let mut through = Through::default();
     let written = gguf::write(out, &metadata, &tensors, &mut |i, out| match (
         changed.get(i).and_then(Option::as_ref),
