@@ -4,11 +4,12 @@
 use super::rig::Rig;
 use super::stopwatch::{Patience, Timed};
 use crate::error::Result;
-use crate::estimate::Machine;
+use crate::estimate::{Machine, phases};
 use crate::fs;
 use crate::meter;
+use crate::model::adapter::pissa;
 use crate::model::weights::drawn;
-use crate::ops::residual;
+use crate::ops::{host, residual};
 use fttrain_kernels::cpu::Nf4;
 use fttrain_kernels::sys::memory::give_back_pages;
 use rayon::prelude::*;
@@ -29,6 +30,9 @@ const FRESH_BYTES: usize = 4 << 20;
 const FRESH_ROUND: usize = 32 << 20;
 /// Bytes touched at most to see what pages cost that nobody used for a while: more than is likely to be at hand.
 const FAR_BYTES: u64 = 6 << 30;
+/// Rows of a weight that is decomposed, and how many of its singular values are wanted.
+const DECOMPOSED: usize = 256;
+const DECOMPOSED_RANK: usize = 16;
 /// Values that are drawn and quantised, as rows of a matrix.
 const VALUES: usize = 2 << 20;
 const ROW: usize = 1024;
@@ -125,7 +129,7 @@ fn far(patience: Duration) -> f64 {
     (last.len() * FRESH_ROUND) as f64 / last.iter().sum::<f64>().max(1e-9)
 }
 
-/// Values per second that become NF4, and that are drawn for a model without weights.
+/// Values per second that become NF4, and that are drawn for a model without weights; FLOP/s of one that is decomposed.
 fn values(machine: &mut Machine, patience: Patience) -> Result<()> {
     let rate = |timed: Timed| VALUES as f64 / timed.typical_s;
     let drawn = || drawn("calibrate.weight", &[VALUES], 0, 0.02);
@@ -139,6 +143,12 @@ fn values(machine: &mut Machine, patience: Patience) -> Result<()> {
         std::hint::black_box(Nf4::encode((VALUES / ROW, ROW), true, copy));
         Ok(())
     })?);
+    let weight = host::tensor(values[..DECOMPOSED * ROW].to_vec(), (DECOMPOSED, ROW))?;
+    let how = pissa::How { rank: DECOMPOSED_RANK, scale: 1.0, rounds: None, seed: 0, module: "calibrate" };
+    let timed = patience.time(&mut || pissa::start(&weight, &how).map(drop))?;
+    let sides = (DECOMPOSED as u64, ROW as u64);
+    machine.decompose_flops_per_s =
+        phases::decomposing(sides, DECOMPOSED_RANK as u64, None) / timed.typical_s;
     Ok(())
 }
 

@@ -45,7 +45,9 @@ pub fn machine(
     };
     computer.renew(&mut machine, &profiles);
     let missing = shapes::lacking(&machine, &wanted);
-    if missing.is_empty() {
+    let tokens = ask.counts.tokens as f64 / ask.counts.micro_batches.max(1) as f64;
+    let knows_glue = machine.knows_glue(tokens, &ask.model().blocks());
+    if missing.is_empty() && knows_glue {
         return Ok((machine, warning));
     }
     let until = Instant::now() + QUICK;
@@ -57,7 +59,11 @@ pub fn machine(
     if is_new {
         machine.spread = spread;
     }
-    machine.glue.extend(whole::glue(ask, adapter, &machine, rig, Patience::QUICK)?);
+    let glue = whole::glue(ask, adapter, &machine, rig, Patience::QUICK)?;
+    if missing.is_empty() && glue.is_none() {
+        return Ok((machine, warning));
+    }
+    machine.glue.extend(glue);
     machine.measured_at = Some(provenance.measured_at);
     let kept = keep(&mut profiles, &machine, home);
     Ok((machine, warning.or(kept.err().map(|e| format!("the machine's profile could not be kept: {e}")))))

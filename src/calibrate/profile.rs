@@ -17,7 +17,7 @@ pub struct Profiles {
     machines: Vec<Machine>,
 }
 
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 /// A profile file is some 100 KiB; beyond this it is something else.
 const MOST_BYTES: u64 = 4 << 20;
 /// Rates that a machine keeps, the newest.

@@ -68,7 +68,7 @@ pub fn glue(
     let ops = model.blocks_training(&volume, false);
     // The sum of the ops alone: what other models' blocks took beside theirs is not in it.
     let bare = Machine { glue: Vec::new(), ..machine.clone() };
-    let expected_s = time::seconds(&ops, &bare, model.stored, 0.0);
+    let expected_s = time::seconds(&ops, &bare, &model.blocks());
     if expected_s > LONGEST_S {
         return Ok(None);
     }
@@ -92,7 +92,7 @@ pub fn glue(
     let mut run = || decoder.loss_and_backward(&batch, how, &mut params.no_grads()).map(drop);
     let timed = patience.time_on(rig, &mut run)?;
     let factor = (timed.typical_s / expected_s).clamp(1.0 / MOST, MOST);
-    Ok(Some(Glue { tokens: tokens as u64, hidden: arch.hidden_size as u64, factor }))
+    Ok(Some(Glue { blocks: model.blocks(), tokens: tokens as u64, factor }))
 }
 
 /// The same blocks, some of them, under a small vocabulary.

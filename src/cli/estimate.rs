@@ -1,7 +1,7 @@
 //! `fttrain estimate CONFIG`
 
-use super::SetArgs;
 use super::train::{plan_of, verdict};
+use super::{MethodArgs, SetArgs};
 use crate::calibrate::Profiles;
 use crate::error::Result;
 use crate::estimate::machine::Kind;
@@ -36,11 +36,13 @@ pub(super) struct EstimateArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    method: MethodArgs,
+    #[command(flatten)]
     set: SetArgs,
 }
 
 pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
-    let resolved = crate::config::load(&args.config, None, &args.set.pairs()?)?;
+    let resolved = crate::config::load(&args.config, args.method.flag(), &args.set.pairs()?)?;
     let mut ground = Ground::lay(resolved)?;
     let (counts, data) = if let (Some(rows), Some(tokens)) = (args.rows, args.tokens_per_row) {
         (Counts::uniform(rows, tokens, &ground.resolved.config), None)
@@ -57,6 +59,7 @@ pub(super) fn run(args: &EstimateArgs) -> Result<u8> {
     let spot = Spot { machine: &machine, limits: &ground.limits, price: &ground.price };
     let mut prediction = ground.predict_on(&counts, spot, &ground.learned(&machine));
     prediction.warnings.extend(notes);
+    prediction.warnings.extend(ground.resolved.warnings.iter().cloned());
     if args.json {
         super::print(&json::to_text(&prediction)?);
         return Ok(0);
@@ -81,18 +84,22 @@ fn elsewhere(ground: &Ground, counts: &Counts, args: &EstimateArgs) -> Result<u8
         .iter()
         .filter_map(|machine| Some(limits_of(machine, ground).transpose()?.map(|l| (machine.clone(), l))))
         .collect::<Result<_>>()?;
-    let market = Market::open(measured, jiff::Zoned::now().date())?;
+    let config = &ground.resolved.config;
+    let market = Market::open(&config.cost, measured, jiff::Zoned::now().date())?;
     let mut rows: Vec<MachineRow> = Vec::new();
     for name in &args.on {
         let found = if name == HERE { vec![here(ground, counts)?] } else { market.find(name)? };
-        for Candidate { name, machine, limits, price, note } in found {
+        for Candidate { name, machine, limits, price, note, lacks } in found {
             let spot = Spot { machine: &machine, limits: &limits, price: &price };
             let prediction = ground.predict_on(counts, spot, &ground.learned(&machine));
-            rows.push(MachineRow::new(name, note, prediction));
+            let is_gpu = machine.kind == Kind::Accelerator;
+            let beyond = ground.beyond_gpus().filter(|_| is_gpu);
+            let lacks = lacks.or_else(|| beyond.map(|what| format!("{what} does not run on a GPU yet")));
+            rows.push(MachineRow::new(name, note, lacks, prediction));
         }
     }
     machines_table::rank(&mut rows);
-    if let Some(warning) = warning {
+    for warning in warning.iter().chain(&ground.resolved.warnings) {
         super::say(&format!("warning: {warning}"));
     }
     super::print(&if args.json {
@@ -120,5 +127,5 @@ fn limits_of(machine: &Machine, ground: &Ground) -> Result<Option<Limits>> {
 fn here(ground: &Ground, counts: &Counts) -> Result<Candidate> {
     let (machine, limits, notes) = ground.ahead(counts)?;
     let note = (!notes.is_empty()).then(|| notes.join("; "));
-    Ok(Candidate { name: HERE.into(), machine, limits, price: ground.price.clone(), note })
+    Ok(Candidate { name: HERE.into(), machine, limits, price: ground.price.clone(), note, lacks: None })
 }

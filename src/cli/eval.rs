@@ -127,11 +127,14 @@ fn judge(
     evaluation.knows_data(&prepared.summary.sha256);
     let samples = if rows.held_out { &prepared.eval } else { &prepared.train };
     meter.enter(Phase::Load);
-    let longest = subject.arch.max_position.max(rows.data.sequence_len);
+    let longest = samples.iter().map(|sample| sample.ids.len()).max().unwrap_or(0);
+    // A table of a position is small, and files declare millions of them.
+    let positions = subject.arch.max_position.min(MOST_ASKED);
+    let longest = longest.max(pattern.map_or(0, |_| positions));
     let decoder = subject.decoder(!args.no_adapter, subject.frozen(), longest)?;
     meter.enter(Phase::Evaluate);
     let loss = examine::loss(&decoder, samples, rows.data.sequence_len)?;
-    let ask = |pattern| ask(args, subject, &decoder, (rows, &prepared), pattern);
+    let ask = |pattern| ask((args, positions), subject, &decoder, (rows, &prepared), pattern);
     Ok((loss, pattern.map(ask).transpose()?))
 }
 
@@ -226,8 +229,11 @@ fn plain() -> Data {
     }
 }
 
+/// Tokens of a question with its examples and its answer, at most.
+const MOST_ASKED: usize = 1 << 17;
+
 fn ask(
-    args: &EvalArgs,
+    (args, positions): (&EvalArgs, usize),
     subject: &Subject,
     decoder: &crate::model::Decoder,
     (rows, prepared): (&Rows, &Prepared),
@@ -252,7 +258,8 @@ fn ask(
         };
         asked.extend(of(source, which, limit.saturating_sub(asked.len()))?);
     }
-    let asking = Asking { pattern, shots: &shots, max_tokens: args.max_tokens, at_once: args.at_once };
+    let (max_tokens, at_once) = (args.max_tokens, args.at_once);
+    let asking = Asking { pattern, shots: &shots, max_tokens, at_once, positions };
     let (exact, answers) = examine::exact(subject, decoder, &asked, &asking)?;
     if let Some(path) = &args.answers {
         let line = |answer| serde_json::to_string(answer).map(|line| line + "\n");

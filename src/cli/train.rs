@@ -20,6 +20,7 @@ use crate::report::{
     self, DataSummary, Interval, Parameters, Price, SamplePair, Status, estimate_table, track,
 };
 use crate::train::ground::Ground;
+use crate::train::history::EARLIER;
 use crate::train::screen::Screen;
 use crate::train::stop::Stop;
 use crate::train::{
@@ -212,7 +213,7 @@ fn go(
     crew: &Crew<'_>,
     result: &mut Training,
 ) -> Result<Outcome> {
-    let longest = session::longest(&plan.ground).min(plan.ground.arch.max_position);
+    let longest = session::longest(&plan.ground, &plan.summary).min(plan.ground.arch.max_position);
     let answers = |session: &Session, plan: &Plan| {
         samples::answers(&session.learner.decoder, &plan.tokenizer, &plan.ground.resolved.config, longest)
     };
@@ -311,9 +312,8 @@ fn data_summary(summary: &Summary, sequence_len: usize) -> DataSummary {
 
 /// What the run took, processes before this one included.
 fn settled(session: &Session, plan: &Plan, measured: &Measured) -> Settled {
-    let phases =
-        [("before the resume", session.earlier_s - session.lost_s), ("lost to a kill", session.lost_s)];
-    let phases = phases.into_iter().filter(|(_, s)| *s > 0.0).map(|(name, s)| (name.to_owned(), s)).collect();
+    let phases = EARLIER.into_iter().zip([session.earlier_s - session.lost_s, session.lost_s]);
+    let phases = phases.filter(|(_, s)| *s > 0.0).map(|(name, s)| (name.to_owned(), s)).collect();
     let earlier = Earlier { phases, energy_j: session.earlier_energy_j() };
     let ground = &plan.ground;
     settle(measured, &earlier, &ground.price, ground.grid.as_ref(), &cpu_model())

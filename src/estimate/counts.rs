@@ -2,7 +2,7 @@
 
 use super::work::Volume;
 use super::{product, rounded, wide};
-use crate::config::{Config, ValSet};
+use crate::config::{Config, Format, Source, ValSet};
 use crate::data::Batch;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,9 @@ pub struct Counts {
     pub micro_batches: u64,
     /// Real input tokens.
     pub tokens: u64,
+    /// Tokens of the middle step behind the first one, of the process with the most; 0 = steps are alike.
+    #[serde(default)]
+    pub median_step_tokens: f64,
     /// Targets after the shift.
     pub loss_tokens: u64,
     /// Σ length² over all segments: attention's work is half of it.
@@ -25,6 +28,9 @@ pub struct Counts {
     pub max_batch_targets: u64,
     /// Training samples: no micro-batch can have more rows.
     pub rows: u64,
+    /// Tokens of the longest of them; 0 = not known.
+    #[serde(default)]
+    pub longest: u64,
     /// Tokens of all samples that are kept in memory, training and evaluation.
     pub data_tokens: u64,
     /// One evaluation, and how many there are.
@@ -119,6 +125,32 @@ impl Counts {
         self.shared.map_or(1, |shared| shared.processes)
     }
 
+    /// As many micro-batches that hold a smaller `part` of the `whole`'s tokens.
+    #[must_use]
+    pub fn with_less(self, part: u64, whole: u64) -> Self {
+        let share = part as f64 / whole.max(1) as f64;
+        let less = |n: u64| rounded(n as f64 * share).max(n.min(1));
+        let of_slowest = |v: Volume| Volume {
+            tokens: v.tokens * share,
+            targets: v.targets * share,
+            squares: v.squares * share,
+            ..v
+        };
+        Self {
+            tokens: less(self.tokens),
+            loss_tokens: less(self.loss_tokens),
+            segment_squares: self.segment_squares * share,
+            shared: self.shared.map(|s| Shared { slowest: of_slowest(s.slowest), ..s }),
+            ..self
+        }
+    }
+
+    /// Tokens of the middle step, which is the one that a median of steps' seconds is of.
+    pub fn middle_step_tokens(&self) -> f64 {
+        let mean = self.volume().tokens / self.steps.max(1) as f64;
+        if self.median_step_tokens > 0.0 { self.median_step_tokens } else { mean }
+    }
+
     /// What goes through the model of one process in training.
     pub fn volume(&self) -> Volume {
         if let Some(shared) = &self.shared {
@@ -134,12 +166,18 @@ impl Counts {
 
     /// The counts of `rows` rows of `tokens_per_row` tokens each, for an estimate without data.
     ///
-    /// Assumes equal rows, replayed ones like the others, every token but the first a target (an upper bound), longer
-    /// rows cut at `sequence_len`; a retention set is not evaluated, and EWC's pass over it left out, because nobody said
-    /// how long it is.
+    /// Assumes equal rows, replayed ones like the others, every token but the first a target (an upper bound); longer
+    /// rows are cut at `sequence_len`, plain text into as many windows as it fills. A retention set is not evaluated, and
+    /// EWC's pass over it left out, because nobody said how long it is.
     pub fn uniform(rows: u64, tokens_per_row: u64, config: &Config) -> Self {
         let (train, sequence) = (&config.train, wide(config.data.sequence_len).max(1));
-        let length = tokens_per_row.min(sequence);
+        let is_text = |source: &Source| source.format == Format::Completion;
+        let windows = match config.data.datasets.first() {
+            Some(source) if is_text(source) => tokens_per_row.div_ceil(sequence).max(1),
+            _ => 1,
+        };
+        let rows = product(&[rows, windows]);
+        let length = tokens_per_row.div_ceil(windows).min(sequence);
         let held_out = match config.data.val_set {
             ValSet::None => 0,
             ValSet::Share(share) => rounded(rows as f64 * share).min(rows),
@@ -158,26 +196,30 @@ impl Counts {
         let epochs = if steps_per_epoch == 0 { 0.0 } else { steps as f64 / steps_per_epoch as f64 };
         let rows_seen = rounded(train_rows as f64 * epochs);
         let batch_rows = product(&[micro.min(packs), per_pack]).min(train_rows);
+        // An evaluation takes as many rows at once as packs of training could hold.
+        let judged_rows = (product(&[micro, sequence]) / length.max(1)).max(1);
         Self {
             steps,
             micro_batches: rounded(batches_per_epoch as f64 * epochs),
             tokens: product(&[rows_seen, length]),
+            median_step_tokens: 0.0,
             loss_tokens: product(&[rows_seen, length.saturating_sub(1)]),
             segment_squares: rows_seen as f64 * (length as f64).powi(2),
             max_batch_tokens: product(&[batch_rows, length]),
             max_batch_targets: product(&[batch_rows, length.saturating_sub(1)]),
             rows: train_rows,
+            longest: length,
             shared: None,
             data_tokens: product(&[rows, length]),
             retention: EvalCounts::default(),
             fisher: EvalCounts::default(),
             eval: EvalCounts {
                 passes: if held_out == 0 { 0 } else { eval_passes(steps, config.schedule.eval_steps) },
-                micro_batches: held_out.div_ceil(batch_rows.max(1)),
+                micro_batches: held_out.div_ceil(judged_rows),
                 tokens: product(&[held_out, length]),
                 loss_tokens: product(&[held_out, length.saturating_sub(1)]),
                 segment_squares: held_out as f64 * (length as f64).powi(2),
-                max_batch_tokens: product(&[batch_rows.min(held_out), length]),
+                max_batch_tokens: product(&[judged_rows.min(held_out), length]),
             },
             tokenises: config.data.reads_text(),
             assumed: true,

@@ -99,6 +99,11 @@ impl Ratio {
         (self.middle_ln * n / (n + 1.0)).exp()
     }
 
+    /// A width without past runs, with the doubt whether the next one will be as the only one was.
+    pub fn doubted(&self, cold: f64) -> f64 {
+        (1.0 + cold) * self.factor().ln().abs().exp() - 1.0
+    }
+
     /// Width of the interval of one more run, two standard deviations; `None` below two runs.
     pub fn width(&self) -> Option<f64> {
         if self.of_pilot {
@@ -204,6 +209,8 @@ mod tests {
         let one = Learned::from(&[past(1.0, 4.0)]).time;
         assert!((one.factor() - 2.0).abs() < 1e-12);
         assert_eq!(one.width(), None);
+        // 2 / 2.2 and 2 · 2.2: what was predicted without it, and what it took, lie both inside.
+        assert!((one.doubted(0.1) - 1.2).abs() < 1e-9);
         let many = Learned::from(&vec![past(1.0, 4.0); 15]).time;
         assert!((many.factor() - 4f64.powf(15.0 / 16.0)).abs() < 1e-9);
         assert!(many.width().unwrap() < 1e-6);

@@ -3,6 +3,7 @@
 //! The rule, by the class of evidence:
 //! - two or more finished runs on the machine: two standard deviations of their log ratios measured / predicted, for
 //!   a new run (√(1 + 1/n)), never below `LEAST_TIME`, nor below the scatter of the machine's measurements;
+//! - one finished run, which moves the prediction half of the way: as without it, and the other half either way;
 //! - a pilot of the run: two of its own standard deviations;
 //! - a machine that was calibrated, or measured quickly: `CALIBRATED_TIME` or `QUICK_TIME`, or the scatter of its
 //!   measurements where that is more (twice it, where each was short);
@@ -55,14 +56,14 @@ pub fn time_width(machine: &Machine, learned: &Learned) -> f64 {
     match learned.time.width() {
         Some(width) if learned.time.of_pilot => width,
         Some(width) => width.max(LEAST_TIME).max(machine.spread),
-        None => cold,
+        None => learned.time.doubted(cold),
     }
 }
 
 /// Width of the peak.
 pub fn memory_width(machine: &Machine, learned: &Learned) -> f64 {
     let cold = if machine.kind == Kind::Accelerator { DEVICE_MEMORY } else { COLD_MEMORY };
-    learned.memory.width().map_or(cold, |w| w.max(LEAST_MEMORY))
+    learned.memory.width().map_or_else(|| learned.memory.doubted(cold), |w| w.max(LEAST_MEMORY))
 }
 
 /// Width of energy, given that of time.

@@ -6,7 +6,7 @@ use super::memory::Load;
 use super::prediction::{Inputs, Outline, outline};
 use super::{Counts, wide};
 use crate::arch::Linear;
-use crate::config::{Config, Lora, Method, Targets};
+use crate::config::{Config, ExcessLength, Lora, Method, Targets};
 use crate::units::{Bytes, Seconds, Usd};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +64,8 @@ struct Change {
     config: Config,
     counts: Counts,
     load: Load,
-    recompute: bool,
+    /// `None` = where memory asks for it.
+    recompute: Option<bool>,
 }
 
 impl<'a> Search<'a> {
@@ -78,7 +79,7 @@ impl<'a> Search<'a> {
             config: self.inputs.config.clone(),
             counts: *self.inputs.counts,
             load: self.filled.unwrap_or_else(|| fit::load(self.inputs)),
-            recompute: self.recompute,
+            recompute: Some(self.recompute),
         }
     }
 
@@ -94,7 +95,7 @@ impl<'a> Search<'a> {
             _ => self.inputs.adapted,
         };
         let inputs = Inputs { config: &change.config, counts: &change.counts, adapted, ..*self.inputs };
-        read(&outline(&inputs, change.load, Some(change.recompute)))
+        read(&outline(&inputs, change.load, change.recompute))
     }
 
     fn peak(&self, change: &Change) -> u64 {
@@ -129,10 +130,9 @@ impl<'a> Search<'a> {
             tokens: scaled(change.load.tokens, part, whole),
             targets: scaled(change.load.targets, part, whole),
         };
+        counts.median_step_tokens *= less as f64 / full as f64;
         if self.inputs.config.train.max_steps.is_some() {
-            counts.tokens = scaled(counts.tokens, less, full);
-            counts.loss_tokens = scaled(counts.loss_tokens, less, full);
-            counts.segment_squares *= less as f64 / full as f64;
+            *counts = counts.with_less(less, full);
         } else {
             counts.steps = scaled(counts.steps, full, less);
             counts.micro_batches = scaled(counts.micro_batches, full, less);
@@ -144,8 +144,13 @@ impl<'a> Search<'a> {
         change
     }
 
-    /// The largest multiple of `step` below `now` whose change fits.
-    fn largest(&self, now: u64, step: u64, make: &dyn Fn(u64) -> Change) -> Option<(u64, Change)> {
+    /// The largest multiple of `step` from `least` and below `now` whose change fits.
+    fn largest(
+        &self,
+        (least, now): (u64, u64),
+        step: u64,
+        make: &dyn Fn(u64) -> Change,
+    ) -> Option<(u64, Change)> {
         let fits = |change: &Change| self.peak(change) <= self.limit;
         let (mut low, mut high) = (0, now.saturating_sub(1) / step);
         while low < high {
@@ -156,16 +161,22 @@ impl<'a> Search<'a> {
                 high = middle - 1;
             }
         }
-        (low > 0).then(|| (low * step, make(low * step)))
+        (low > 0 && low * step >= least).then(|| (low * step, make(low * step)))
     }
 
     /// A number lowered until the run fits, as the config is or else with recompute.
-    fn lowered(&self, now: u64, step: u64, key: &str, make: &dyn Fn(u64) -> Change) -> Option<Lever> {
-        if let Some((value, change)) = self.largest(now, step, make) {
+    fn lowered(
+        &self,
+        bounds: (u64, u64),
+        step: u64,
+        key: &str,
+        make: &dyn Fn(u64) -> Change,
+    ) -> Option<Lever> {
+        if let Some((value, change)) = self.largest(bounds, step, make) {
             return Some(self.lever(format!("{key} = {value}"), &change));
         }
-        let with = |value| Change { recompute: true, ..make(value) };
-        let (value, change) = self.largest(now, step, &with)?;
+        let with = |value| Change { recompute: Some(true), ..make(value) };
+        let (value, change) = self.largest(bounds, step, &with)?;
         Some(self.lever(format!("{key} = {value} with gradient_checkpointing = true"), &change))
     }
 
@@ -173,12 +184,16 @@ impl<'a> Search<'a> {
         let now = wide(self.inputs.config.train.micro_batch_size);
         // No micro-batch has more rows than there are.
         let rows = self.inputs.counts.rows;
-        self.lowered(now, 1, "micro_batch_size", &|value| self.shrunk(value, now, rows))
+        self.lowered((1, now), 1, "micro_batch_size", &|value| self.shrunk(value, now, rows))
     }
 
     fn length(&self) -> Option<Lever> {
-        let now = wide(self.inputs.config.data.sequence_len);
-        self.lowered(now, LENGTH_STEP, "sequence_len", &|value| self.shrunk(value, now, now))
+        let (data, longest) = (&self.inputs.config.data, self.inputs.counts.longest);
+        let stated = wide(data.sequence_len);
+        // Without packs a row is as long as it is; and rows that are longer are not to be lost.
+        let now = if data.sample_packing || longest == 0 { stated } else { stated.min(longest) };
+        let least = if data.excess_length == ExcessLength::Truncate { 0 } else { longest.min(now) };
+        self.lowered((least, now), LENGTH_STEP, "sequence_len", &|value| self.shrunk(value, now, now))
     }
 
     fn with_method(&self, method: Method) -> Change {
@@ -227,7 +242,7 @@ impl<'a> Search<'a> {
     }
 
     fn recomputed(&self) -> Option<Lever> {
-        let change = Change { recompute: true, ..self.unchanged() };
+        let change = Change { recompute: Some(true), ..self.unchanged() };
         let lever = || self.lever("gradient_checkpointing = true".into(), &change);
         (!self.recompute).then(lever).filter(|lever| lever.fits)
     }
@@ -264,7 +279,7 @@ impl<'a> Search<'a> {
             return Vec::new();
         };
         let kept = self.recompute.then(|| {
-            let change = Change { recompute: false, ..self.unchanged() };
+            let change = Change { recompute: Some(false), ..self.unchanged() };
             self.lever("gradient_checkpointing = false".into(), &change)
         });
         [kept.filter(|lever| lever.fits), self.fewer_steps(now, share)].into_iter().flatten().collect()
@@ -272,23 +287,20 @@ impl<'a> Search<'a> {
 
     /// As many steps as `share` of the whole pays for, what is spent beside the steps taken off first.
     fn fewer_steps(&self, now: &Outline<'_>, share: f64) -> Option<Lever> {
-        let (wall, step) = (now.corrected.wall_s?, now.corrected.step_s?);
         let counts = *self.inputs.counts;
-        let beside = wall - step * counts.steps as f64;
+        let train = now.phases.iter().find(|(name, _)| name == "train").map(|(_, s)| *s)?;
+        let (beside, step) = (now.corrected.wall_s? - train, train / counts.steps.max(1) as f64);
+        let wall = now.corrected.wall_s?;
         let steps = super::rounded(((share * wall - beside) / step.max(1e-9)).floor());
         if steps == 0 || steps >= counts.steps {
             return None;
         }
         let mut change = self.unchanged();
         change.config.train.max_steps = Some(steps);
-        let fewer = |n: u64| scaled(n, steps, counts.steps);
         change.counts = Counts {
             steps,
-            micro_batches: fewer(counts.micro_batches),
-            tokens: fewer(counts.tokens),
-            loss_tokens: fewer(counts.loss_tokens),
-            segment_squares: counts.segment_squares * steps as f64 / counts.steps as f64,
-            ..counts
+            micro_batches: scaled(counts.micro_batches, steps, counts.steps),
+            ..counts.with_less(steps, counts.steps)
         };
         Some(self.lever(format!("max_steps = {steps}"), &change))
     }
@@ -300,13 +312,8 @@ impl<'a> Search<'a> {
         [("full", Method::Full), ("lora", Method::Lora(lora)), ("qlora", qlora)]
             .into_iter()
             .map(|(name, method)| {
-                let stated = self.inputs.config.train.gradient_checkpointing;
-                let plain = Change { recompute: stated.unwrap_or(false), ..self.with_method(method.clone()) };
-                let lever = self.lever(name.into(), &plain);
-                if lever.fits || stated.is_some() {
-                    return lever;
-                }
-                self.lever(name.into(), &Change { recompute: true, ..plain })
+                let recompute = self.inputs.config.train.gradient_checkpointing;
+                self.lever(name.into(), &Change { recompute, ..self.with_method(method) })
             })
             .collect()
     }

@@ -75,6 +75,8 @@ pub struct Machine {
     pub fsync_s: f64,
     /// Values per second that become NF4.
     pub quantise_values_per_s: f64,
+    /// FLOP/s in f64 of a weight that is decomposed, for an adapter that begins with a part of it.
+    pub decompose_flops_per_s: f64,
     /// Values per second of weights that are drawn anew.
     pub draw_values_per_s: f64,
     /// Tokens per second of the tokenizer.
@@ -151,6 +153,8 @@ const ASSUMED_BYTES_PER_CORE: f64 = 5e9;
 const ATTENTION_EFFICIENCY: f64 = 0.35;
 /// Values per second that one core quantises to NF4, and draws, where that was not measured.
 const ASSUMED_QUANTISED_PER_CORE: f64 = 50e6;
+/// FLOP/s in f64 of a weight that one core decomposes, where that was not measured.
+const ASSUMED_DECOMPOSED_PER_CORE: f64 = 1e9;
 const ASSUMED_DRAWN_PER_CORE: f64 = 30e6;
 /// Resident bytes of the program itself, allocator and thread stacks, where not measured.
 const ASSUMED_BASELINE_BYTES: u64 = 64 << 20;
@@ -183,6 +187,7 @@ impl Machine {
             disk_write_bytes_per_s: 500e6,
             fsync_s: 0.004,
             quantise_values_per_s: ASSUMED_QUANTISED_PER_CORE * cores,
+            decompose_flops_per_s: ASSUMED_DECOMPOSED_PER_CORE * cores,
             draw_values_per_s: ASSUMED_DRAWN_PER_CORE * cores,
             tokenise_tokens_per_s: 500e3,
             step_overhead_s: 0.005,
@@ -210,6 +215,7 @@ impl Machine {
         self.disk_write_bytes_per_s = host.disk_write_bytes_per_s;
         self.fsync_s = host.fsync_s;
         self.quantise_values_per_s = host.quantise_values_per_s;
+        self.decompose_flops_per_s = host.decompose_flops_per_s;
         self.draw_values_per_s = host.draw_values_per_s;
         self.tokenise_tokens_per_s = host.tokenise_tokens_per_s;
         self.step_overhead_s = host.step_overhead_s;
@@ -236,6 +242,7 @@ impl Machine {
                 self.disk_bytes_per_s,
                 self.disk_write_bytes_per_s,
                 self.quantise_values_per_s,
+                self.decompose_flops_per_s,
                 self.draw_values_per_s,
                 self.tokenise_tokens_per_s,
             ])

@@ -6,6 +6,7 @@ use super::money::PriceUsed;
 use super::prices::{Row, Table, is_accelerator};
 use super::published::{self, Published};
 use super::sheets::{self, Sheet};
+use crate::config::Cost;
 use crate::error::Result;
 use crate::units::BYTES_PER_GIB;
 use jiff::civil::Date;
@@ -23,12 +24,16 @@ pub struct Candidate {
     pub price: PriceUsed,
     /// What to say about it.
     pub note: Option<String>,
+    /// Why the program does not compute on it; `None` = it does.
+    pub lacks: Option<String>,
 }
 
 /// What candidates are made from.
 #[derive(Debug, Clone)]
 pub struct Market {
     table: Table,
+    /// Spot prices hold.
+    is_spot: bool,
     sheets: Vec<Sheet>,
     published: Vec<Published>,
     /// Machines that were measured here, with this machine's limits.
@@ -68,13 +73,14 @@ pub fn bytes_of_card(name: &str) -> Result<Option<u64>> {
 const HOSTING: &str = "(hosting)";
 
 impl Market {
-    /// The shipped tables, and the profiles of this machine.
+    /// The shipped tables with the prices that `cost` adds, and the profiles of this machine.
     ///
     /// # Errors
-    /// None in a released program.
-    pub fn open(measured: Vec<(Machine, Limits)>, today: Date) -> Result<Self> {
+    /// The file of prices cannot be read, or is not a table.
+    pub fn open(cost: &Cost, measured: Vec<(Machine, Limits)>, today: Date) -> Result<Self> {
         Ok(Self {
-            table: Table::shipped()?,
+            table: Table::with_own(cost.price_file.as_deref())?,
+            is_spot: cost.is_spot,
             sheets: sheets::shipped()?,
             published: published::shipped()?,
             measured,
@@ -123,38 +129,57 @@ impl Market {
             limits: limits.clone(),
             price: PriceUsed::unknown(),
             note: None,
+            lacks: None,
         })
     }
 
     fn of_sheet(&self, sheet: &Sheet) -> Candidate {
         Candidate {
             name: sheet.name.clone(),
-            machine: sheets::machine(sheet, &self.sheets, &self.published),
+            machine: self.rates_of(sheet),
             limits: sheets::limits(&sheet.name, sheet.vram_gib),
             price: PriceUsed::unknown(),
             note: None,
+            lacks: sheet.lacks(),
         }
+    }
+
+    /// As a card of this sheet was measured here, else by the sheet.
+    fn rates_of(&self, sheet: &Sheet) -> Machine {
+        let is_one = |machine: &Machine| {
+            machine.kind == Kind::Accelerator
+                && sheets::of_card(&self.sheets, &machine.name).is_some_and(|of| of.name == sheet.name)
+        };
+        let measured = self.measured.iter().map(|(machine, _)| machine).find(|machine| is_one(machine));
+        measured.cloned().unwrap_or_else(|| sheets::machine(sheet, &self.sheets, &self.published))
     }
 
     /// `None` where neither the table nor the instance's name says what the machine is.
     fn of_row(&self, row: &Row) -> Option<Candidate> {
-        let price = PriceUsed::of_row(row, self.today);
-        let (name, note) =
-            (row.key(), (row.count > 1).then(|| format!("uses 1 of {} accelerators", row.count)));
+        let spot = self.is_spot.then(|| PriceUsed::of_spot(row, self.today));
+        let has_no_spot = spot == Some(None);
+        let price = spot.flatten().unwrap_or_else(|| PriceUsed::of_row(row, self.today));
+        let notes = [
+            (row.count > 1).then(|| format!("uses 1 of {} accelerators", row.count)),
+            has_no_spot.then(|| "no spot price: on demand".to_owned()),
+        ];
+        let notes: Vec<String> = notes.into_iter().flatten().collect();
+        let (name, note) = (row.key(), (!notes.is_empty()).then(|| notes.join("; ")));
         if let Some(accelerator) = &row.accelerator {
             let sheet = sheets::find(&self.sheets, accelerator)?;
-            let machine = sheets::machine(sheet, &self.sheets, &self.published);
             return Some(Candidate {
                 name,
-                machine,
+                machine: self.rates_of(sheet),
                 limits: sheets::limits(&sheet.name, row.vram_gib.unwrap_or(sheet.vram_gib)),
                 price,
                 note,
+                lacks: sheet.lacks(),
             });
         }
         let (cores, memory_bytes) = sheets::host_of(row)?;
         let limits = Limits { cores, memory_bytes, memory_source: "memory of the instance".into() };
-        Some(Candidate { machine: Machine::assumed(name.clone(), cores), name, limits, price, note })
+        let machine = Machine::assumed(name.clone(), cores);
+        Some(Candidate { machine, name, limits, price, note, lacks: None })
     }
 }
 
@@ -165,7 +190,44 @@ mod tests {
     fn market() -> Market {
         let machine = Machine::assumed("Some CPU 9000", 2);
         let limits = Limits { cores: 2, memory_bytes: 1 << 30, memory_source: "test".into() };
-        Market::open(vec![(machine, limits)], "2026-11-22".parse().unwrap()).unwrap()
+        let today = "2026-11-22".parse().unwrap();
+        Market::open(&Cost::default(), vec![(machine, limits)], today).unwrap()
+    }
+
+    #[test]
+    fn what_the_kernels_do_not_run_on_says_so() {
+        let market = market();
+        let lacks = |name: &str| market.find(name).unwrap()[0].lacks.clone().unwrap_or_default();
+        assert!(lacks("t4").contains("7.5") && lacks("mi300x").contains("CUDA"));
+        assert_eq!((lacks("h100"), lacks("cpu 9000")), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn a_card_that_was_measured_stands_for_its_kind_with_its_own_rates() {
+        let card = "NVIDIA H100 80GB HBM3";
+        let (machine, limits) = (sheets::unknown(card), limits_of_card(card, 80 << 30).unwrap());
+        let today = "2026-11-22".parse().unwrap();
+        let market = Market::open(&Cost::default(), vec![(machine, limits)], today).unwrap();
+        assert!(market.find("h100").unwrap().iter().all(|c| c.machine.name == card));
+        assert!(market.find("h200").unwrap().iter().all(|c| c.machine.name == "H200"));
+    }
+
+    #[test]
+    fn prices_of_the_users_own_and_spot_prices_hold_for_every_row() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(
+            file.path(),
+            "provider,instance,accelerator,count,vram_gib,usd_per_hour_on_demand,usd_per_hour_spot,source,as_of\n\
+             ours,h100,H100,1,80,0.5,0.2,here,2026-11-22\nours,a100,A100-80GB,1,80,0.4,,here,2026-11-22\n",
+        )
+        .unwrap();
+        let cost = Cost { price_file: Some(file.path().into()), is_spot: true, ..Cost::default() };
+        let market = Market::open(&cost, Vec::new(), "2026-11-22".parse().unwrap()).unwrap();
+        let found = |name: &str| market.find(name).unwrap().remove(0);
+        assert_eq!(found("ours/h100").price.usd_per_hour, Some(0.2));
+        let on_demand = found("ours/a100");
+        assert_eq!(on_demand.price.usd_per_hour, Some(0.4));
+        assert_eq!(on_demand.note.as_deref(), Some("no spot price: on demand"));
     }
 
     #[test]
@@ -192,7 +254,8 @@ mod tests {
             (None, None)
         );
         let machine = sheets::unknown(card);
-        let market = Market::open(vec![(machine, limits)], "2026-11-22".parse().unwrap()).unwrap();
+        let today = "2026-11-22".parse().unwrap();
+        let market = Market::open(&Cost::default(), vec![(machine, limits)], today).unwrap();
         assert_eq!(market.find("80gb hbm3").unwrap()[0].name, card);
     }
 

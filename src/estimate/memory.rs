@@ -86,8 +86,8 @@ const CODE_BYTES: u64 = 16 << 20;
 const TEXT_BYTES: u64 = 14 << 20;
 /// Id and label of a token, 4 bytes each.
 const SAMPLE_BYTES_PER_TOKEN: u64 = 8;
-/// Two vectors' headers and their allocations' slack.
-const SAMPLE_BYTES_PER_ROW: u64 = 80;
+/// Two vectors' headers and their allocations' slack, the sample's length and its place in an epoch.
+pub const SAMPLE_BYTES_PER_ROW: u64 = 100;
 /// The tokenizer's tables (both directions of the vocabulary, merges), by entry: 14 MiB for the 49,152 of SmolLM2.
 const TOKENIZER_BYTES_PER_ENTRY: u64 = 300;
 /// The tokenizer's files, by entry of the vocabulary: 72 of SmolLM2, rounded up.
@@ -356,14 +356,17 @@ impl Layout<'_> {
         };
         let remembered = sum(&[trained.state, trained.anchor]);
         let parts = |moment: [u64; 4]| beside(remembered, moment);
-        let read = product(&[self.parameters.largest, self.read_value]);
-        let loading = [base, trained.values, 0, 0, 0, read, 0, data, runtime];
+        let read = |values: u64| product(&[values, self.read_value]);
+        // The embedding is read first of all, when nothing else is there; the head, where it is another matrix, last.
+        let loading = [base, trained.values, 0, 0, 0, read(self.parameters.largest_behind), 0, data, runtime];
+        let table = product(&[wide(self.arch.vocab_size), wide(self.arch.hidden_size)]);
+        let beginning = [base.min(product(&[table, F32])), 0, 0, 0, 0, read(table), 0, data, runtime];
         let judged = counts.eval.max_batch_tokens.max(counts.retention.max_batch_tokens);
         let eval = Load { tokens: judged, targets: judged };
         let read_back = product(&[2, self.parameters.largest_trainable, F32]);
         let compared = product(&[2, wide(COMPARED), wide(self.arch.vocab_size), F32]);
         let mut phases: Vec<[u64; 9]> = self.moments(load, recompute).into_iter().map(parts).collect();
-        phases.push(loading);
+        phases.extend([loading, beginning]);
         phases.push(parts([0, 0, self.passing(eval), 0]));
         phases.push(parts([0, 0, self.beside_logits(eval), self.logits(eval)]));
         phases.push(parts([0, 0, read_back, compared]));

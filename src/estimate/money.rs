@@ -120,12 +120,11 @@ pub fn price_used(cost: &Cost, today: Date) -> Result<PriceUsed> {
         Price::Machine(name) => {
             let table = Table::with_own(cost.price_file.as_deref())?;
             let row = table.find(name)?;
-            used = PriceUsed::of_row(row, today);
-            if cost.is_spot {
-                used.usd_per_hour =
-                    Some(row.usd_per_hour_spot.ok_or_else(|| Error::NoSpot { name: row.key() })?);
-                used.source = format!("spot, {}", used.source);
-            }
+            used = if cost.is_spot {
+                PriceUsed::of_spot(row, today).ok_or_else(|| Error::NoSpot { name: row.key() })?
+            } else {
+                PriceUsed::of_row(row, today)
+            };
         }
     }
     if let Some(own) = cost.billing_granularity_s {
@@ -165,6 +164,13 @@ impl PriceUsed {
             warnings: row.age_warning(today).into_iter().collect(),
             ..Self::default()
         }
+    }
+
+    /// A row's spot price; `None` where it has none.
+    pub fn of_spot(row: &Row, today: Date) -> Option<Self> {
+        let usd_per_hour = Some(row.usd_per_hour_spot?);
+        let on_demand = Self::of_row(row, today);
+        Some(Self { usd_per_hour, source: format!("spot, {}", on_demand.source), ..on_demand })
     }
 
     /// The price of so many machines.

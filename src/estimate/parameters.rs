@@ -23,6 +23,8 @@ pub struct Parameters {
     pub largest_trainable: u64,
     /// The largest tensor of the base.
     pub largest: u64,
+    /// The largest that is read behind the embedding.
+    pub largest_behind: u64,
 }
 
 /// The adapter's rank on a module.
@@ -39,12 +41,10 @@ pub(crate) fn block_linears(arch: &Arch) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-/// Whether `lora_modules_to_save` names the module that a parameter belongs to: in full, or by its `.`-suffix.
+/// Whether `lora_modules_to_save` names the module that a parameter belongs to, by the end of its name.
 pub(crate) fn saved_whole(name: &str, modules: &[String]) -> bool {
     let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
-    modules.iter().any(|wanted| {
-        module == wanted || module.strip_suffix(wanted.as_str()).is_some_and(|rest| rest.ends_with('.'))
-    })
+    modules.iter().any(|wanted| module.ends_with(wanted.as_str()))
 }
 
 /// Whether the output head is trained, as a copy of its own where it is tied.
@@ -70,6 +70,8 @@ impl Parameters {
         let all = arch.parameters();
         let total = all.iter().map(size).fold(0, u64::saturating_add);
         let largest = all.iter().map(size).max().unwrap_or(0);
+        let behind = all.iter().filter(|p| p.name != "model.embed_tokens.weight");
+        let largest_behind = behind.map(size).max().unwrap_or(0);
         let lora = match method {
             Method::Full => {
                 return Self {
@@ -79,6 +81,7 @@ impl Parameters {
                     frozen_linear: 0,
                     largest_trainable: largest,
                     largest,
+                    largest_behind,
                 };
             }
             Method::Lora(lora) | Method::Qlora { lora, .. } => lora,
@@ -92,17 +95,18 @@ impl Parameters {
         let saved_total = saved.iter().map(|p| size(p)).fold(0, u64::saturating_add);
         let saved_linear =
             saved.iter().filter(|p| p.name.contains("_proj.")).map(|p| size(p)).fold(0, u64::saturating_add);
-        // A tied head that is trained becomes a copy of its own; the embedding stays.
-        let untied_head = if arch.tie_word_embeddings && trains_head(method) {
-            product(&[wide(arch.vocab_size), wide(arch.hidden_size)])
-        } else {
-            0
-        };
+        // A tied head that is trained becomes a copy of its own, and the embedding stays; where the embedding alone is
+        // trained, the head stays.
+        let table = product(&[wide(arch.vocab_size), wide(arch.hidden_size)]);
+        let untied_head = if arch.tie_word_embeddings && trains_head(method) { table } else { 0 };
+        let trains_embedding = saved.iter().any(|p| p.name == "model.embed_tokens.weight");
+        let left_head =
+            if arch.tie_word_embeddings && trains_embedding && !trains_head(method) { table } else { 0 };
         let widest = adapted.iter().map(|l| product(&[rank(lora, &l.name), wide(l.inputs.max(l.outputs))]));
         Self {
             total,
             trainable: sum(&[adapter, saved_total, untied_head]),
-            frozen: total.saturating_sub(saved_total),
+            frozen: total.saturating_sub(saved_total).saturating_add(left_head),
             frozen_linear: product(&[block_linears(arch), wide(arch.layers.len())])
                 .saturating_sub(saved_linear),
             largest_trainable: saved
@@ -113,6 +117,7 @@ impl Parameters {
                 .max(untied_head)
                 .max(widest.max().unwrap_or(0)),
             largest,
+            largest_behind,
         }
     }
 }
@@ -143,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saved_tied_head_is_a_copy_and_a_saved_embedding_is_not() {
+    fn of_a_tied_table_what_is_saved_is_trained_and_the_other_use_stays_frozen() {
         let arch = smollm2();
         let with = |module: &str| {
             let mut lora = lora(16);
@@ -154,7 +159,11 @@ mod tests {
         assert_eq!(with("lm_head").trainable, table);
         assert_eq!(with("lm_head").frozen, 134_515_008);
         assert_eq!(with("embed_tokens").trainable, table);
-        assert_eq!(with("embed_tokens").frozen, 134_515_008 - table);
-        assert_eq!(with("tokens").trainable, 0, "a suffix begins behind a dot");
+        assert_eq!(with("embed_tokens").frozen, 134_515_008);
+        let mut both = lora(16);
+        both.modules_to_save = vec!["lm_head".into(), "embed_tokens".into()];
+        let both = Parameters::count(&arch, &Method::Lora(both), &[]);
+        assert_eq!((both.trainable, both.frozen), (2 * table, 134_515_008 - table));
+        assert_eq!(with("wte").trainable, 0);
     }
 }

@@ -2,10 +2,12 @@
 
 use super::history::Learned;
 use super::memory::Layout;
+use super::parameters::rank;
 use super::prediction::Inputs;
 use super::work::{Model, Op};
 use super::{Counts, product, sum, time, wide};
-use crate::config::Config;
+use crate::arch::Linear;
+use crate::config::{Config, LoraInit, Method};
 
 /// Ledger, metrics and reports of a run.
 pub(crate) const RECORD_BYTES: u64 = 16 << 20;
@@ -38,9 +40,9 @@ pub(crate) fn phases(
     let result = time::save(layout.result_bytes(), 1, *resident, machine)
         + layout.result_bytes() as f64 / machine.disk_bytes_per_s.max(1.0);
     let saved = time::save(layout.checkpoint_bytes(), commits, *resident, machine) + result;
-    let hidden = inputs.arch.hidden_size as f64;
+    let blocks = model.blocks();
     let of = |ops: &[Op]| -> f64 {
-        let classes = time::by_class(ops, machine, model.stored, hidden);
+        let classes = time::by_class(ops, machine, &blocks);
         classes.into_iter().map(|(class, s)| s * learned.class(class)).sum()
     };
     let train = of(training) + counts.steps as f64 * machine.step_overhead_s + touching_s;
@@ -70,7 +72,32 @@ pub(crate) fn phases(
         .collect()
 }
 
-/// Weights are read from their files, or drawn where the config asks for new ones; those that become NF4 are quantised.
+/// FLOPs in f64 of the `rank` largest singular values of a weight with these sides, and of their vectors: exactly, by the
+/// eigenvalues of the shorter side's products (Golub and Van Loan, 8.3: 4/3·n³ for the tridiagonal form, 2·n² a vector
+/// back), or by rounds of subspace iteration.
+pub(crate) fn decomposing((a, b): (u64, u64), rank: u64, rounds: Option<u64>) -> f64 {
+    let exact =
+        |n: f64, m: f64, r: f64| n * n * m + 4.0 / 3.0 * n.powi(3) + 2.0 * n * n * r + 2.0 * r * n * m;
+    let (n, m, r) = (a.min(b) as f64, a.max(b) as f64, rank as f64);
+    match rounds {
+        None => exact(n, m, r),
+        Some(rounds) => (2.0 * rounds as f64 + 2.0) * 2.0 * r * n * m + exact(r, m, r),
+    }
+}
+
+/// Of all weights that an adapter takes its start from.
+fn decomposed(inputs: &Inputs<'_>) -> f64 {
+    let Method::Lora(lora) = &inputs.config.method else { return 0.0 };
+    let LoraInit::Pissa { rounds } = lora.init else { return 0.0 };
+    let of = |linear: &Linear| {
+        let sides = (wide(linear.inputs), wide(linear.outputs));
+        decomposing(sides, rank(lora, &linear.name), rounds.map(wide))
+    };
+    inputs.adapted.iter().map(of).sum()
+}
+
+/// Weights are read from their files, or drawn where the config asks for new ones; those that become NF4 are quantised,
+/// and those that an adapter begins with a part of are decomposed.
 fn load(inputs: &Inputs<'_>, layout: &Layout<'_>, kept: u64) -> f64 {
     let (machine, total) = (inputs.machine, layout.parameters.total);
     let (file, drawn) = if inputs.config.base.reinit_weights {
@@ -81,6 +108,7 @@ fn load(inputs: &Inputs<'_>, layout: &Layout<'_>, kept: u64) -> f64 {
     time::load(file, kept, machine)
         + drawn as f64 / machine.draw_values_per_s.max(1.0)
         + layout.quantised_values() as f64 / machine.quantise_values_per_s.max(1.0)
+        + decomposed(inputs) / machine.decompose_flops_per_s.max(1.0)
 }
 
 /// What a phase will have taken: data and machine are read once, so the clock's word stands for the model's; of

@@ -9,6 +9,7 @@ use super::memory::{BaseType, Layout, Load};
 use super::money::{PhaseCost, PriceUsed};
 use super::parameters::Parameters;
 use super::parts::{self, MemoryPart};
+use super::rates::Blocks;
 use super::trained::{Trained, Update};
 use super::work::{Class, Model, Op};
 use super::{Counts, Quantities, basis, phases, sum, time};
@@ -274,10 +275,13 @@ fn quantities(inputs: &Inputs<'_>, phases: &[(String, f64)], touching_s: f64, pe
     let wall_s: f64 = phases.iter().map(|(_, s)| s).sum();
     let train = phases.iter().find(|(n, _)| n == "train").map(|(_, s)| *s);
     let train = train.filter(|s| *s > 0.0 && inputs.counts.steps > 0);
+    let counts = inputs.counts;
+    // The pinned `step_s` is the median of steps that may differ in length.
+    let middle = counts.middle_step_tokens() / counts.volume().tokens.max(1.0);
     Quantities {
         wall_s: Some(wall_s),
-        step_s: train.map(|s| (s - touching_s).max(0.0) / inputs.counts.steps as f64),
-        tokens_per_s: train.map(|s| inputs.counts.tokens as f64 / s),
+        step_s: train.map(|s| (s - touching_s).max(0.0) * middle),
+        tokens_per_s: train.map(|s| counts.tokens as f64 / s),
         peak_memory_bytes: Some(peak),
         energy_j: inputs.machine.power_w.map(|w| w * wall_s),
         cost_usd: inputs.price.bill(wall_s).map(|b| b.cost_usd),
@@ -285,8 +289,8 @@ fn quantities(inputs: &Inputs<'_>, phases: &[(String, f64)], touching_s: f64, pe
 }
 
 fn classes(inputs: &Inputs<'_>, run: &Outline<'_>) -> Vec<ClassSeconds> {
-    let hidden = inputs.arch.hidden_size as f64;
-    let plain = time::by_class(&run.training, inputs.machine, run.layout.base.stored(), hidden);
+    let blocks = Blocks::of(inputs.arch, &inputs.config.method, run.layout.base.stored());
+    let plain = time::by_class(&run.training, inputs.machine, &blocks);
     let whole = inputs.learned.phase("train");
     let one = |(class, s): (Class, f64)| ClassSeconds {
         class,
@@ -310,7 +314,7 @@ fn by_class(ops: &[Op]) -> BTreeMap<String, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Optimizer;
+    use crate::config::{LoraInit, Optimizer};
     use crate::estimate::counts::EvalCounts;
     use crate::estimate::fixture::{Case, config, limits, llama_70b, price, smollm2};
     use crate::estimate::history::Past;
@@ -320,6 +324,24 @@ mod tests {
     fn run(arch: &Arch, config: &Config, memory: u64, usd: Option<f64>) -> Prediction {
         let case = Case::new(arch.clone(), config.clone());
         Case { limits: limits(memory), price: price(usd), ..case }.predict()
+    }
+
+    #[test]
+    fn an_adapter_that_begins_with_a_part_of_the_base_takes_its_decompositions_while_it_loads() {
+        let load_s = |init: LoraInit| {
+            let mut case = Case::new(smollm2(), config());
+            let Method::Lora(lora) = &mut case.config.method else { panic!("not LoRA") };
+            lora.init = init;
+            case.machine.decompose_flops_per_s = 1e9;
+            case.predict().phases.iter().find(|phase| phase.name == "load").unwrap().wall_s
+        };
+        let plain = load_s(LoraInit::Zero);
+        // 30 blocks: q and o are 576 × 576, k and v 576 × 192, gate, up and down 576 × 1536.
+        let exact = |n: f64, m: f64| n * n * m + 4.0 / 3.0 * n.powi(3) + 32.0 * n * n + 32.0 * n * m;
+        let all = 30.0 * (2.0 * exact(576.0, 576.0) + 2.0 * exact(192.0, 576.0) + 3.0 * exact(576.0, 1536.0));
+        assert!((load_s(LoraInit::Pissa { rounds: None }) - plain - all / 1e9).abs() < 1e-6);
+        let iterated = load_s(LoraInit::Pissa { rounds: Some(4) }) - plain;
+        assert!(0.0 < iterated && iterated < 0.5 * all / 1e9, "{iterated}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::csv;
 use super::error::Error;
 use super::machine::{Kind, Machine};
 use super::memory::{BaseType, Layout, Load};
+use super::rates::Blocks;
 use super::trained::{Trained, Update};
 use super::work::{Class, Model, Op, Stored, Volume};
 use super::{Counts, Parameters, sum, time, wide};
@@ -182,7 +183,11 @@ impl Published {
 
     /// Seconds that a machine is predicted to take.
     pub fn predicted_s(&self, machine: &Machine) -> f64 {
-        time::seconds(&self.ops(), machine, self.stored(), self.arch.hidden_size as f64)
+        time::seconds(&self.ops(), machine, &self.blocks())
+    }
+
+    fn blocks(&self) -> Blocks {
+        Blocks::of(&self.arch, &self.method, self.stored())
     }
 
     /// Share of its peak that a machine reached, which `ideal` would reach whole; `None` where memory alone would have
@@ -190,7 +195,7 @@ impl Published {
     pub(crate) fn share(&self, ideal: &Machine) -> Option<f64> {
         let ops = self.ops();
         let (products, others): (Vec<Op>, Vec<Op>) = ops.into_iter().partition(|op| op.flops > 0.0);
-        let of = |ops: &[Op]| time::seconds(ops, ideal, self.stored(), self.arch.hidden_size as f64);
+        let of = |ops: &[Op]| time::seconds(ops, ideal, &self.blocks());
         let left = self.seconds - of(&others);
         (left > 0.0).then(|| of(&products) / left)
     }
@@ -199,7 +204,7 @@ impl Published {
     pub(crate) fn launch_s(&self, ideal: &Machine) -> f64 {
         let mut machine = ideal.clone();
         machine.launch_s = 1.0;
-        self.seconds / time::seconds(&self.ops(), &machine, self.stored(), self.arch.hidden_size as f64)
+        self.seconds / time::seconds(&self.ops(), &machine, &self.blocks())
     }
 
     /// What is trained; frameworks keep gradients and moments in the weights' own type, bf16 in every run that trained

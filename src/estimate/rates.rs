@@ -2,6 +2,8 @@
 
 use super::machine::{Kind, Machine};
 use super::work::{Class, Op, Stored, Way};
+use crate::arch::Arch;
+use crate::config::Method;
 use serde::{Deserialize, Serialize};
 
 /// The rate of one op at one shape.
@@ -25,13 +27,42 @@ pub struct Rate {
     pub per_s: f64,
 }
 
+/// What lies between the ops of a model's blocks depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// Hidden size of the model.
+    pub hidden: u64,
+    /// How the weights are kept.
+    pub stored: Stored,
+    /// They are frozen, with adapters beside them.
+    pub is_adapted: bool,
+    /// An adapter's inputs are masked (dropout), or its rows have lengths of their own (`DoRA`): in no op's rate.
+    pub has_extras: bool,
+}
+
+impl Blocks {
+    /// Of a model that is trained by a method, its weights kept as `stored`.
+    pub fn of(arch: &Arch, method: &Method, stored: Stored) -> Self {
+        let lora = match method {
+            Method::Full => None,
+            Method::Lora(lora) | Method::Qlora { lora, .. } => Some(lora),
+        };
+        Self {
+            hidden: arch.hidden_size as u64,
+            stored,
+            is_adapted: lora.is_some(),
+            has_extras: lora.is_some_and(|lora| lora.dropout > 0.0 || lora.dora == Some(true)),
+        }
+    }
+}
+
 /// Seconds of whole blocks over the sum of their ops, measured: allocation, caches, what lies between ops.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Glue {
+    /// Of what.
+    pub blocks: Blocks,
     /// Tokens of the micro-batch.
     pub tokens: u64,
-    /// Hidden size of the model.
-    pub hidden: u64,
     /// Whole over sum.
     pub factor: f64,
 }
@@ -43,6 +74,9 @@ impl Rate {
         key(self) == key(other)
     }
 }
+
+/// Tokens this near to each other have the same factor: a quarter more, or a fifth less.
+const NEAR_OCTAVES: f64 = 0.33;
 
 fn octaves(a: f64, b: u64) -> f64 {
     (a.max(1.0) / (b.max(1) as f64)).log2().powi(2)
@@ -87,11 +121,22 @@ impl Machine {
             )
     }
 
-    /// What the blocks' ops are multiplied by at a micro-batch of `tokens` of a model of `hidden`.
-    pub fn glue(&self, tokens: f64, hidden: f64) -> f64 {
-        let known = self.glue.iter();
-        let known = known.map(|g| (octaves(tokens, g.tokens) + octaves(hidden, g.hidden), g.factor));
-        between(known).unwrap_or(1.0)
+    /// What the blocks' ops are multiplied by at a micro-batch of `tokens`: as measured of such blocks, the last time
+    /// first, or else of any.
+    pub fn glue(&self, tokens: f64, blocks: &Blocks) -> f64 {
+        let is_like = |g: &Glue| Blocks { hidden: blocks.hidden, ..g.blocks } == *blocks;
+        let distance = |g: &Glue| octaves(tokens, g.tokens) + octaves(blocks.hidden as f64, g.blocks.hidden);
+        let known = || self.glue.iter().rev();
+        between(known().filter(|g| is_like(g)).map(|g| (distance(g), g.factor)))
+            .or_else(|| between(known().map(|g| (distance(g), g.factor))))
+            .unwrap_or(1.0)
+    }
+
+    /// Whether it was measured of such blocks at about so many tokens.
+    pub fn knows_glue(&self, tokens: f64, blocks: &Blocks) -> bool {
+        self.glue
+            .iter()
+            .any(|g| g.blocks == *blocks && octaves(tokens, g.tokens) < NEAR_OCTAVES * NEAR_OCTAVES)
     }
 }
 
@@ -155,6 +200,24 @@ mod tests {
         machine.rates.clear();
         machine.class_rates.clear();
         assert!(machine.rate(&op(1.0, 0.0), Stored::F32) > 0.0);
-        assert!((machine.glue(1.0, 1.0) - 1.0).abs() < 1e-12);
+        assert!((machine.glue(1.0, &blocks(false)) - 1.0).abs() < 1e-12);
+    }
+
+    fn blocks(is_adapted: bool) -> Blocks {
+        Blocks { hidden: 64, stored: Stored::F32, is_adapted, has_extras: false }
+    }
+
+    #[test]
+    fn what_lies_between_ops_is_that_of_like_blocks_as_measured_last() {
+        let mut machine = two_shapes();
+        let glue = |is_adapted, tokens, factor| Glue { blocks: blocks(is_adapted), tokens, factor };
+        machine.glue = vec![glue(true, 256, 1.1), glue(false, 256, 1.3), glue(true, 256, 1.2)];
+        assert!((machine.glue(256.0, &blocks(true)) - 1.2).abs() < 1e-12);
+        assert!((machine.glue(256.0, &blocks(false)) - 1.3).abs() < 1e-12);
+        assert!((machine.glue(64.0, &blocks(false)) - 1.3).abs() < 1e-12, "one of its kind, far away");
+        let masked = Blocks { has_extras: true, ..blocks(true) };
+        assert!((1.1..1.3).contains(&machine.glue(256.0, &masked)), "none of its kind");
+        assert!(machine.knows_glue(300.0, &blocks(true)) && !machine.knows_glue(512.0, &blocks(true)));
+        assert!(!machine.knows_glue(256.0, &masked));
     }
 }

@@ -1,13 +1,14 @@
-//! The prediction of a run that is under way: what is done by the clock, and what is left by the rate observed.
+//! The prediction of a run that is under way: what is done by the clock, and what is left by the rate that was predicted,
+//! corrected by the rate observed.
 
+use super::Prediction;
 use super::interval::Interval;
-use super::money::{PhaseCost, PriceUsed};
 
 /// Observed steps; constant in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Correction {
     total_tokens: u64,
-    other_s: f64,
+    predicted: Option<Rate>,
     done_tokens: u64,
     done_s: f64,
     first: Option<(u64, f64)>,
@@ -22,41 +23,94 @@ pub struct Correction {
 pub struct Projection {
     /// The whole run by the wall clock, s.
     pub wall_s: f64,
-    /// Training that is left, s.
-    pub left_s: f64,
-    /// Bounds of `wall_s`.
+    /// Its bounds.
     pub interval: Interval,
-    /// Rate of the steps behind the first.
-    pub tokens_per_s: f64,
+}
+
+/// Seconds a token, and how sure of it one can be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    s_per_token: f64,
+    /// Of its logarithm.
+    variance: f64,
 }
 
 /// Steps next to each other are slow or fast together: so many of them tell as much as one that is independent.
 const CORRELATED: f64 = 3.0;
 /// No rate holds better than this over a whole run.
 const LEAST_WIDTH: f64 = 0.02;
-/// Width while fewer than [`FEW`] steps were seen.
-const FIRST_WIDTH: f64 = 0.5;
-const FEW: u64 = 3;
+/// Standard deviation of single steps before any is known, in shares of their mean, and of how many steps this is worth
+/// beside those that are seen: two that agree by chance do not make a run even.
+const SCATTER: f64 = 0.05;
+const SCATTER_STEPS: f64 = 2.0;
+/// Standard deviation of the first step about the others: pages are touched and caches filled in it.
+const FIRST_SCATTER: f64 = 0.5;
 
-/// Seconds of a run beside its training: what is over by the `clock`, and evaluating and saving as `predicted`, of which
-/// the share `left` is still to come.
-pub fn beside_training<'a>(
-    predicted: &[PhaseCost],
-    clock: impl IntoIterator<Item = (&'a str, f64)>,
-    left: f64,
-) -> f64 {
-    let is_ahead = |name: &str| matches!(name, "evaluate" | "save");
-    let over = clock.into_iter().filter(|(name, _)| *name != "train" && !is_ahead(name));
-    let ahead = predicted.iter().filter(|phase| is_ahead(&phase.name));
-    over.map(|(_, s)| s).sum::<f64>() + left * ahead.map(|phase| phase.wall_s).sum::<f64>()
+impl Rate {
+    /// As it was predicted before the first step, touching of pages apart; `None` where no time was predicted.
+    pub fn predicted(prediction: &Prediction) -> Option<Self> {
+        let (step_s, counts) = (prediction.predicted.step_s?, &prediction.counts);
+        let width = prediction.interval.get("step_s")?.high / step_s - 1.0;
+        // Of several processes each step's tokens are all of theirs.
+        let share = counts.volume().tokens / counts.tokens as f64;
+        Self::within(step_s / counts.middle_step_tokens() * share, width)
+    }
+
+    /// A rate that holds within a width of two standard deviations.
+    fn within(s_per_token: f64, width: f64) -> Option<Self> {
+        let sd = width.max(LEAST_WIDTH).ln_1p() / 2.0;
+        let is_sound = s_per_token.is_finite() && s_per_token > 0.0 && sd.is_finite();
+        is_sound.then_some(Self { s_per_token, variance: sd * sd })
+    }
+
+    /// Both by their weights, which are their variances' reciprocals (Gauss). A prediction that what is `observed`
+    /// contradicts has a distribution with a tail (Cauchy's), and loses its weight: the machine is not what it was.
+    fn corrected(self, observed: Self) -> Self {
+        let apart = (observed.s_per_token / self.s_per_token).ln();
+        let squared = apart * apart / (self.variance + observed.variance);
+        let trust = (2.0 / (1.0 + squared)).min(1.0);
+        let (own, other) = (trust / self.variance, observed.variance.recip());
+        let towards = other / (own + other);
+        Self { s_per_token: self.s_per_token * (apart * towards).exp(), variance: (own + other).recip() }
+    }
+}
+
+/// What comes again and again beside the steps: evaluations, or checkpoints.
+#[derive(Debug, Clone, Copy)]
+pub struct Recurring {
+    predicted_s: f64,
+    done: u64,
+    done_s: f64,
+    left: u64,
+}
+
+impl Recurring {
+    /// `times` of them are still to come and predicted to take so long together.
+    pub fn new(times: u64, predicted_s: f64) -> Self {
+        let left = times.max(1);
+        Self { predicted_s: predicted_s / left as f64, done: 0, done_s: 0.0, left }
+    }
+
+    /// One is done.
+    pub fn pass(&mut self, seconds: f64) {
+        self.done += 1;
+        self.done_s += seconds;
+        self.left = self.left.saturating_sub(1);
+    }
+
+    /// Seconds of those still to come: as predicted until the first was seen, then as those seen.
+    pub fn left_s(&self) -> f64 {
+        let each = if self.done == 0 { self.predicted_s } else { self.done_s / self.done as f64 };
+        self.left as f64 * each
+    }
 }
 
 impl Correction {
-    /// A run of `total_tokens` tokens still to train, and `other_s` seconds of other phases, done or predicted.
-    pub fn new(total_tokens: u64, other_s: f64) -> Self {
+    /// A run of `total_tokens` tokens still to train, at the rate `predicted`.
+    pub fn new(total_tokens: u64, predicted: Option<Rate>) -> Self {
         Self {
             total_tokens,
-            other_s,
+            predicted,
             done_tokens: 0,
             done_s: 0.0,
             first: None,
@@ -68,7 +122,7 @@ impl Correction {
 
     /// Adds one step.
     pub fn observe(&mut self, tokens: u64, seconds: f64) {
-        if tokens == 0 || !seconds.is_finite() || seconds < 0.0 {
+        if tokens == 0 || !seconds.is_finite() || seconds <= 0.0 {
             return;
         }
         self.done_tokens = self.done_tokens.saturating_add(tokens);
@@ -84,114 +138,144 @@ impl Correction {
         self.squares += off * (per_token - self.mean);
     }
 
-    /// Where the run is heading; `None` before the first step. The first step warms caches up: its rate counts only
-    /// while there is no other.
-    pub fn projection(&self) -> Option<Projection> {
-        let (first_tokens, first_s) = self.first?;
-        let (tokens, seconds) = if self.steps == 0 {
-            (first_tokens, first_s)
-        } else {
-            (self.done_tokens - first_tokens, self.done_s - first_s)
-        };
-        let per_token = seconds / tokens.max(1) as f64;
-        let left = self.total_tokens.saturating_sub(self.done_tokens);
-        let left_s = left as f64 * per_token;
-        let width = self.width();
-        let done = self.done_s + self.other_s;
+    /// Where the run is heading with `beside_s` seconds beside the training that is left: all that is over, and what other
+    /// phases still take; `None` before the first step.
+    pub fn projection(&self, beside_s: f64) -> Option<Projection> {
+        let observed = self.observed()?;
+        let rate = self.predicted.map_or(observed, |predicted| predicted.corrected(observed));
+        let left = self.total_tokens.saturating_sub(self.done_tokens) as f64;
+        let left_s = left * rate.s_per_token;
+        let steps_left = left * (self.steps + 1) as f64 / self.done_tokens as f64;
+        // Those that are left scatter as those that are done did.
+        let variance = rate.variance + self.scatter() / independent(steps_left);
+        let width = (2.0 * variance.sqrt()).exp_m1().max(LEAST_WIDTH);
         let around = Interval::around(left_s, width);
         Some(Projection {
-            wall_s: done + left_s,
-            left_s,
-            interval: Interval { low: done + around.low, high: done + around.high },
-            tokens_per_s: if per_token > 0.0 { per_token.recip() } else { 0.0 },
+            wall_s: beside_s + left_s,
+            interval: Interval { low: beside_s + around.low, high: beside_s + around.high },
         })
     }
 
-    /// Two standard errors of the mean seconds a token, in shares of it.
-    fn width(&self) -> f64 {
-        if self.steps < FEW || self.mean <= 0.0 {
-            return FIRST_WIDTH;
+    /// The rate of the steps so far. The first warms caches up: it counts only while there is no other.
+    fn observed(&self) -> Option<Rate> {
+        let (tokens, seconds) = self.first?;
+        if self.steps == 0 {
+            let s_per_token = seconds / tokens as f64;
+            return Some(Rate { s_per_token, variance: FIRST_SCATTER * FIRST_SCATTER });
         }
-        let n = self.steps as f64;
-        let sd = (self.squares / (n - 1.0)).sqrt();
-        (2.0 * sd / self.mean * (CORRELATED / n).sqrt()).max(LEAST_WIDTH)
+        let s_per_token = (self.done_s - seconds) / (self.done_tokens - tokens) as f64;
+        Some(Rate { s_per_token, variance: self.scatter() / independent(self.steps as f64) })
+    }
+
+    /// Variance of single steps, in shares of their mean's square.
+    fn scatter(&self) -> f64 {
+        let seen = if self.steps == 0 { 0.0 } else { self.squares / (self.mean * self.mean) };
+        let known = self.steps.saturating_sub(1) as f64;
+        (SCATTER_STEPS * SCATTER * SCATTER + seen) / (SCATTER_STEPS + known)
     }
 }
 
-impl Projection {
-    /// The bill, low, expected and high; `None` without a price.
-    pub fn cost_usd(&self, price: &PriceUsed) -> Option<[f64; 3]> {
-        let bill = |s| price.bill(s).map(|b| b.cost_usd);
-        Some([bill(self.interval.low)?, bill(self.wall_s)?, bill(self.interval.high)?])
-    }
+/// As how many independent ones so many steps next to each other count.
+fn independent(steps: f64) -> f64 {
+    1.0 + (steps - 1.0).max(0.0) / CORRELATED
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::fixture::price;
 
     #[test]
-    fn what_is_over_is_the_clocks_and_what_is_ahead_the_predictions() {
-        let phase =
-            |name: &str, wall_s| PhaseCost { name: name.into(), wall_s, cost_usd: None, beside: false };
-        let predicted =
-            [phase("load", 9.0), phase("train", 50.0), phase("evaluate", 4.0), phase("save", 2.0)];
-        let clock = [("load", 1.0), ("calibrate", 3.0), ("train", 70.0), ("evaluate", 8.0)];
-        assert!((beside_training(&predicted, clock, 1.0) - 10.0).abs() < 1e-9);
-        assert!(
-            (beside_training(&predicted, clock, 0.5) - 7.0).abs() < 1e-9,
-            "half of it is in the clock's past"
-        );
+    fn what_recurs_goes_by_the_prediction_until_it_was_seen() {
+        let mut evaluations = Recurring::new(4, 40.0);
+        assert!((evaluations.left_s() - 40.0).abs() < 1e-9);
+        evaluations.pass(20.0);
+        assert!((evaluations.left_s() - 60.0).abs() < 1e-9);
+        for _ in 0..9 {
+            evaluations.pass(20.0);
+        }
+        assert!(evaluations.left_s().abs() < 1e-9);
+        assert!((Recurring::new(0, 3.0).left_s() - 3.0).abs() < 1e-9, "predicted, but not counted");
+    }
+
+    fn seen(predicted: Option<Rate>, total: u64, steps: &[f64]) -> Correction {
+        let mut run = Correction::new(total, predicted);
+        for s in steps {
+            run.observe(100, *s);
+        }
+        run
+    }
+
+    fn predicted(s_per_token: f64) -> Option<Rate> {
+        Rate::within(s_per_token, 0.15)
+    }
+
+    fn width(p: Projection) -> f64 {
+        (p.interval.high - p.interval.low) / p.wall_s
     }
 
     #[test]
     fn the_first_step_counts_as_time_but_not_as_rate() {
-        let mut run = Correction::new(1000, 5.0);
-        assert_eq!(run.projection(), None);
-        run.observe(100, 9.0);
-        for _ in 0..4 {
-            run.observe(100, 1.0);
-        }
-        let p = run.projection().unwrap();
-        // 5 + 9 + 4 done, 500 tokens left at 100 a second.
-        assert!((p.wall_s - 23.0).abs() < 1e-9 && (p.left_s - 5.0).abs() < 1e-9);
-        assert!((p.tokens_per_s - 100.0).abs() < 1e-9);
-        assert!((p.interval.high - (18.0 + 5.0 * 1.02)).abs() < 1e-9);
+        assert_eq!(Correction::new(1000, None).projection(5.0), None);
+        let run = seen(None, 1000, &[9.0, 1.0, 1.0, 1.0, 1.0]);
+        // 500 tokens left at 100 a second.
+        let p = run.projection(18.0).unwrap();
+        assert!((p.wall_s - 23.0).abs() < 1e-9);
+        assert!(p.interval.low < 23.0 && (18.0 + 5.0 * 1.05..18.0 + 5.0 * 1.07).contains(&p.interval.high));
+    }
+
+    #[test]
+    fn behind_a_slow_first_step_the_prediction_holds() {
+        let first = |predicted| seen(predicted, 1000, &[3.0]).projection(0.0).unwrap();
+        let (with, without) = (first(predicted(0.01)), first(None));
+        assert!((9.0..9.6).contains(&with.wall_s), "{with:?}");
+        assert!((without.wall_s - 27.0).abs() < 1e-9);
+        assert!(width(with) < 0.5 && width(without) > 1.0);
+    }
+
+    #[test]
+    fn steps_near_the_prediction_share_with_it_and_steps_far_off_overrule_it() {
+        let after = |n: usize, step_s: f64| {
+            let left = 1_000_000;
+            let run = seen(predicted(0.01), left + 100 * (n as u64 + 1), &vec![step_s; n + 1]);
+            run.projection(0.0).unwrap().wall_s / left as f64 * 100.0
+        };
+        let near = [after(1, 1.1), after(5, 1.1), after(50, 1.1)];
+        assert!(1.05 < near[0] && near[0] < near[1] && near[1] < near[2] && near[2] < 1.1, "{near:?}");
+        assert!(near[2] > 1.099, "{near:?}");
+        let far = after(5, 2.0);
+        assert!((1.98..2.0).contains(&far), "{far}");
+    }
+
+    #[test]
+    fn a_prediction_without_a_time_or_with_a_broken_one_is_none() {
+        assert_eq!(Rate::within(f64::NAN, 0.1), None);
+        assert_eq!(Rate::within(0.0, 0.1), None);
+        assert_eq!(Rate::within(1.0, f64::INFINITY), None);
     }
 
     #[test]
     fn scatter_widens_and_more_steps_narrow() {
-        let observe = |n: u32| {
-            let mut run = Correction::new(1_000_000, 0.0);
-            for i in 0..=n {
-                run.observe(100, if i % 2 == 0 { 1.0 } else { 1.5 });
-            }
-            run.projection().unwrap()
+        let observe = |n: usize| {
+            let steps: Vec<f64> = (0..=n).map(|i| if i % 2 == 0 { 1.0 } else { 1.5 }).collect();
+            seen(None, 1_000_000, &steps).projection(0.0).unwrap()
         };
         let (few, many) = (observe(6), observe(60));
-        let width = |p: Projection| (p.interval.high - p.interval.low) / p.left_s;
         assert!(width(few) > 2.0 * width(many));
         assert!(many.interval.low < many.wall_s && many.wall_s < many.interval.high);
     }
 
     #[test]
-    fn a_finished_run_costs_what_the_clock_says() {
-        let mut run = Correction::new(200, 10.0);
-        run.observe(100, 1.0);
-        run.observe(100, 1.0);
-        let p = run.projection().unwrap();
-        let [low, expected, high] = p.cost_usd(&price(Some(3600.0))).unwrap();
-        assert!((low - 12.0).abs() < 1e-9 && (expected - 12.0).abs() < 1e-9);
-        assert!((high - 12.0).abs() < 1e-9);
-        assert_eq!(p.cost_usd(&price(None)), None);
+    fn a_finished_run_takes_what_the_clock_says() {
+        let p = seen(None, 200, &[1.0, 1.0]).projection(12.0).unwrap();
+        assert!([p.wall_s, p.interval.low, p.interval.high].iter().all(|s| (s - 12.0).abs() < 1e-9));
     }
 
     #[test]
     fn steps_without_tokens_or_with_broken_times_are_passed_over() {
-        let mut run = Correction::new(200, 0.0);
+        let mut run = Correction::new(200, None);
         run.observe(0, 1.0);
+        run.observe(10, 0.0);
         run.observe(10, f64::NAN);
-        assert_eq!(run.projection(), None);
+        assert_eq!(run.projection(0.0), None);
     }
 }

@@ -21,6 +21,8 @@ const CONTEXT_BYTES: u64 = 640 << 20;
 const USABLE: f64 = 0.97;
 /// Of a bf16 base's rate, on a quantised one, where no such run was published of a generation.
 const QUANTISED_SHARE: f64 = 0.7;
+/// The first compute capability that the kernels are compiled for: before it there is no bf16.
+const LEAST_CAPABILITY: f64 = 8.0;
 /// Share of the peak, where nothing at all was published.
 const TYPICAL_SHARE: f64 = 0.4;
 
@@ -31,6 +33,8 @@ pub struct Sheet {
     pub name: String,
     /// Architecture: runs of one generation speak for another card of it.
     pub generation: String,
+    /// What CUDA calls its instructions by; `None` = it is not CUDA's.
+    pub compute_capability: Option<f64>,
     /// Dense bf16 products with f32 sums (fp16 where it has no bf16), FLOP/s.
     pub peak_flops_per_s: f64,
     /// Memory bandwidth, bytes/s.
@@ -41,6 +45,19 @@ pub struct Sheet {
     pub tdp_w: f64,
     /// Where the figures stand.
     pub source: String,
+}
+
+impl Sheet {
+    /// Why this program does not compute on it; `None` = it does.
+    pub fn lacks(&self) -> Option<String> {
+        match self.compute_capability {
+            Some(capability) if capability >= LEAST_CAPABILITY => None,
+            Some(capability) => {
+                Some(format!("its compute capability is {capability:.1}, below {LEAST_CAPABILITY:.1}"))
+            }
+            None => Some("it is not a CUDA device".into()),
+        }
+    }
 }
 
 /// All shipped sheets.
@@ -55,6 +72,7 @@ fn sheet(row: &csv::Row<'_>) -> Result<Sheet, Error> {
     Ok(Sheet {
         name: row.text("accelerator")?.into(),
         generation: row.text("generation")?.into(),
+        compute_capability: row.number("compute_capability")?,
         peak_flops_per_s: row.needed("peak_tflops")? * 1e12,
         bytes_per_s: row.needed("gb_per_s")? * 1e9,
         vram_gib: row.needed("vram_gib")?,
@@ -301,6 +319,8 @@ mod tests {
             assert!((0.0..1e-3).contains(&reached.launch_s), "{reached:?}");
             assert!(machine(sheet, &sheets, &published).is_sound());
         }
+        let lacking = sheets.iter().filter(|sheet| sheet.lacks().is_some()).map(|s| s.name.as_str());
+        assert_eq!(lacking.collect::<Vec<_>>(), ["T4", "V100", "MI300X"]);
         assert!(reached("ampere", &sheets, &published).of_generation);
         assert!(!reached("turing", &sheets, &published).of_generation);
     }

@@ -2,7 +2,8 @@
 
 use super::Machine;
 use super::machine::Kind;
-use super::work::{Class, Op, Stored};
+use super::rates::Blocks;
+use super::work::{Class, Op};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -43,22 +44,23 @@ fn least_kernels(op: &Op) -> f64 {
 /// Other trainers' activations and gradients on an accelerator are bf16, and ops are counted in f32, as ours are measured.
 const BF16_SHARE: f64 = 0.5;
 
-/// Seconds that the ops of a model of width `hidden` take on a machine, its frozen weights kept as `stored`.
-pub fn seconds(ops: &[Op], machine: &Machine, stored: Stored, hidden: f64) -> f64 {
-    by_class(ops, machine, stored, hidden).values().sum()
+/// Seconds that the ops of a model with such blocks take on a machine.
+pub fn seconds(ops: &[Op], machine: &Machine, blocks: &Blocks) -> f64 {
+    by_class(ops, machine, blocks).values().sum()
 }
 
 /// Seconds that the ops of each class take.
-pub fn by_class(ops: &[Op], machine: &Machine, stored: Stored, hidden: f64) -> BTreeMap<Class, f64> {
+pub fn by_class(ops: &[Op], machine: &Machine, blocks: &Blocks) -> BTreeMap<Class, f64> {
     let mut all = BTreeMap::new();
     for op in ops {
-        *all.entry(op.class).or_insert(0.0) += one(op, machine, stored, hidden);
+        *all.entry(op.class).or_insert(0.0) += one(op, machine, blocks);
     }
     all
 }
 
 /// Seconds of one op's calls.
-pub fn one(op: &Op, machine: &Machine, stored: Stored, hidden: f64) -> f64 {
+pub fn one(op: &Op, machine: &Machine, blocks: &Blocks) -> f64 {
+    let stored = blocks.stored;
     let is_measured = machine.is_measured();
     let narrower = machine.kind == Kind::Accelerator && !is_measured && op.class == Class::Elementwise;
     let bytes = if narrower { BF16_SHARE * op.bytes } else { op.bytes };
@@ -67,7 +69,7 @@ pub fn one(op: &Op, machine: &Machine, stored: Stored, hidden: f64) -> f64 {
         return 0.0;
     }
     let glue = match op.class {
-        Class::Linear | Class::Elementwise => machine.glue(op.m, hidden),
+        Class::Linear | Class::Elementwise => machine.glue(op.m, blocks),
         _ => 1.0,
     };
     let adapter = if op.rank > 0.0 { ADAPTER_KERNELS } else { 0.0 };
@@ -111,7 +113,10 @@ mod tests {
     use super::*;
     use crate::estimate::machine::Evidence;
     use crate::estimate::rates::{Glue, Rate};
-    use crate::estimate::work::Way;
+    use crate::estimate::work::{Stored, Way};
+
+    const BLOCKS: Blocks = Blocks { hidden: 1, stored: Stored::F32, is_adapted: false, has_extras: false };
+    const NARROW: Blocks = Blocks { stored: Stored::Bf16, ..BLOCKS };
 
     #[test]
     fn products_take_flops_over_rate_and_the_rest_bytes_over_bandwidth() {
@@ -122,9 +127,9 @@ mod tests {
             Op { flops: 500.0, ..Op::nothing(Class::Linear, Way::Forward) },
             Op { bytes: 20.0, ..Op::nothing(Class::Elementwise, Way::Forward) },
         ];
-        assert!((seconds(&ops, &machine, Stored::F32, 1.0) - 7.0).abs() < 1e-9);
-        machine.glue = vec![Glue { tokens: 1, hidden: 1, factor: 2.0 }];
-        assert!((seconds(&ops, &machine, Stored::F32, 1.0) - 14.0).abs() < 1e-9);
+        assert!((seconds(&ops, &machine, &BLOCKS) - 7.0).abs() < 1e-9);
+        machine.glue = vec![Glue { blocks: BLOCKS, tokens: 1, factor: 2.0 }];
+        assert!((seconds(&ops, &machine, &BLOCKS) - 14.0).abs() < 1e-9);
     }
 
     /// A measured accelerator that one product was measured on: 100 FLOP of 10 rows in 4 s, launches among them.
@@ -149,7 +154,7 @@ mod tests {
     #[test]
     fn a_measured_rate_holds_its_launches_and_a_smaller_shape_is_launched_all_the_same() {
         let (machine, op) = accelerator();
-        let seconds = |op: &Op| one(op, &machine, Stored::Bf16, 1.0);
+        let seconds = |op: &Op| one(op, &machine, &NARROW);
         assert!((seconds(&op) - 4.0).abs() < 1e-9, "not 4 + 3, and not two kernels of 3");
         let smaller = Op { m: 1.0, flops: 10.0, ..op };
         assert!((seconds(&smaller) - 3.0).abs() < 1e-9, "0.4 s by its rate, but one launch");
@@ -164,9 +169,9 @@ mod tests {
         let (mut machine, _) = accelerator();
         (machine.launch_s, machine.elementwise_bytes_per_s) = (0.0, 10.0);
         let op = Op { bytes: 20.0, ..Op::nothing(Class::Elementwise, Way::Forward) };
-        assert!((one(&op, &machine, Stored::Bf16, 1.0) - 2.0).abs() < 1e-9);
+        assert!((one(&op, &machine, &NARROW) - 2.0).abs() < 1e-9);
         machine.evidence = Evidence::Sheet;
-        assert!((one(&op, &machine, Stored::Bf16, 1.0) - 1.0).abs() < 1e-9, "other trainers' bf16");
+        assert!((one(&op, &machine, &NARROW) - 1.0).abs() < 1e-9, "other trainers' bf16");
     }
 
     #[test]
@@ -175,6 +180,6 @@ mod tests {
         machine.class_rates.insert(Class::Linear, 1.0);
         machine.launch_s = 0.5;
         let op = Op { flops: 1.0, calls: 3.0, ..Op::nothing(Class::Linear, Way::Forward) };
-        assert!((one(&op, &machine, Stored::F32, 1.0) - 3.0).abs() < 1e-9);
+        assert!((one(&op, &machine, &BLOCKS) - 3.0).abs() < 1e-9);
     }
 }

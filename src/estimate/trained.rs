@@ -3,7 +3,7 @@
 use super::parameters::{rank, saved_whole, trains_head};
 use super::{product, sum, wide};
 use crate::arch::{Arch, Linear, Proj};
-use crate::config::{Lora, Method, Optimizer, Train};
+use crate::config::{Lora, LoraInit, Method, Optimizer, Train};
 use fttrain_kernels::sys::memory::LARGE;
 
 const F32: u64 = 4;
@@ -95,7 +95,8 @@ impl Update {
 /// Bytes by part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Trained {
-    /// The tensors.
+    /// The tensors; of an adapter that begins with a part of the base (`PiSSA`) its start, too: its files take it away
+    /// again.
     pub values: u64,
     /// Gradients that stand at once at most.
     pub gradients: u64,
@@ -127,8 +128,9 @@ impl Trained {
         let head = sum(&[small, if trains_head(method) { table } else { 0 }]);
         let input = if *method == Method::Full && !arch.tie_word_embeddings { table } else { 0 };
         let blocks = all.saturating_sub(sum(&[head, input]));
+        let starts = starts(method, adapted);
         Self {
-            values: product(&[all, update.value_bytes()]),
+            values: sum(&[product(&[all, update.value_bytes()]), product(&[starts, F32])]),
             gradients: product(&[at_once, F32]),
             head_gradients: product(&[head, F32]),
             input_gradients: product(&[input, F32]),
@@ -164,6 +166,16 @@ fn of_adapter(lora: &Lora, linear: &Linear) -> Vec<Vec<u64>> {
         shapes.push(vec![outputs]);
     }
     shapes
+}
+
+/// Values of the starts that an adapter keeps because the base lost as much (`PiSSA`).
+fn starts(method: &Method, adapted: &[Linear]) -> u64 {
+    match method {
+        Method::Lora(lora) if matches!(lora.init, LoraInit::Pissa { .. }) => {
+            adapted.iter().map(|l| product(&[rank(lora, &l.name), wide(l.inputs + l.outputs)])).sum()
+        }
+        _ => 0,
+    }
 }
 
 /// Values of gradients that stand at once where each is used as soon as it is whole: those of a block, beside the embedding's
@@ -216,6 +228,13 @@ mod tests {
     fn an_adapter_is_counted_as_parameters_are() {
         let of = count(&Method::Lora(lora(16)), |_| ());
         assert_eq!((of.values, of.gradients, of.state), (4_884_480 * 4, 4_884_480 * 4, 4_884_480 * 8));
+    }
+
+    #[test]
+    fn pissa_keeps_what_its_files_take_away_again() {
+        let of_lora = |init| count(&Method::Lora(Lora { init, ..lora(16) }), |_| ());
+        let (plain, pissa) = (of_lora(LoraInit::Zero), of_lora(LoraInit::Pissa { rounds: None }));
+        assert_eq!(pissa, Trained { values: 2 * plain.values, ..plain });
     }
 
     #[test]

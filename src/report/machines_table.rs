@@ -14,9 +14,11 @@ pub struct MachineRow {
     pub name: String,
     /// Whether the run fits into its memory.
     pub fits: bool,
-    /// Place by cost among those that fit and have a price, from 1.
+    /// Why the program does not compute there; `None` = it does, and the prediction is of it, not of its like.
+    pub lacks: Option<String>,
+    /// Place by cost among those that can take the run and have a price, from 1.
     pub rank_by_cost: Option<usize>,
-    /// Place by time among those that fit, from 1.
+    /// Place by time among those that can take the run, from 1.
     pub rank_by_time: Option<usize>,
     /// What to say about it.
     pub note: Option<String>,
@@ -27,10 +29,14 @@ pub struct MachineRow {
 
 impl MachineRow {
     /// A row without a rank.
-    pub fn new(name: String, note: Option<String>, prediction: Prediction) -> Self {
+    pub fn new(name: String, note: Option<String>, lacks: Option<String>, prediction: Prediction) -> Self {
         let peak = prediction.predicted.peak_memory_bytes;
         let fits = peak.is_none_or(|peak| peak <= prediction.limits.memory_bytes);
-        Self { name, fits, rank_by_cost: None, rank_by_time: None, note, prediction }
+        Self { name, fits, lacks, rank_by_cost: None, rank_by_time: None, note, prediction }
+    }
+
+    fn can_run(&self) -> bool {
+        self.fits && self.lacks.is_none()
     }
 
     fn wall_s(&self) -> f64 {
@@ -42,14 +48,14 @@ impl MachineRow {
     }
 }
 
-/// Ranks the rows that fit, and puts the cheapest first; then those without a price, then those that do not fit.
+/// Ranks the rows that can take the run, and puts the cheapest first; then those without a price, then those that cannot.
 pub fn rank(rows: &mut [MachineRow]) {
-    rows.sort_by(|a, b| b.fits.cmp(&a.fits).then(a.wall_s().total_cmp(&b.wall_s())));
-    for (place, row) in rows.iter_mut().filter(|r| r.fits).enumerate() {
+    rows.sort_by(|a, b| b.can_run().cmp(&a.can_run()).then(a.wall_s().total_cmp(&b.wall_s())));
+    for (place, row) in rows.iter_mut().filter(|r| r.can_run()).enumerate() {
         row.rank_by_time = Some(place + 1);
     }
-    rows.sort_by(|a, b| b.fits.cmp(&a.fits).then(a.cost().total_cmp(&b.cost())));
-    for (place, row) in rows.iter_mut().filter(|r| r.fits && r.cost().is_finite()).enumerate() {
+    rows.sort_by(|a, b| b.can_run().cmp(&a.can_run()).then(a.cost().total_cmp(&b.cost())));
+    for (place, row) in rows.iter_mut().filter(|r| r.can_run() && r.cost().is_finite()).enumerate() {
         row.rank_by_cost = Some(place + 1);
     }
 }
@@ -86,7 +92,11 @@ pub fn machines_table(rows: &[MachineRow], screen: Screen) -> String {
             or_word(p.predicted.cost_usd, words::money, UNKNOWN),
             interval,
             time(p.predicted.wall_s),
-            row.rank_by_time.map_or_else(|| "does not fit".to_owned(), |place| place.to_string()),
+            match (row.rank_by_time, row.fits) {
+                (Some(place), _) => place.to_string(),
+                (None, false) => "does not fit".into(),
+                (None, true) => "does not run".into(),
+            },
             time(p.predicted.step_s),
             peak,
             words::bytes(p.limits.memory_bytes as f64),
@@ -114,6 +124,14 @@ fn remarks(rows: &[MachineRow]) -> Vec<String> {
         say(format!("fits on {} with: {what}", p.machine));
     }
     for row in rows {
+        if let Some(what) = &row.lacks {
+            say(format!(
+                "fttrain does not run it on {}, another program might: {what}",
+                row.prediction.machine
+            ));
+        }
+    }
+    for row in rows {
         if let Some(basis) = row.prediction.basis.get("step_s") {
             say(basis.clone());
         }
@@ -129,7 +147,20 @@ mod tests {
     fn row(name: &str, usd: Option<f64>, memory: u64) -> MachineRow {
         let case = Case::new(smollm2(), config());
         let prediction = Case { limits: limits(memory), price: price(usd), ..case }.predict();
-        MachineRow::new(name.into(), None, prediction)
+        MachineRow::new(name.into(), None, None, prediction)
+    }
+
+    #[test]
+    fn what_the_program_does_not_run_on_is_shown_without_a_rank() {
+        let mut rows = [row("old", Some(0.1), 64 << 30), row("new", Some(9.0), 64 << 30)];
+        rows[0].lacks = Some("it is too old".into());
+        rank(&mut rows);
+        assert_eq!(
+            rows.each_ref().map(|r| (r.name.as_str(), r.rank_by_cost)),
+            [("new", Some(1)), ("old", None)]
+        );
+        let text = machines_table(&rows, Screen::plain(120));
+        assert!(text.contains("does not run") && text.contains("it is too old"), "{text}");
     }
 
     #[test]

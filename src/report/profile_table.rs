@@ -67,6 +67,7 @@ fn rest(machine: &Machine) -> Table {
         ("one small durable write", words::seconds(machine.fsync_s)),
         ("values drawn", values(machine.draw_values_per_s)),
         ("values quantised", values(machine.quantise_values_per_s)),
+        ("weights decomposed", words::flops_per_s(machine.decompose_flops_per_s)),
         ("scatter of repeated runs", words::share(machine.spread)),
         ("power at rest", or_word(machine.idle_power_w, watts, NOT_MEASURED)),
         ("power under load", or_word(machine.power_w, watts, NOT_MEASURED)),

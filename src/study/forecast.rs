@@ -5,26 +5,36 @@ use super::score::Pair;
 use crate::calibrate::{Profiles, Provenance};
 use crate::estimate::Prediction;
 use crate::estimate::machine::Kind;
-use crate::estimate::running::{self, Correction, Projection};
+use crate::estimate::running::{Correction, Projection, Rate};
 use crate::train::metrics::StepRecord;
 use serde_json::Value;
 
 /// fttrain's own correction after the first half of the steps, with `other_s` seconds of other phases.
-pub(super) fn corrected(steps: &[StepRecord], other_s: f64, measured: f64) -> Option<Pair> {
-    let mut correction = Correction::new(steps.iter().map(|s| s.tokens).sum(), other_s);
-    for step in &steps[..steps.len() / 2] {
+pub(super) fn corrected(
+    steps: &[StepRecord],
+    predicted: Option<Rate>,
+    other_s: f64,
+    measured: f64,
+) -> Option<Pair> {
+    let mut correction = Correction::new(steps.iter().map(|s| s.tokens).sum(), predicted);
+    let seen = &steps[..steps.len() / 2];
+    for step in seen {
         correction.observe(step.tokens, step.step_s);
     }
-    let Projection { wall_s, interval, .. } = correction.projection()?;
+    let seen_s: f64 = seen.iter().map(|step| step.step_s).sum();
+    let Projection { wall_s, interval } = correction.projection(seen_s + other_s)?;
     Some(Pair { predicted: wall_s, low: interval.low, high: interval.high, measured })
 }
 
 /// The whole run after the first half of the steps: what is over by the clock, evaluation and saving as predicted.
 pub(super) fn whole(steps: &[StepRecord], prediction: &Prediction, report: &Value) -> Option<Pair> {
-    let phases = report["phases"].as_array()?.iter();
-    let clock = phases.filter_map(|phase| Some((phase["name"].as_str()?, phase["wall_s"].as_f64()?)));
-    let other_s = running::beside_training(&prediction.phases, clock, 1.0);
-    corrected(steps, other_s, report["measured"]["wall_s"].as_f64()?)
+    let is_ahead = |name: &str| matches!(name, "evaluate" | "save");
+    let clock = report["phases"].as_array()?.iter();
+    let clock = clock.filter_map(|phase| Some((phase["name"].as_str()?, phase["wall_s"].as_f64()?)));
+    let over = clock.filter(|(name, _)| *name != "train" && !is_ahead(name)).map(|(_, s)| s);
+    let ahead = prediction.phases.iter().filter(|phase| is_ahead(&phase.name)).map(|phase| phase.wall_s);
+    let other_s = over.chain(ahead).sum();
+    corrected(steps, Rate::predicted(prediction), other_s, report["measured"]["wall_s"].as_f64()?)
 }
 
 /// Training time by the mean rate of the first half of the steps.
@@ -66,14 +76,14 @@ mod tests {
     #[test]
     fn a_probe_leaves_the_first_step_out_and_a_progress_bar_does_not() {
         let steps = [step(1, 3.0), step(2, 1.0), step(3, 1.0), step(4, 1.0), step(5, 1.0), step(6, 1.0)];
-        let (probe, bar) = (corrected(&steps, 0.0, 8.0).unwrap(), progress_bar(&steps).unwrap());
+        let (probe, bar) = (corrected(&steps, None, 0.0, 8.0).unwrap(), progress_bar(&steps).unwrap());
         assert!((probe.predicted - 8.0).abs() < 1e-9);
-        assert!((corrected(&steps, 2.5, 8.0).unwrap().predicted - 10.5).abs() < 1e-9);
+        assert!((corrected(&steps, None, 2.5, 8.0).unwrap().predicted - 10.5).abs() < 1e-9);
         assert!(probe.low < 8.0 && 8.0 < probe.high, "{probe:?}");
         assert!((bar.predicted - 10.0).abs() < 1e-9);
         for one in [&steps[..1], &steps[..3]] {
             assert_eq!(
-                corrected(one, 0.0, 1.0).is_some(),
+                corrected(one, None, 0.0, 1.0).is_some(),
                 progress_bar(one).is_some(),
                 "skill compares the same rows"
             );

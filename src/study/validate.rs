@@ -12,6 +12,7 @@ use crate::config::Device;
 use crate::error::{Kind, Result};
 use crate::estimate::Prediction;
 use crate::estimate::history::median;
+use crate::estimate::running::Rate;
 use crate::fs;
 use crate::train::metrics::{self, StepRecord};
 use fttrain_kernels::sys::cuda::card;
@@ -90,18 +91,17 @@ struct Begun {
     /// Of the quick grid, which has other cells and steps; the standard one is the full one's beginning.
     is_quick: bool,
     /// What its runs compute on.
-    #[serde(default = "cpu")]
     device: String,
     reference: Reference,
 }
 
-fn cpu() -> String {
-    label(None)
-}
-
-/// What a study's runs compute on: a GPU by its number and its card, of which a machine may have several.
+/// What a study's runs compute on: a CPU by its model and its path, a GPU by its number and its card, of which a machine
+/// may have several.
 fn label(gpu: Option<usize>) -> String {
-    let Some(nth) = gpu else { return Device::Cpu.to_string() };
+    let Some(nth) = gpu else {
+        let Provenance { name, kernel, .. } = Provenance::here(1);
+        return format!("{} ({name}, {kernel})", Device::Cpu);
+    };
     let name = card(nth).map_or_else(String::new, |card| format!(" ({})", card.name));
     format!("{}{name}", Device::Cuda(nth))
 }
@@ -355,12 +355,13 @@ fn run(bench: &Bench, name: &str, cell: &Cell, child: &Child, reference: Referen
         .iter()
         .filter_map(|key| Some(((*key).to_owned(), pair(&predicted, &report, key)?)))
         .collect();
+    let rate = prediction.as_ref().and_then(Rate::predicted);
     let row = Row {
         cell: *cell,
         prediction_sha256,
         quantities,
         drift,
-        after_probe: corrected(&steps, 0.0, steps.iter().map(|s| s.step_s).sum()),
+        after_probe: corrected(&steps, rate, 0.0, steps.iter().map(|s| s.step_s).sum()),
         whole_after_probe: prediction.as_ref().and_then(|prediction| whole(&steps, prediction, &report)),
         progress_bar: progress_bar(&steps),
         roofline: roofline(prediction.as_ref(), &report, child),
@@ -446,7 +447,7 @@ mod tests {
     fn a_study_goes_on_with_what_it_began_with_and_without_what_was_cut_off() {
         let (folder, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let folder = folder.path();
-        begun(folder, &Provenance::here(1).build, "cpu");
+        begun(folder, &Provenance::here(1).build, &label(None));
         let study = Study::open(folder, home.path(), Extent::Quick, None, &[]).unwrap();
         assert_eq!(
             (study.begun.started_at.as_str(), &study.profile[..]),
@@ -475,10 +476,12 @@ mod tests {
             error.to_string()
         };
         let ours = Provenance::here(1).build;
-        assert!(refused("0.0.0 another", "cpu", Extent::Quick).contains("by build 0.0.0 another"));
-        assert!(refused(&ours, "cpu", Extent::Full).contains("with --size quick"));
-        let of_gpu = refused(&ours, "cuda:0 (NVIDIA Test)", Extent::Quick);
-        assert!(of_gpu.contains("on cuda:0 (NVIDIA Test), and this is cpu"), "{of_gpu}");
+        assert!(refused("0.0.0 another", &label(None), Extent::Quick).contains("by build 0.0.0 another"));
+        assert!(refused(&ours, &label(None), Extent::Full).contains("with --size quick"));
+        for other in ["cuda:0 (NVIDIA Test)", "cpu (another, portable)"] {
+            let error = refused(&ours, other, Extent::Quick);
+            assert!(error.contains(&format!("on {other}, and this is {}", label(None))), "{error}");
+        }
     }
 
     #[test]

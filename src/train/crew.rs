@@ -340,8 +340,14 @@ impl Opened {
         let Self { ground, device, .. } = self;
         let material = Material::gather(&ground)?;
         let base_hash = ground.source.fingerprint()?;
-        let learner =
-            Learner::load(&ground, &material.retention, &device, prefers_bf16, &|_| (), &mut Vec::new())?;
+        let learner = Learner::load(
+            &ground,
+            (&material.retention, &material.summary),
+            &device,
+            prefers_bf16,
+            &|_| (),
+            &mut Vec::new(),
+        )?;
         let schedule = Schedule::new(&ground.resolved.config.train, material.epochs.total_steps());
         Ok(Follower { ground, material, learner, schedule, base_hash, recompute })
     }

@@ -80,6 +80,8 @@ pub struct Asking<'a> {
     pub max_tokens: usize,
     /// Questions that are answered at once.
     pub at_once: usize,
+    /// Tokens of a question and its answer at most: positions that the model was made for.
+    pub positions: usize,
 }
 
 /// The loss of samples.
@@ -125,7 +127,7 @@ pub fn exact(
     let prompts: Vec<Vec<u32>> =
         questions.iter().map(|q| prompt(subject, q, asking)).collect::<Result<_>>()?;
     let tokenizer = &subject.tokenizer;
-    let mut how = Settings::greedy(asking.max_tokens, tokenizer.stop_ids(), subject.arch.max_position);
+    let mut how = Settings::greedy(asking.max_tokens, tokenizer.stop_ids(), asking.positions);
     how.at_once = asking.at_once;
     let said = generate(decoder, &prompts, &how, |_, _| ())?;
     let tokens = said.iter().map(Vec::len).sum();
@@ -207,10 +209,10 @@ fn prompt(subject: &Subject, question: &Question, asking: &Asking) -> Result<Vec
         ids.extend(tokenizer.encode(text.trim_end_matches(' ')).map_err(fault)?);
         ids
     };
-    let positions = subject.arch.max_position;
+    let positions = asking.positions;
     if ids.len() >= positions {
         let fact = format!(
-            "line {}: the prompt has {} tokens, the model {positions} positions",
+            "line {}: the prompt has {} tokens, and {positions} is the most",
             question.line,
             ids.len()
         );

@@ -234,7 +234,7 @@ impl Ground {
     }
 
     /// What of this run only the CPU does.
-    fn beyond_gpus(&self) -> Option<&'static str> {
+    pub fn beyond_gpus(&self) -> Option<&'static str> {
         match (&self.resolved.config.method, &self.adapter) {
             (Method::Full, _) if self.resolved.config.train.bf16_weights => {
                 Some("`master_weights = \"bf16\"`")

@@ -13,6 +13,8 @@ use crate::ops::device;
 
 /// Phases whose time is modelled and not clocked before the prediction.
 const LEARNED: [&str; 3] = ["load", "evaluate", "save"];
+/// Phases of a report that stand for the processes before the last one.
+pub const EARLIER: [&str; 2] = ["before the resume", "lost to a kill"];
 /// Runs that are looked at.
 const LOOKED_AT: u32 = 200;
 
@@ -70,12 +72,15 @@ fn measured_classes(prediction: &Prediction, report: &serde_json::Value) -> Vec<
     seen.iter().filter_map(one).filter(|(_, predicted, _)| *predicted > 0.0).collect()
 }
 
-/// Phases beside training that were predicted and took place.
+/// Phases beside training that were predicted and took place; none of a run that ended early, or that several processes
+/// took one after the other: it evaluated and saved less often than was predicted, or others did.
 fn measured_phases(prediction: &Prediction, report: &serde_json::Value) -> Vec<(String, f64, f64)> {
-    let took = |name: &str| {
-        let phases = report["phases"].as_array()?;
-        phases.iter().find(|p| p["name"] == name)?["wall_s"].as_f64()
-    };
+    let phases = report["phases"].as_array().map_or(&[][..], Vec::as_slice);
+    let took = |name: &str| phases.iter().find(|p| p["name"] == name)?["wall_s"].as_f64();
+    let is_whole = report["training"]["steps"].as_u64() == Some(prediction.counts.steps);
+    if !is_whole || EARLIER.iter().any(|name| took(name).is_some()) {
+        return Vec::new();
+    }
     let beside = prediction.uncorrected_phases.iter().filter(|(name, _)| LEARNED.contains(&name.as_str()));
     beside.filter_map(|(name, s)| Some((name.clone(), *s, took(name)?))).collect()
 }

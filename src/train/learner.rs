@@ -6,6 +6,7 @@ use super::material::RetentionBatches;
 use super::optimizer::Optimizer;
 use super::session::{frozen, longest};
 use super::step::{self, Descended, Descent};
+use crate::data::Summary;
 use crate::data::packing::Step;
 use crate::error::Result;
 use crate::fs::Digesting;
@@ -38,7 +39,7 @@ impl Learner {
     /// Weights are broken (4).
     pub(super) fn load(
         ground: &Ground,
-        retention: &RetentionBatches,
+        (retention, data): (&RetentionBatches, &Summary),
         device: &Device,
         prefers_bf16: bool,
         enter: &dyn Fn(Phase),
@@ -50,7 +51,7 @@ impl Learner {
         warnings.extend(loader.notes().iter().cloned());
         let trained = ground.adapter.as_ref().map_or(Trained::Whole, Trained::Adapter);
         let frozen = frozen(config, source, prefers_bf16);
-        let (decoder, params) = build::decoder(arch, trained, frozen, longest(ground), &loader)?;
+        let (decoder, params) = build::decoder(arch, trained, frozen, longest(ground, data), &loader)?;
         enter(Phase::Evaluate);
         let anchor = Anchor::new(&decoder, &params, &config.train, &retention.kept)?;
         enter(Phase::Load);

@@ -89,11 +89,13 @@ pub(super) fn counts(
         steps: plan.steps,
         micro_batches: plan.batches,
         tokens: plan.tokens,
+        median_step_tokens: plan.median_step_tokens,
         loss_tokens: plan.loss_tokens,
         segment_squares: plan.segment_squares as f64,
         max_batch_tokens: plan.max_batch_tokens,
         max_batch_targets: plan.max_batch_targets,
         rows: epochs.plan().rows() as u64,
+        longest: epochs.samples().iter().map(|s| u64::from(Length::from(s).tokens)).max().unwrap_or(0),
         shared: (processes > 1).then_some(Shared {
             processes: processes as u64,
             slowest: Volume {

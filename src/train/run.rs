@@ -13,7 +13,8 @@ use super::stop::{Signal, Stop};
 use super::{Error, artifacts};
 use crate::data::packing::Step;
 use crate::error::{self, Kind, Result};
-use crate::estimate::running::{self, Correction};
+use crate::estimate::phases::commits;
+use crate::estimate::running::{Correction, Rate, Recurring};
 use crate::meter::{Meter, Phase};
 use crate::ops::profile;
 use std::time::Instant;
@@ -92,6 +93,9 @@ struct Course<'a> {
     crew: &'a Crew<'a>,
     progress: Progress,
     correction: Correction,
+    evaluations: Recurring,
+    /// Of checkpoints, and of the result.
+    saves: Recurring,
     longest: Longest,
     /// Peak memory after the step before.
     peak_before: Option<u64>,
@@ -113,9 +117,16 @@ impl<'a> Course<'a> {
         let left = total.saturating_sub(plan.first_step()) as f64 / total.max(1) as f64;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A share of the tokens.
         let tokens_left = (plan.prediction.counts.tokens as f64 * left) as u64;
-        let phases = meter.phases();
-        let clock = phases.iter().map(|(phase, s)| (phase.name(), *s));
-        let other_s = running::beside_training(&plan.prediction.phases, clock, left) + session.earlier_s;
+        let recurring = |name: &str, times: u64| {
+            let phase = plan.prediction.phases.iter().find(|phase| phase.name == name);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A share of a count.
+            let times_left = (times as f64 * left).round() as u64;
+            Recurring::new(times_left, left * phase.map_or(0.0, |phase| phase.wall_s))
+        };
+        let (evaluations, saves) = (
+            recurring("evaluate", plan.prediction.counts.eval.passes),
+            recurring("save", commits(plan.config(), total) + 1),
+        );
         let progress = Progress::new(
             total,
             plan.first_step(),
@@ -125,7 +136,9 @@ impl<'a> Course<'a> {
         let longest = Longest::before(plan)?;
         let (done, epoch) = plan.resume.as_ref().map_or((0, 0.0), |(_, kept)| (kept.step, kept.epoch));
         Ok(Self {
-            correction: Correction::new(tokens_left, other_s),
+            correction: Correction::new(tokens_left, Rate::predicted(&plan.prediction)),
+            evaluations,
+            saves,
             progress,
             session,
             plan,
@@ -215,6 +228,7 @@ impl<'a> Course<'a> {
         }
         let wall_s = begun.elapsed().as_secs_f64();
         self.longest.evaluation_s = self.longest.evaluation_s.max(wall_s);
+        self.evaluations.pass(wall_s);
         self.session.record_eval(&EvalRecord { step, epoch, loss, loss_tokens, wall_s })?;
         self.progress.note(&format!("step {step}: evaluation loss {loss:.4} over {loss_tokens} tokens"));
         if step == 0 {
@@ -261,7 +275,9 @@ impl<'a> Course<'a> {
         let energy_j = self.session.energy_j(&self.meter.latest());
         let (begun, spent) = (Instant::now(), Spent { energy_j, ..self.spent() });
         self.session.commit(self.plan, step, epoch, &spent)?;
-        self.longest.save_s = self.longest.save_s.max(begun.elapsed().as_secs_f64());
+        let save_s = begun.elapsed().as_secs_f64();
+        self.longest.save_s = self.longest.save_s.max(save_s);
+        self.saves.pass(save_s);
         Ok(())
     }
 
@@ -323,15 +339,11 @@ impl<'a> Course<'a> {
 
     fn show(&mut self, record: &StepRecord) {
         self.correction.observe(record.tokens, record.step_s);
-        let projected = self.correction.projection();
-        let projection = Projection {
-            wall_s: projected.map(|p| p.wall_s),
-            cost_usd: projected
-                .and_then(|p| p.cost_usd(&self.plan.ground.price))
-                .map(|[_, expected, _]| expected),
-        };
-        let wall_s = self.wall_s();
-        self.progress.step(record, wall_s, projection);
+        let now_s = self.wall_s();
+        let beside_s = now_s + self.evaluations.left_s() + self.saves.left_s();
+        let wall_s = self.correction.projection(beside_s).map(|projected| projected.wall_s);
+        let projection = Projection { wall_s, cost_usd: wall_s.and_then(|s| self.bill(s)) };
+        self.progress.step(record, now_s, projection);
         self.session.beat(record.step, record.loss);
         self.warn();
     }

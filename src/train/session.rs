@@ -15,6 +15,7 @@ use super::plan::{Options, Plan};
 use super::schedule::Schedule;
 use crate::arch::source::Source;
 use crate::config::{Config, Method};
+use crate::data::Summary;
 use crate::error::Result;
 use crate::estimate::Prediction;
 use crate::estimate::parts::Part;
@@ -360,8 +361,14 @@ impl Parts {
         entered.prepared(plan, &estimate, meter);
         let enter = |phase| meter.enter(phase);
         let (ground, warnings) = (&plan.ground, &mut entered.warnings);
-        let learner =
-            Learner::load(ground, &plan.retention, &plan.device, prefers_bf16(plan), &enter, warnings)?;
+        let learner = Learner::load(
+            ground,
+            (&plan.retention, &plan.summary),
+            &plan.device,
+            prefers_bf16(plan),
+            &enter,
+            warnings,
+        )?;
         // Files were hashed and tensors converted in buffers that no step asks for again.
         give_back_pages();
         let kept = plan.resume.as_ref().map(|(_, manifest)| manifest.step);
@@ -404,8 +411,9 @@ pub(super) fn prefers_bf16(plan: &Plan) -> bool {
 }
 
 /// Positions that the model is made for: what is trained on, and room for the answers to sample prompts.
-pub fn longest(ground: &Ground) -> usize {
-    ground.resolved.config.data.sequence_len.max(ground.arch.max_position.min(4096))
+pub fn longest(ground: &Ground, data: &Summary) -> usize {
+    let rows = usize::try_from(data.longest_tokens).unwrap_or(usize::MAX);
+    ground.resolved.config.data.sequence_len.min(rows).max(ground.arch.max_position.min(4096))
 }
 
 /// The prediction that a run is held against, and its text.

@@ -6,6 +6,8 @@ use serde::Serialize;
 
 /// Samples that [`Plan::counts`] looks at before it extrapolates.
 const EXACT_SAMPLES: u64 = 50_000_000;
+/// Steps whose sizes it keeps for their middle.
+const MOST_SIZES: usize = 1 << 20;
 
 /// What some micro-batches put through the model.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
@@ -54,6 +56,8 @@ pub struct Counts {
     pub max_batch_squares: u64,
     /// Tokens / micro-batches.
     pub mean_batch_tokens: f64,
+    /// Tokens of the middle step behind the first one, of the process with the most.
+    pub median_step_tokens: f64,
     /// Passes over the data.
     pub epochs: f64,
     /// Every step was counted; otherwise the later epochs were taken to be like the first ones.
@@ -105,8 +109,13 @@ impl Counts {
         self.exact = false;
     }
 
-    pub(super) fn closed(mut self) -> Self {
+    /// With what follows from the sums, and from the tokens of each step.
+    pub(super) fn closed(mut self, mut steps: Vec<u64>) -> Self {
         self.mean_batch_tokens = self.tokens as f64 / self.batches.max(1) as f64;
+        let behind = if steps.len() > 1 { &mut steps[1..] } else { &mut steps };
+        behind.sort_unstable();
+        let at = |i: usize| behind.get(i).map_or(0.0, |tokens| *tokens as f64);
+        self.median_step_tokens = f64::midpoint(at(behind.len().saturating_sub(1) / 2), at(behind.len() / 2));
         self
     }
 }
@@ -122,7 +131,7 @@ impl Plan {
             None => self.order.num_epochs as u64,
         };
         let wanted = self.order.max_steps.unwrap_or(u64::MAX);
-        let mut epoch = 0;
+        let (mut epoch, mut sizes) = (0, Vec::new());
         while epoch < epochs && counts.steps < wanted {
             if epoch > 0 && epoch.saturating_mul(self.rows() as u64) >= EXACT_SAMPLES {
                 let steps = match self.order.max_steps {
@@ -130,7 +139,7 @@ impl Plan {
                     None => counts.steps.saturating_mul(epochs) / epoch,
                 };
                 counts.stretch(steps);
-                return counts.closed();
+                return counts.closed(sizes);
             }
             let packs = self.packs(epoch);
             let steps = self.steps_of(packs.len());
@@ -143,13 +152,17 @@ impl Plan {
                     let process = i % shares.len();
                     shares[process].add(share);
                 }
-                counts.slowest.add(shares.into_iter().max_by_key(|share| share.tokens).unwrap_or_default());
+                let slowest = shares.into_iter().max_by_key(|share| share.tokens).unwrap_or_default();
+                counts.slowest.add(slowest);
+                if sizes.len() < MOST_SIZES {
+                    sizes.push(slowest.tokens);
+                }
             }
             counts.steps += taken;
             counts.epochs += taken as f64 / steps.max(1) as f64;
             epoch += 1;
         }
-        counts.closed()
+        counts.closed(sizes)
     }
 }
 
@@ -160,5 +173,5 @@ pub fn eval_counts(lengths: &[Length], max_tokens: usize) -> Counts {
     for n in eval_groups(lengths.iter().map(|l| l.tokens as usize), max_tokens) {
         counts.add(rest.by_ref().take(n));
     }
-    counts.closed()
+    counts.closed(Vec::new())
 }

@@ -357,6 +357,7 @@ mod tests {
             let mut epochs = Epochs::new(samples(&many()), order);
             let counts = epochs.plan().counts();
             let mut found = Counts { exact: true, ..Counts::default() };
+            let mut sizes = Vec::new();
             for k in 0..epochs.total_steps() {
                 let step = epochs.step(k).unwrap();
                 found.epochs = step.epoch_fraction;
@@ -381,12 +382,13 @@ mod tests {
                     found.max_batch_squares = found.max_batch_squares.max(squares);
                 }
                 let most = shares.into_iter().max_by_key(|share| share.tokens).unwrap();
+                sizes.push(most.tokens);
                 found.slowest.batches += most.batches;
                 found.slowest.tokens += most.tokens;
                 found.slowest.loss_tokens += most.loss_tokens;
                 found.slowest.segment_squares += most.segment_squares;
             }
-            let found = found.closed();
+            let found = found.closed(sizes);
             let whole = order.processes == 1;
             assert_eq!(
                 whole,
@@ -396,6 +398,13 @@ mod tests {
             assert!((found.epochs - counts.epochs).abs() < 1e-9);
             assert_eq!(Counts { epochs: counts.epochs, ..found }, counts);
         }
+    }
+
+    #[test]
+    fn the_middle_step_is_that_of_the_measured_ones_behind_the_first() {
+        let middle = |sizes: &[u64]| Counts::default().closed(sizes.to_vec()).median_step_tokens;
+        let of = [middle(&[]), middle(&[7]), middle(&[100, 7]), middle(&[1, 16, 8]), middle(&[1, 9, 2, 5])];
+        assert_eq!(of.map(f64::to_bits), [0.0, 7.0, 7.0, 12.0, 5.0].map(f64::to_bits));
     }
 
     #[test]

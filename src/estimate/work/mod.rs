@@ -13,6 +13,7 @@ pub use op::Op;
 pub use site::{Pass, Site};
 
 use super::parameters::{self, Parameters};
+use super::rates::Blocks;
 use super::trained::Update;
 use crate::arch::{Arch, Linear, Proj};
 use crate::config::Method;
@@ -53,6 +54,11 @@ fn f(n: usize) -> f64 {
 impl Model<'_> {
     fn layers(&self) -> f64 {
         f(self.arch.layers.len())
+    }
+
+    /// What lies between its ops depends on.
+    pub fn blocks(&self) -> Blocks {
+        Blocks::of(self.arch, self.method, self.stored)
     }
 
     /// Layers that the gradient goes through: those from the lowest with something trainable in it.
@@ -102,7 +108,7 @@ impl Model<'_> {
     }
 
     /// The topmost `layers` blocks; all adapters lie in them.
-    fn blocks(&self, way: Way, pass: Pass, v: &Volume, layers: f64, ops: &mut Vec<Op>) {
+    fn through_blocks(&self, way: Way, pass: Pass, v: &Volume, layers: f64, ops: &mut Vec<Op>) {
         let m = v.tokens / v.calls.max(1.0);
         let adapted = |proj: Proj| f(self.adapted.iter().filter(|l| l.proj == proj).count()).min(layers);
         for proj in Proj::ALL {
@@ -159,11 +165,11 @@ impl Model<'_> {
     /// The blocks forward and backward, with the forward pass again where they are recomputed.
     pub fn blocks_training(&self, v: &Volume, recompute: bool) -> Vec<Op> {
         let mut ops = Vec::new();
-        self.blocks(Way::Forward, Pass::Forward, v, self.layers(), &mut ops);
+        self.through_blocks(Way::Forward, Pass::Forward, v, self.layers(), &mut ops);
         if recompute {
-            self.blocks(Way::Forward, Pass::Recompute, v, self.layers_backward(), &mut ops);
+            self.through_blocks(Way::Forward, Pass::Recompute, v, self.layers_backward(), &mut ops);
         }
-        self.blocks(self.backward(), Pass::Backward, v, self.layers_backward(), &mut ops);
+        self.through_blocks(self.backward(), Pass::Backward, v, self.layers_backward(), &mut ops);
         ops
     }
 
@@ -192,7 +198,7 @@ impl Model<'_> {
     /// Everything that one evaluation computes.
     pub fn evaluation(&self, v: &Volume) -> Vec<Op> {
         let mut ops = Vec::new();
-        self.blocks(Way::Forward, Pass::Forward, v, self.layers(), &mut ops);
+        self.through_blocks(Way::Forward, Pass::Forward, v, self.layers(), &mut ops);
         ops.push(self.head(v, false));
         ops
     }
