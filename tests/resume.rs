@@ -270,6 +270,17 @@ fn a_finished_run_has_nothing_to_do_until_more_steps_are_asked_for() {
 }
 
 #[test]
+fn a_finished_run_without_its_checkpoints_is_left_as_it_is() {
+    let place = Place::new();
+    let out = finished(&place, Config::lora());
+    fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    let (folder, before) = (out.to_str().unwrap(), run::files(&out));
+    place.run(&["resume", folder]).expect(0).says(&["nothing to do"]);
+    place.run(&["resume", folder, "--set", "max_steps=12"]).expect(4).says(&["without a checkpoint"]);
+    assert!(run::files(&out) == before);
+}
+
+#[test]
 fn a_finished_run_may_be_given_more_epochs() {
     let place = Place::new();
     let out = finished(&place, Config::lora().without("max_steps").with("num_epochs", "1"));
@@ -427,6 +438,15 @@ fn the_best_checkpoint_outlives_the_limit_and_becomes_the_result() {
     kill_after(&out, &stopped, last);
     place.run(&["resume", stopped.to_str().unwrap()]).expect(0);
     assert_same(&out, &stopped, "killed before its result was saved");
+
+    // Unless it was given more steps meanwhile: then it goes on to the next evaluation.
+    let more = place.path("more");
+    kill_after(&out, &more, last);
+    place
+        .run(&["resume", more.to_str().unwrap(), "--set", "max_steps=60"])
+        .expect(0)
+        .says(&["stopping early"]);
+    assert_eq!(lines(&more.join("eval.jsonl")).last().unwrap()["step"], last + 1);
 }
 
 #[test]

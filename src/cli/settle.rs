@@ -158,7 +158,8 @@ pub(super) fn close(
     end: &Final,
 ) -> Vec<String> {
     let phases = entries(measured, settled);
-    let mut outcomes: Vec<Result<()>> = phases.iter().map(|phase| book.phase(run_id, phase)).collect();
+    let mut outcomes = vec![book.anew(run_id)];
+    outcomes.extend(phases.iter().map(|phase| book.phase(run_id, phase)));
     outcomes.extend(settled.costs.iter().map(|line| book.cost_line(run_id, line)));
     outcomes.push(book.finish_run(run_id, status, end));
     outcomes.push(book.settle());

@@ -175,12 +175,16 @@ fn planned(
         say(&format!("{}: every step of this run was taken before; nothing to do", plan.out.display()));
         return Ok(None);
     }
+    plan.refuse_lost_checkpoints()?;
     plan.notes.extend(warnings);
     plan.notes.extend(repeats::judge(&plan)?);
     let mut table = plan_of(&plan.ground, &plan.prediction, Some(&plan.summary));
     table.warnings.extend(plan.notes.clone());
     let verdict = verdict(&plan.ground, &plan.prediction).and_then(|more| {
-        verdict::refuse_disk(&plan.prediction, &plan.out, crate::fs::free_bytes(&plan.out)?).map(|()| more)
+        // What earlier processes of the run committed is a part of what it is predicted to take.
+        let taken = plan.resume.as_ref().map_or(0, |_| crate::fs::bytes_under(&plan.out));
+        let room = crate::fs::free_bytes(&plan.out)?.saturating_add(taken);
+        verdict::refuse_disk(&plan.prediction, &plan.out, room).map(|()| more)
     });
     if let Ok(more) = &verdict {
         table.warnings.extend(more.iter().cloned());

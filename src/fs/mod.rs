@@ -23,5 +23,5 @@ pub use hash::{Digesting, Hashing, sha256_bytes, sha256_file};
 pub use lock::RunLock;
 pub use owner::Owner;
 pub use paths::{home, safe_join};
-pub use space::free_bytes;
+pub use space::{bytes_under, free_bytes};
 pub use staging::{FileEntry, Staging};

@@ -12,6 +12,17 @@ pub fn free_bytes(path: &Path) -> Result<u64> {
     Ok(free_on(&disk))
 }
 
+/// Bytes of all files under a folder; what cannot be looked at counts nothing.
+pub fn bytes_under(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let of = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => bytes_under(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(of).fold(0, u64::saturating_add)
+}
+
 /// What is short on a full disk, in words: the bytes, or the inodes.
 pub(super) fn shortage(path: &Path) -> Option<String> {
     let disk = disk_of(path).ok()?;
@@ -44,5 +55,15 @@ mod tests {
         let inside = folder.path().join("a/b/c");
         assert!(free_bytes(&inside).unwrap() > 0);
         assert!(free_bytes(Path::new("not-there-yet")).unwrap() > 0);
+    }
+
+    #[test]
+    fn all_files_under_a_folder_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        std::fs::write(folder.path().join("a/b/c"), "12345").unwrap();
+        std::fs::write(folder.path().join("d"), "123").unwrap();
+        assert_eq!(bytes_under(folder.path()), 8);
+        assert_eq!(bytes_under(&folder.path().join("none")), 0);
     }
 }

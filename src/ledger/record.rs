@@ -176,6 +176,8 @@ pub enum Entry {
     Heartbeat { run_id: String, sample: Sample },
     /// A checkpoint was committed.
     Checkpoint { run_id: String, at: String, step: u64, path: String },
+    /// Its phases and costs follow, and those of processes before are among them.
+    Anew { run_id: String },
     /// A phase, in all.
     Phase { run_id: String, phase: Phase },
     /// A cost.
@@ -192,6 +194,7 @@ impl Entry {
             Self::Resume { run_id, .. }
             | Self::Prepared { run_id, .. }
             | Self::Withdrawn { run_id }
+            | Self::Anew { run_id }
             | Self::Moved { run_id, .. }
             | Self::Heartbeat { run_id, .. }
             | Self::Checkpoint { run_id, .. }
@@ -253,6 +256,11 @@ pub trait Record {
             step,
             path: full_path(path),
         })
+    }
+
+    /// Its phases and costs follow, all of them.
+    fn anew(&mut self, run_id: &str) -> Result<()> {
+        self.record(Entry::Anew { run_id: run_id.to_owned() })
     }
 
     /// A phase is over.

@@ -206,6 +206,10 @@ fn follow(transaction: &Transaction<'_>, id: &str, entry: &Entry) -> rusqlite::R
                 params![id, path, integer(*step), at],
             )?;
         }
+        Entry::Anew { .. } => {
+            transaction.execute("DELETE FROM phases WHERE run_id = ?1", params![id])?;
+            transaction.execute("DELETE FROM cost_lines WHERE run_id = ?1", params![id])?;
+        }
         Entry::Phase { phase, .. } => {
             transaction.execute(
                 "INSERT OR REPLACE INTO phases (run_id, name, wall_s, cpu_s, peak_rss_bytes, cost_usd)

@@ -79,6 +79,27 @@ fn count(ledger: &Ledger, table: &str) -> i64 {
 }
 
 #[test]
+fn phases_and_costs_that_are_said_anew_replace_those_of_earlier_processes() {
+    let p = place();
+    let mut ledger = Ledger::open(p.home.path()).unwrap();
+    for id in ["abcd", "other"] {
+        for outcome in whole_run(&mut ledger, id, p.out.path()) {
+            outcome.unwrap();
+        }
+    }
+    ledger.anew("abcd").unwrap();
+    let phase = |name: &str| Phase { name: name.into(), wall_s: 7.0, ..Phase::default() };
+    ledger.phase("abcd", &phase("before the resume")).unwrap();
+    let mut read = ledger.connection.prepare("SELECT run_id, name FROM phases ORDER BY run_id").unwrap();
+    let rows: Vec<(String, String)> =
+        read.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
+    let expected = [("abcd", "before the resume"), ("other", "train")];
+    assert_eq!(rows, expected.map(|(id, name)| (id.to_owned(), name.to_owned())));
+    drop(read);
+    assert_eq!(count(&ledger, "cost_lines"), 1);
+}
+
+#[test]
 fn a_run_is_found_with_what_it_took_and_its_pinned_keys() {
     let p = place();
     let mut ledger = Ledger::open(p.home.path()).unwrap();

@@ -22,6 +22,8 @@ pub struct Rapl {
 
 /// No package draws more: a longer gap than its range lasts at this power may hide a whole wrap.
 const MOST_W: f64 = 2000.0;
+/// A look may be late by this much.
+const LATE_S: f64 = 1.0;
 
 impl Rapl {
     /// Opens the packages below `root` (`/sys/class/powercap`); `None` where there is none or one cannot be read.
@@ -54,15 +56,17 @@ impl Rapl {
     }
 
     /// Joules of all packages since the opening, at `now_s` seconds since then; `None` for good once a counter was
-    /// lost, or a gap was long enough to hide a wrap.
+    /// lost, a gap was long enough to hide a wrap, or a counter that began anew (suspended, its driver loaded again) looks
+    /// as if more had been used than any package can.
     pub fn read(&mut self, now_s: f64) -> Option<f64> {
         let gap_uj = (now_s - self.last_s) * MOST_W * 1e6;
+        let most_uj = gap_uj + LATE_S * MOST_W * 1e6;
         self.last_s = now_s;
         for package in &mut self.packages {
             let now = read(&package.file).and_then(|text| text.parse().ok());
             let used = now.and_then(|n| difference(package.last_uj, n, package.range_uj));
             match (now, used) {
-                (Some(now), Some(used)) if gap_uj < package.range_uj as f64 => {
+                (Some(now), Some(used)) if gap_uj < package.range_uj as f64 && used as f64 <= most_uj => {
                     package.last_uj = now;
                     package.total_uj = package.total_uj.saturating_add(used);
                 }
@@ -142,6 +146,15 @@ mod tests {
         let mut rapl = Rapl::open(files.0.path()).unwrap();
         files.set("intel-rapl:0", 2_000_000);
         assert_eq!(rapl.read(0.1), Some(3.0));
+    }
+
+    #[test]
+    fn a_counter_that_began_anew_is_lost_and_no_wrap() {
+        let files = Powercap::new();
+        files.set("intel-rapl:0", 200_000_000_000);
+        let mut rapl = Rapl::open(files.0.path()).unwrap();
+        files.set("intel-rapl:0", 5_000_000);
+        assert_eq!(rapl.read(0.1), None);
     }
 
     #[test]

@@ -9,6 +9,9 @@ pub enum Error {
     /// The output folder holds a finished run.
     #[error("{}: holds a finished run", .0.display())]
     Finished(PathBuf),
+    /// A finished run is to take more steps, and its checkpoints are gone.
+    #[error("{}: holds a finished run without a checkpoint to go on from", .0.display())]
+    NoCheckpoints(PathBuf),
     /// The output folder holds a run that did not finish.
     #[error("{}: holds a run that did not finish", .0.display())]
     Interrupted(PathBuf),
@@ -181,7 +184,7 @@ impl Fault for Error {
             | Self::OutputHoldsInput { .. }
             | Self::Kernel(_) => Kind::Usage,
             Self::DataChanged(_) => Kind::Data,
-            Self::BaseChanged(_) | Self::State(_) => Kind::Model,
+            Self::NoCheckpoints(_) | Self::BaseChanged(_) | Self::State(_) => Kind::Model,
             Self::NotOnGpu(_) => Kind::Device,
             Self::Loss(_)
             | Self::Gradient(_)
@@ -202,6 +205,10 @@ impl Fault for Error {
             Self::Interrupted(run) => {
                 format!("go on with `fttrain resume {}`, or move it aside with `--overwrite`", run.display())
             }
+            Self::NoCheckpoints(run) => format!(
+                "go on from its adapter with `lora_model_dir = \"{}\"` in another `output_dir`, or begin again with `--overwrite`",
+                run.display()
+            ),
             Self::NoRun(_) => "give a run id (`fttrain runs` lists them) or a run's folder".into(),
             Self::Taken { run, by, .. } => {
                 format!("`fttrain runs show {run}` says what is known of it; for the other name `{by}`")

@@ -63,6 +63,8 @@ pub struct Plan {
     pub out: PathBuf,
     /// What stands in it.
     pub holds: Holds,
+    /// That is moved aside.
+    overwrite: bool,
     /// The base's tokenizer.
     pub tokenizer: Tokenizer,
     /// By how much the process grew when it was opened.
@@ -152,7 +154,7 @@ impl Draft {
     /// # Errors
     /// Whatever can be refused before training.
     pub fn plan(self, options: &Options, meter: &Meter, crew: &Crew<'_>) -> Result<Plan> {
-        let Self { resolved, terms, place, gpu, run_id, out, holds, resume, mut notes, .. } = self;
+        let Self { resolved, terms, place, gpu, run_id, out, holds, overwrite, resume, mut notes } = self;
         let mut ground = Ground::on(resolved, terms, place)?;
         let device = ground.open(gpu, &mut notes)?;
         let Met { on_card, note } = crew.open(&device, gpu)?;
@@ -202,6 +204,7 @@ impl Draft {
             run_id,
             out,
             holds,
+            overwrite,
             tokenizer,
             tokenizer_bytes,
             epochs,
@@ -285,7 +288,23 @@ impl Plan {
         let total = self.epochs.total_steps();
         // A run that stopped early is finished before its last step.
         let done = folder::planned_steps(&self.out).unwrap_or_else(|| self.first_step());
-        self.holds == Holds::Finished && self.resume.is_some() && done >= total
+        self.goes_on_from_a_result() && done >= total
+    }
+
+    /// A finished run is gone on with from a checkpoint: from its first step it would be another one, over its result.
+    ///
+    /// # Errors
+    /// There is none any more (4).
+    pub fn refuse_lost_checkpoints(&self) -> Result<()> {
+        if self.goes_on_from_a_result() && self.resume.is_none() {
+            return Err(Error::NoCheckpoints(self.out.clone()).into());
+        }
+        Ok(())
+    }
+
+    /// A finished run that is not moved aside was asked to be resumed.
+    fn goes_on_from_a_result(&self) -> bool {
+        self.holds == Holds::Finished && !self.overwrite
     }
 }
 

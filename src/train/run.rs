@@ -51,8 +51,10 @@ pub fn run(
         course.finish();
         return Ok(end);
     }
-    // A process that was killed after it had stopped early had only its result left to save.
-    let has_stopped = first > 0 && course.plan.holds != Holds::Finished && course.is_stuck();
+    // A process that was killed after it had stopped early had only its result left to save; not one of a run that has
+    // been given more steps since.
+    let planned = course.plan.resume.as_ref().map(|(_, manifest)| manifest.planned_steps);
+    let has_stopped = planned == Some(total) && course.plan.holds != Holds::Finished && course.is_stuck();
     for k in if has_stopped { total } else { first }..total {
         let (record, step) = course.take_step(k)?;
         let done = record.step;
@@ -293,11 +295,12 @@ impl<'a> Course<'a> {
 
     /// The cap that another step would cross, with the evaluation that follows it and the commit that must still fit.
     fn over_budget(&mut self, done: u64) -> Option<Error> {
-        let now = self.spent();
+        let spent = self.spent();
+        let now = Spent { peak_bytes: spent.peak_bytes.max(self.peak_before), ..spent };
         let longest = self.longest;
-        let evaluates = self.plan.config().schedule.eval_steps.is_some_and(|n| (done + 1).is_multiple_of(n));
-        let judging_s = if evaluates { longest.evaluation_s } else { 0.0 };
         let is_last = done + 1 == self.plan.epochs.total_steps();
+        let is_due = self.plan.config().schedule.eval_steps.is_some_and(|n| (done + 1).is_multiple_of(n));
+        let judging_s = if is_last || is_due { longest.evaluation_s } else { 0.0 };
         let judging_s = judging_s + if is_last { longest.retention_s } else { 0.0 };
         let wall_s = now.wall_s + longest.step_s + judging_s + longest.save_s;
         // A peak that grew with the last step may grow as much with the next.
@@ -320,11 +323,15 @@ impl<'a> Course<'a> {
         let predicted = &self.plan.prediction;
         let modelled_w =
             predicted.modelled.get("energy_j").zip(predicted.predicted.wall_s).map(|(j, s)| j / s);
+        // The cap is of the memory that is predicted: on a GPU its own.
+        let on_gpu = self.plan.device.is_cuda();
+        let peak_bytes =
+            if on_gpu { reading.device_bytes } else { reading.peak_rss_bytes.max(reading.rss_bytes) };
         Spent {
             wall_s,
             cost_usd: self.bill(wall_s),
             energy_j: self.session.energy_j(&reading).or(modelled_w.map(|watts| watts * wall_s)),
-            peak_bytes: reading.peak_rss_bytes.max(reading.rss_bytes),
+            peak_bytes,
         }
     }
 

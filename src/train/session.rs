@@ -214,6 +214,7 @@ impl Session {
             energy_j: spent.energy_j,
             best: self.best,
             bad_evals: self.bad_evals,
+            planned_steps: plan.epochs.total_steps(),
             config_hash: fs::sha256_bytes(plan.ground.resolved.toml.as_bytes()),
             data_hash: plan.summary.sha256.clone(),
             base_hash: plan.base_hash.clone(),
@@ -237,10 +238,9 @@ impl Session {
         )?;
         let entered = self.entered.book.lock().checkpoint(&self.run_id, step, &path);
         self.warn(entered);
-        let limit = plan.config().schedule.save_total_limit;
-        self.checkpoints.prune(limit, self.best.map(|(step, _)| step))?;
         self.last_checkpoint = Some(path);
-        Ok(())
+        let limit = plan.config().schedule.save_total_limit;
+        self.checkpoints.prune(limit, self.best.map(|(step, _)| step))
     }
 
     /// Appends a line of `metrics.jsonl`.

@@ -37,6 +37,9 @@ pub struct Manifest {
     pub best: Option<(u64, f64)>,
     /// Evaluations since the best one.
     pub bad_evals: u64,
+    /// Optimizer steps that the run was to take; 0 = not known.
+    #[serde(default)]
+    pub planned_steps: u64,
     /// SHA-256 of the resolved config.
     pub config_hash: String,
     /// SHA-256 of the training data.

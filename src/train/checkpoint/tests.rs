@@ -16,6 +16,7 @@ fn manifest(step: u64) -> Manifest {
         energy_j: None,
         best: Some((step, 2.345_678_901_234_567)),
         bad_evals: 0,
+        planned_steps: step + 1,
         config_hash: "c".into(),
         data_hash: "d".into(),
         base_hash: "b".into(),
