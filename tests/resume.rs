@@ -275,9 +275,11 @@ fn a_finished_run_without_its_checkpoints_is_left_as_it_is() {
     let out = finished(&place, Config::lora());
     fs::remove_dir_all(out.join("checkpoints")).unwrap();
     let (folder, before) = (out.to_str().unwrap(), run::files(&out));
+    let known = place.runs();
     place.run(&["resume", folder]).expect(0).says(&["nothing to do"]);
     place.run(&["resume", folder, "--set", "max_steps=12"]).expect(4).says(&["without a checkpoint"]);
     assert!(run::files(&out) == before);
+    assert_eq!(place.runs(), known, "the ledger says what it said");
 }
 
 #[test]

@@ -31,7 +31,7 @@ const FRESH_ROUND: usize = 32 << 20;
 /// Bytes touched at most to see what pages cost that nobody used for a while: more than is likely to be at hand.
 const FAR_BYTES: u64 = 6 << 30;
 /// Rows of a weight that is decomposed, and how many of its singular values are wanted.
-const DECOMPOSED: usize = 256;
+const DECOMPOSED: usize = 128;
 const DECOMPOSED_RANK: usize = 16;
 /// Values that are drawn and quantised, as rows of a matrix.
 const VALUES: usize = 2 << 20;

@@ -59,7 +59,7 @@ pub fn machine(
     if is_new {
         machine.spread = spread;
     }
-    let glue = whole::glue(ask, adapter, &machine, rig, Patience::QUICK)?;
+    let glue = if knows_glue { None } else { whole::glue(ask, adapter, &machine, rig, Patience::QUICK)? };
     if missing.is_empty() && glue.is_none() {
         return Ok((machine, warning));
     }

@@ -1,6 +1,6 @@
 //! `fttrain calibrate [CONFIG…]`
 
-use super::say;
+use super::{say, warn};
 use crate::calibrate::{self, Computer};
 use crate::config::Device;
 use crate::error::Result;
@@ -88,7 +88,9 @@ fn one(computer: &Computer, kind: Kind, grounds: &[(Ground, Counts)]) -> Result<
 }
 
 fn ground(path: &std::path::Path) -> Result<(Ground, Counts)> {
-    let ground = Ground::lay(crate::config::load(path, None, &[])?)?;
+    let resolved = crate::config::load(path, None, &[])?;
+    warn(&resolved.warnings);
+    let ground = Ground::lay(resolved)?;
     let (counts, _) = counted(&ground)?;
     Ok((ground, counts))
 }

@@ -1,6 +1,6 @@
 //! `fttrain data CONFIG`
 
-use super::{MethodArgs, SetArgs, say};
+use super::{MethodArgs, SetArgs, warn};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{IGNORE, Sample, Summary, prepare};
 use crate::error::Result;
@@ -59,9 +59,7 @@ struct Run {
 
 pub(super) fn run(args: &DataArgs) -> Result<u8> {
     let resolved = crate::config::load(&args.config, args.method.flag(), &args.set.pairs()?)?;
-    for warning in &resolved.warnings {
-        say(&format!("warning: {warning}"));
-    }
+    warn(&resolved.warnings);
     let ground = Ground::lay(resolved)?;
     let config = &ground.resolved.config;
     let tokenizer =

@@ -99,9 +99,7 @@ fn elsewhere(ground: &Ground, counts: &Counts, args: &EstimateArgs) -> Result<u8
         }
     }
     machines_table::rank(&mut rows);
-    for warning in warning.iter().chain(&ground.resolved.warnings) {
-        super::say(&format!("warning: {warning}"));
-    }
+    super::warn(warning.iter().chain(&ground.resolved.warnings));
     super::print(&if args.json {
         machines_table::json(&rows)?
     } else {

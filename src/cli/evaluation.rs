@@ -3,7 +3,7 @@
 
 use super::eval::{EvalArgs, Rows};
 use super::job::{EVALUATIONS, Ended, Job};
-use super::say;
+use super::warn;
 use crate::config::{Config, Cost};
 use crate::error::Result;
 use crate::estimate::{carbon, price_used};
@@ -109,12 +109,6 @@ impl Evaluation {
         {
             warn(&[error.to_string()]);
         }
-    }
-}
-
-fn warn<'a>(warnings: impl IntoIterator<Item = &'a String>) {
-    for warning in warnings {
-        say(&format!("warning: {warning}"));
     }
 }
 

@@ -1,7 +1,7 @@
 //! `fttrain meter -- COMMAND`: any program with its whole process tree, into the same ledger and the same report.
 
 use super::job::{Ended, Job, METERED};
-use super::{print, say};
+use super::{print, say, warn};
 use crate::config::{Cost, Price, Resolved};
 use crate::error::Result;
 use crate::estimate::carbon::Intensity;
@@ -80,15 +80,11 @@ pub(super) fn run(args: &MeterArgs) -> Result<u8> {
     };
     if args.json {
         // Otherwise the report on the screen has them.
-        for warning in &warnings {
-            say(&format!("warning: {warning}"));
-        }
+        warn(&warnings);
     }
     let (report, written, unentered) =
         job.end(Some(&mut book), &measured, Ended { reason, warnings, ..Ended::default() });
-    for warning in unentered {
-        say(&format!("warning: {warning}"));
-    }
+    warn(&unentered);
     let end = ended?;
     if args.json {
         print(&report::json::to_text(&report)?);
@@ -106,6 +102,7 @@ fn prepare(args: &MeterArgs) -> Result<(Job, Duration)> {
     sets.extend(args.usd_per_hour.map(|usd| ("cost.usd_per_hour".to_owned(), format!("{usd:?}"))));
     sets.extend(args.machine.clone().map(|row| ("cost.machine".to_owned(), row)));
     let resolved = args.config.as_ref().map(|path| crate::config::load(path, None, &sets)).transpose()?;
+    warn(resolved.iter().flat_map(|resolved| &resolved.warnings));
     let run_id = ledger::new_run_id();
     let out = match &args.output {
         Some(folder) => PathBuf::from(folder.to_string_lossy().replace("{run}", &run_id)),

@@ -235,3 +235,9 @@ fn print(text: &str) {
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
+
+fn warn<'a>(warnings: impl IntoIterator<Item = &'a String>) {
+    for warning in warnings {
+        say(&format!("warning: {warning}"));
+    }
+}

@@ -1,7 +1,7 @@
 //! `fttrain --lora CONFIG` and `fttrain resume RUN`: estimate, train, report.
 
 use super::settle::{self, Earlier, Settled, settle};
-use super::{AcceptArgs, SetArgs, TrainArgs, place, repeats, say};
+use super::{AcceptArgs, SetArgs, TrainArgs, place, repeats, say, warn};
 use crate::config::Resolved;
 use crate::data::Summary;
 use crate::error::{Error, Kind, Result};
@@ -479,7 +479,5 @@ fn enter(
         // The other two are never said by the run itself.
         Status::Failed | Status::Killed | Status::Running => LedgerStatus::Failed,
     };
-    for warning in settle::close(&mut session.close(), &run_id, (measured, settled), status, &end) {
-        say(&format!("warning: {warning}"));
-    }
+    warn(&settle::close(&mut session.close(), &run_id, (measured, settled), status, &end));
 }

@@ -124,7 +124,7 @@ impl Settled {
     /// `ShareGPT`'s rows are read with the usual names of roles: what is counted of them has these names, too.
     fn name_roles(&mut self) {
         let mut rows = self.datasets.iter().chain(&self.test_datasets).chain(&self.retention_datasets);
-        if rows.any(|row| row.text("type") == Some("sharegpt")) {
+        if rows.all(|row| row.text("type") == Some("sharegpt")) {
             self.top.rename("roles_to_train", &[("human", "user"), ("gpt", "assistant")]);
         }
     }

@@ -4,6 +4,7 @@
 use super::error::RowFault;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use std::fmt;
 
 /// Messages a conversation may have: each costs a fixed amount of memory, however short.
@@ -301,7 +302,7 @@ fn turn<'de, A: MapAccess<'de>>(mut map: A) -> Result<Turn, A::Error> {
             "from" => &mut turn.from,
             "value" => &mut turn.value,
             "weight" => {
-                turn.weight = weight(&map.next_value::<Item>()?);
+                turn.weight = weight(&map.next_value::<Value>()?);
                 continue;
             }
             name => {
@@ -324,14 +325,21 @@ fn turn<'de, A: MapAccess<'de>>(mut map: A) -> Result<Turn, A::Error> {
     Ok(turn)
 }
 
-fn weight(found: &Item) -> Weight {
-    match found {
-        Item::Integer(1) | Item::Other("null") => Weight::One,
-        Item::Integer(0) => Weight::Zero,
-        Item::Integer(n) => Weight::Wrong(n.to_string()),
-        Item::Message(_) => Weight::Wrong("object".into()),
-        Item::Other(kind) => Weight::Wrong((*kind).into()),
-    }
+/// Tables write whole numbers with a point as soon as one is missing.
+fn weight(found: &Value) -> Weight {
+    let kind = match found {
+        Value::Null => return Weight::One,
+        Value::Number(n) => match n.as_f64().map(f64::to_bits) {
+            Some(bits) if bits == 1f64.to_bits() => return Weight::One,
+            Some(0) => return Weight::Zero,
+            _ => return Weight::Wrong(n.to_string()),
+        },
+        Value::Bool(_) => "boolean",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    Weight::Wrong(kind.into())
 }
 
 #[cfg(test)]
@@ -367,13 +375,16 @@ mod tests {
             Ok(Some(Cell::Messages(turns))) => turns[0].weight.clone(),
             other => panic!("{other:?}"),
         };
-        for (json, wanted) in [("1", Weight::One), ("null", Weight::One), ("0", Weight::Zero)] {
-            assert_eq!(weight(json), wanted, "{json}");
+        for json in ["1", "1.0", "null"] {
+            assert_eq!(weight(json), Weight::One, "{json}");
+        }
+        for json in ["0", "0.0"] {
+            assert_eq!(weight(json), Weight::Zero, "{json}");
         }
         for (json, found) in [
             ("2", "2"),
             ("-1", "-1"),
-            ("0.5", "number"),
+            ("0.5", "0.5"),
             ("true", "boolean"),
             (r#""0""#, "string"),
             ("[0]", "array"),

@@ -181,7 +181,7 @@ impl Counts {
         let held_out = match config.data.val_set {
             ValSet::None => 0,
             ValSet::Share(share) => rounded(rows as f64 * share).min(rows),
-            ValSet::Count(n) => wide(n).min(rows),
+            ValSet::Count(n) => product(&[wide(n), windows]).min(rows),
         };
         let own = rows - held_out;
         let share = config.data.retention_share;

@@ -6,7 +6,7 @@ use super::memory::Load;
 use super::prediction::{Inputs, Outline, outline};
 use super::{Counts, wide};
 use crate::arch::Linear;
-use crate::config::{Config, ExcessLength, Lora, Method, Targets};
+use crate::config::{Config, ExcessLength, Format, Lora, Method, Source, Targets};
 use crate::units::{Bytes, Seconds, Usd};
 use serde::{Deserialize, Serialize};
 
@@ -190,9 +190,11 @@ impl<'a> Search<'a> {
     fn length(&self) -> Option<Lever> {
         let (data, longest) = (&self.inputs.config.data, self.inputs.counts.longest);
         let stated = wide(data.sequence_len);
-        // Without packs a row is as long as it is; and rows that are longer are not to be lost.
+        // Without packs a row is as long as it is; and rows that are longer are not to be lost, where they are not cut.
         let now = if data.sample_packing || longest == 0 { stated } else { stated.min(longest) };
-        let least = if data.excess_length == ExcessLength::Truncate { 0 } else { longest.min(now) };
+        let is_text = |source: &Source| source.format == Format::Completion;
+        let is_cut = data.excess_length == ExcessLength::Truncate || data.datasets.iter().all(is_text);
+        let least = if is_cut { 0 } else { longest.min(now) };
         self.lowered((least, now), LENGTH_STEP, "sequence_len", &|value| self.shrunk(value, now, now))
     }
 
@@ -302,6 +304,9 @@ impl<'a> Search<'a> {
             micro_batches: scaled(counts.micro_batches, steps, counts.steps),
             ..counts.with_less(steps, counts.steps)
         };
+        if let Some(shared) = &mut change.counts.shared {
+            shared.slowest.calls *= steps as f64 / counts.steps as f64;
+        }
         Some(self.lever(format!("max_steps = {steps}"), &change))
     }
 
@@ -321,6 +326,7 @@ impl<'a> Search<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::estimate::fixture::{Case, config, limits, smollm2};
 
     #[test]
@@ -340,5 +346,26 @@ mod tests {
             assert_eq!((lever.setting.as_str(), lever.peak_memory_bytes), ("micro_batch_size = 4", peak));
             assert!((lever.step_s / step_s - 1.0).abs() < 0.01, "{lever}: {step_s} s a step of its own");
         }
+    }
+
+    #[test]
+    fn shorter_sequences_are_a_way_out_only_where_no_row_is_lost_by_them() {
+        let offered = |format: Format, tokens: u64, excess_length: ExcessLength, sample_packing: bool| {
+            let mut config = config();
+            config.data.datasets[0].format = format;
+            (config.data.excess_length, config.data.sample_packing) = (excess_length, sample_packing);
+            config.train.gradient_checkpointing = Some(false);
+            config.train.micro_batch_size = 4;
+            let counts = Counts::uniform(1000, tokens, &config);
+            let case = Case { counts, limits: limits(2 << 30), ..Case::new(smollm2(), config) };
+            case.predict().levers.into_iter().find(|lever| lever.setting.starts_with("sequence_len = "))
+        };
+        let (text, chat) = (Format::Completion, Format::ChatTemplate);
+        let has = |lever: Option<Lever>| lever.is_some();
+        assert!(has(offered(text, 4096, ExcessLength::Drop, true)), "text is cut into windows");
+        assert!(has(offered(chat, 256, ExcessLength::Drop, true)), "packs are shorter, rows are not");
+        assert!(has(offered(chat, 2048, ExcessLength::Truncate, true)));
+        assert!(!has(offered(chat, 2048, ExcessLength::Drop, true)));
+        assert!(!has(offered(chat, 1500, ExcessLength::Drop, false)), "rows alone are as long as they are");
     }
 }

@@ -87,7 +87,7 @@ const TEXT_BYTES: u64 = 14 << 20;
 /// Id and label of a token, 4 bytes each.
 const SAMPLE_BYTES_PER_TOKEN: u64 = 8;
 /// Two vectors' headers and their allocations' slack, the sample's length and its place in an epoch.
-pub const SAMPLE_BYTES_PER_ROW: u64 = 100;
+const SAMPLE_BYTES_PER_ROW: u64 = 100;
 /// The tokenizer's tables (both directions of the vocabulary, merges), by entry: 14 MiB for the 49,152 of SmolLM2.
 const TOKENIZER_BYTES_PER_ENTRY: u64 = 300;
 /// The tokenizer's files, by entry of the vocabulary: 72 of SmolLM2, rounded up.

@@ -78,7 +78,9 @@ impl Entered {
         let book = Book::early(&fs::home()?, coming.out);
         let mut entered = Self::look(&coming, SharedBook::new(book), Vec::new());
         let has_pending = coming.out.join(PENDING).symlink_metadata().is_ok();
-        if !(has_pending || coming.kept.is_some() && coming.holds == Holds::Finished) {
+        // A finished run may have nothing to do, or no checkpoint to go on from.
+        let is_finished = coming.holds == Holds::Finished && !coming.overwrite;
+        if !(has_pending || is_finished) {
             entered.enter(&coming, meter);
         }
         Ok(entered)

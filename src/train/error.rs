@@ -206,8 +206,9 @@ impl Fault for Error {
                 format!("go on with `fttrain resume {}`, or move it aside with `--overwrite`", run.display())
             }
             Self::NoCheckpoints(run) => format!(
-                "go on from its adapter with `lora_model_dir = \"{}\"` in another `output_dir`, or begin again with `--overwrite`",
-                run.display()
+                "put {} back; or go on from the result in another `output_dir` (`lora_model_dir`, of full fine-tuning \
+                 `base_model`), or begin again with `--overwrite`",
+                run.join("checkpoints").display()
             ),
             Self::NoRun(_) => "give a run id (`fttrain runs` lists them) or a run's folder".into(),
             Self::Taken { run, by, .. } => {

@@ -11,9 +11,8 @@ use super::{Error, session};
 use crate::config::{Config, Data, Method, Resolved};
 use crate::data::packing::Epochs;
 use crate::data::tokenizer::Tokenizer;
-use crate::data::{Batch, Summary};
+use crate::data::{Batch, Sample, Summary};
 use crate::error::Result;
-use crate::estimate::memory::SAMPLE_BYTES_PER_ROW;
 use crate::estimate::{Machine, Parameters, Prediction};
 use crate::meter::process::resident;
 use crate::meter::{Meter, Phase};
@@ -271,8 +270,8 @@ impl Plan {
 
     /// Bytes of the tokenised samples, training, evaluation and retention set, and of the tokenizer.
     pub fn data_bytes(&self) -> u64 {
-        let of_row = usize::try_from(SAMPLE_BYTES_PER_ROW).unwrap_or(0);
-        let train = self.epochs.samples().iter().map(|s| 4 * (s.ids.len() + s.labels.len()) + of_row);
+        let of_sample = |s: &Sample| size_of::<Sample>() + 4 * (s.ids.capacity() + s.labels.capacity());
+        let train = self.epochs.samples().iter().map(of_sample);
         let eval = self.eval.iter().chain(&self.retention.judged).chain(&self.retention.kept);
         let eval = eval.map(|b| 8 * (b.ids.len() + b.targets.len()));
         (train.sum::<usize>() + eval.sum::<usize>()) as u64 + self.tokenizer_bytes

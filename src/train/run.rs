@@ -51,10 +51,13 @@ pub fn run(
         course.finish();
         return Ok(end);
     }
+    // What loading took says nothing of how steps grow.
+    course.peak_before = None;
     // A process that was killed after it had stopped early had only its result left to save; not one of a run that has
     // been given more steps since.
     let planned = course.plan.resume.as_ref().map(|(_, manifest)| manifest.planned_steps);
-    let has_stopped = planned == Some(total) && course.plan.holds != Holds::Finished && course.is_stuck();
+    let is_as_planned = planned.is_some_and(|steps| steps == 0 || steps == total);
+    let has_stopped = is_as_planned && course.plan.holds != Holds::Finished && course.is_stuck();
     for k in if has_stopped { total } else { first }..total {
         let (record, step) = course.take_step(k)?;
         let done = record.step;
@@ -95,6 +98,8 @@ struct Course<'a> {
     crew: &'a Crew<'a>,
     progress: Progress,
     correction: Correction,
+    /// What evaluating was predicted to take from here on: the held-out rows, and what comes beside them.
+    evaluating_s: f64,
     evaluations: Recurring,
     /// Of checkpoints, and of the result.
     saves: Recurring,
@@ -119,16 +124,15 @@ impl<'a> Course<'a> {
         let left = total.saturating_sub(plan.first_step()) as f64 / total.max(1) as f64;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A share of the tokens.
         let tokens_left = (plan.prediction.counts.tokens as f64 * left) as u64;
-        let recurring = |name: &str, times: u64| {
+        let phase_s = |name: &str| {
             let phase = plan.prediction.phases.iter().find(|phase| phase.name == name);
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A share of a count.
-            let times_left = (times as f64 * left).round() as u64;
-            Recurring::new(times_left, left * phase.map_or(0.0, |phase| phase.wall_s))
+            left * phase.map_or(0.0, |phase| phase.wall_s)
         };
-        let (evaluations, saves) = (
-            recurring("evaluate", plan.prediction.counts.eval.passes),
-            recurring("save", commits(plan.config(), total) + 1),
-        );
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A share of a count.
+        let of = |times: u64| (times as f64 * left).round() as u64;
+        let evaluating_s = phase_s("evaluate");
+        let evaluations = Recurring::new(of(plan.prediction.counts.eval.passes), evaluating_s);
+        let saves = Recurring::new(of(commits(plan.config(), total) + 1), phase_s("save"));
         let progress = Progress::new(
             total,
             plan.first_step(),
@@ -139,6 +143,7 @@ impl<'a> Course<'a> {
         let (done, epoch) = plan.resume.as_ref().map_or((0, 0.0), |(_, kept)| (kept.step, kept.epoch));
         Ok(Self {
             correction: Correction::new(tokens_left, Rate::predicted(&plan.prediction)),
+            evaluating_s,
             evaluations,
             saves,
             progress,
@@ -303,9 +308,10 @@ impl<'a> Course<'a> {
         let judging_s = if is_last || is_due { longest.evaluation_s } else { 0.0 };
         let judging_s = judging_s + if is_last { longest.retention_s } else { 0.0 };
         let wall_s = now.wall_s + longest.step_s + judging_s + longest.save_s;
-        // A peak that grew with the last step may grow as much with the next.
-        let grown =
-            now.peak_bytes.zip(self.peak_before).map_or(0, |(now, before)| now.saturating_sub(before));
+        // A peak that grew with the last step may grow as much with the next. A GPU's is looked at now and then: what a
+        // look sees for the first time may have stood before.
+        let before = self.peak_before.filter(|_| !self.plan.device.is_cuda());
+        let grown = now.peak_bytes.zip(before).map_or(0, |(now, before)| now.saturating_sub(before));
         self.peak_before = now.peak_bytes;
         let next = Spent {
             wall_s,
@@ -344,10 +350,20 @@ impl<'a> Course<'a> {
         self.session.earlier_s + self.meter.elapsed().0
     }
 
+    /// Seconds that evaluating still takes.
+    fn evaluating_left_s(&self) -> f64 {
+        if !self.plan.eval.is_empty() {
+            return self.evaluations.left_s();
+        }
+        let clock = self.meter.phases();
+        let spent: f64 = clock.iter().filter(|(phase, _)| *phase == Phase::Evaluate).map(|(_, s)| s).sum();
+        (self.evaluating_s - spent).max(0.0)
+    }
+
     fn show(&mut self, record: &StepRecord) {
         self.correction.observe(record.tokens, record.step_s);
         let now_s = self.wall_s();
-        let beside_s = now_s + self.evaluations.left_s() + self.saves.left_s();
+        let beside_s = now_s + self.evaluating_left_s() + self.saves.left_s();
         let wall_s = self.correction.projection(beside_s).map(|projected| projected.wall_s);
         let projection = Projection { wall_s, cost_usd: wall_s.and_then(|s| self.bill(s)) };
         self.progress.step(record, now_s, projection);
