@@ -4,13 +4,16 @@ use super::avx512_pack::pack_with;
 use super::kernel::{Finish, Kernel};
 use super::operand::Piece;
 use std::arch::x86_64::{
-    __m512bh, __m512i, _mm512_add_ps, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_storeu_ps,
+    __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_castsi512_ps, _mm512_dpbf16_ps,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
 const ROWS: usize = 12;
 const COLUMNS: usize = 32;
+/// Words of the right side that are fetched ahead of their use: it comes from the core's second cache, and the loads
+/// that wait for it took a quarter of the time on a Sapphire Rapids.
+const AHEAD: usize = 8;
 
 /// f32 products.
 pub(super) struct Avx512;
@@ -70,7 +73,9 @@ macro_rules! kernel {
                         unsafe {
                             let mut line = [_mm512_setzero_si512(); WIDE];
                             for (i, line) in line.iter_mut().enumerate() {
-                                *line = _mm512_loadu_si512(b.add(w * COLUMNS + 16 * i).cast());
+                                let b = b.add(w * COLUMNS + 16 * i);
+                                *line = _mm512_loadu_si512(b.cast());
+                                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * COLUMNS).cast());
                             }
                             for (r, sums) in sums.iter_mut().enumerate() {
                                 #[allow(clippy::cast_possible_wrap)] // Bits, not a number.
