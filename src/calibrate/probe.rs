@@ -195,7 +195,8 @@ impl Probe {
         let trained = (self.way == Way::Trained).then_some(ParamId(0));
         let weight = self.weight(rig, self.n, self.k, trained)?.into();
         let head = Head { weight, precision: self.precision() };
-        let hidden = rig.filled(self.m, self.k)?;
+        // Logits as a model's: where they lie far apart, their probabilities are denormal, and products of those are slow.
+        let hidden = (rig.filled(self.m, self.k)? * (8.0 / self.k as f64))?;
         let targets = vec![0; self.m];
         let timed = patience.time_on(rig, &mut || {
             if self.way == Way::Forward {
