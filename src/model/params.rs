@@ -5,6 +5,9 @@ use crate::ops::{Grads, ParamId, Weight};
 use candle_core::Tensor;
 use fttrain_kernels::sys::memory::LARGE;
 
+/// How the name of `DoRA`'s vector ends.
+pub const MAGNITUDE: &str = "lora_magnitude_vector";
+
 /// A trained tensor: f32, or bf16 rounded at random, updated in place, shared with the layer that uses it.
 #[derive(Debug, Clone)]
 pub struct Param {
@@ -12,7 +15,7 @@ pub struct Param {
     pub name: String,
     /// The values.
     pub value: Tensor,
-    /// Weight decay applies: matrices, not norms and biases.
+    /// Weight decay applies: to all but norms and biases, as transformers' Trainer does it.
     pub decay: bool,
     /// Learning rate over the schedule's (LoRA+).
     pub lr_ratio: f64,
@@ -30,7 +33,9 @@ impl Params {
     /// Takes a tensor in and gives its layer the weight to use.
     pub fn add(&mut self, name: String, value: Tensor, lr_ratio: f64) -> Weight {
         let param = Some(ParamId(self.all.len()));
-        self.all.push(Param { name, value: value.clone(), decay: value.rank() > 1, lr_ratio, lent: None });
+        // A vector that is neither is DoRA's.
+        let decay = value.rank() > 1 || name.ends_with(MAGNITUDE);
+        self.all.push(Param { name, value: value.clone(), decay, lr_ratio, lent: None });
         Weight { value, param }
     }
 

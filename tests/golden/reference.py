@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer
 
 IGNORE = -100
 
@@ -95,7 +95,7 @@ def packed_loss(model, rows):
 
 
 def optimizer_of(model, settings):
-    """torch's AdamW; decay on matrices only, never on norms and biases."""
+    """torch's AdamW; decay by name as in transformers' Trainer, never on norms and biases."""
     betas = (settings["adam_beta1"], settings["adam_beta2"])
     options = dict(lr=settings["learning_rate"], betas=betas, eps=settings["adam_epsilon"], foreach=False)
     if "loraplus_lr_ratio" in settings:
@@ -103,10 +103,11 @@ def optimizer_of(model, settings):
         return create_loraplus_optimizer(
             model, torch.optim.AdamW, loraplus_lr_ratio=ratio, loraplus_weight_decay=decay, **options
         )
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    decayed = Trainer.get_decay_parameter_names(None, model)
     groups = [
-        dict(params=[p for p in trained if p.ndim >= 2], weight_decay=settings["weight_decay"]),
-        dict(params=[p for p in trained if p.ndim < 2], weight_decay=0.0),
+        dict(params=[p for name, p in trained.items() if name in decayed], weight_decay=settings["weight_decay"]),
+        dict(params=[p for name, p in trained.items() if name not in decayed], weight_decay=0.0),
     ]
     return torch.optim.AdamW(groups, **options)
 

@@ -7,6 +7,7 @@ pub mod pissa;
 use crate::arch::{self, Arch};
 use crate::config;
 use crate::error::Result;
+use crate::model::params::MAGNITUDE;
 use crate::ops::{Matrix, host};
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
@@ -268,7 +269,7 @@ impl Adapter {
     pub fn expected(&self, arch: &Arch) -> BTreeMap<String, Vec<usize>> {
         let low_rank = arch.linears().filter(|l| self.adapts(&l.name)).flat_map(|l| {
             let (at, rank) = (format!("base_model.model.{}", l.name), self.spec.rank(&l.name));
-            let lengths = self.spec.dora.then(|| (format!("{at}.lora_magnitude_vector"), vec![l.outputs]));
+            let lengths = self.spec.dora.then(|| (format!("{at}.{MAGNITUDE}"), vec![l.outputs]));
             let pair = [
                 (format!("{at}.lora_A.weight"), vec![rank, l.inputs]),
                 (format!("{at}.lora_B.weight"), vec![l.outputs, rank]),
