@@ -12,6 +12,7 @@ use crate::config::Device;
 use crate::error::{Kind, Result};
 use crate::estimate::Prediction;
 use crate::estimate::history::median;
+use crate::estimate::machine::Evidence;
 use crate::estimate::running::Rate;
 use crate::fs;
 use crate::train::metrics::{self, StepRecord};
@@ -213,7 +214,7 @@ impl<'a> Study<'a> {
         let reference = Reference::start(gpu)?;
         fs::create_folders(folder)?;
         let bench = Bench::new(folder, extent, cells, wanted)?;
-        let profile = frozen(folder, home)?;
+        let profile = frozen(folder, home, cells)?;
         let started_at = jiff::Timestamp::now().to_string();
         let begun = Begun { started_at, build, is_quick, device, reference };
         write(&file, &begun)?;
@@ -322,13 +323,25 @@ fn skill(scores: &BTreeMap<String, Score>) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// The profile as it stands, kept beside the study; an empty one where the machine was never calibrated.
-fn frozen(folder: &Path, home: &Path) -> Result<Vec<u8>> {
-    let file = home.join(Profiles::FILE);
-    let bytes =
-        fs::read_at_most(&file, 4 << 20).unwrap_or_else(|_| Profiles::default().to_json().into_bytes());
-    fs::write_durable(&folder.join(Profiles::FILE), &bytes)?;
-    Ok(bytes)
+/// The profile as it stands, kept beside the study; an empty one where the machine was never calibrated. Where it was,
+/// one thread of it is, too, before cells run on that.
+fn frozen(folder: &Path, home: &Path, cells: &[Cell]) -> Result<Vec<u8>> {
+    let bytes = fs::read_at_most(&home.join(Profiles::FILE), 4 << 20)
+        .unwrap_or_else(|_| Profiles::default().to_json().into_bytes());
+    let file = folder.join(Profiles::FILE);
+    fs::write_durable(&file, &bytes)?;
+    let (profiles, _) = Profiles::load(&file);
+    let is_calibrated = |threads| {
+        let found = profiles.find(&Provenance::here(threads));
+        found.is_some_and(|machine| machine.evidence == Evidence::Calibrated)
+    };
+    let is_alone = cells.iter().any(|cell| cell.alone);
+    if !is_alone || is_calibrated(1) || !is_calibrated(crate::meter::machine::limits().cores) {
+        return Ok(bytes);
+    }
+    let arguments = ["calibrate", "--device", "cpu", "--threads", "1", "--json"];
+    Child::new(folder)?.json(&arguments.map(String::from))?;
+    fs::read_at_most(&file, 4 << 20)
 }
 
 /// Predicts a cell, then runs it; `None` where it does not fit.
