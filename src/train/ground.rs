@@ -85,7 +85,7 @@ impl Ground {
         Self::on(resolved, terms, Place::ALONE)
     }
 
-    pub(super) fn on(resolved: Resolved, Terms { price, grid }: Terms, place: Place) -> Result<Self> {
+    pub(super) fn on(mut resolved: Resolved, Terms { price, grid }: Terms, place: Place) -> Result<Self> {
         let config = &resolved.config;
         let limits = crate::meter::machine::limits().shared(place.beside, place.sharing);
         let threads = start_threads(Some(config.train.threads.unwrap_or(limits.cores)))?;
@@ -97,6 +97,15 @@ impl Ground {
                 Some(Adapter::resolve(&arch, lora, config.train.loraplus_lr_ratio, config.train.seed)?)
             }
         };
+        if let (Method::Lora(lora) | Method::Qlora { lora, .. }, Some(adapter)) =
+            (&mut resolved.config.method, &adapter)
+        {
+            // A continued adapter brings its own.
+            lora.r = Some(adapter.spec.r);
+            lora.dora = Some(adapter.spec.dora);
+            lora.rank_pattern.clone_from(&adapter.spec.rank_pattern);
+            lora.modules_to_save = adapter.modules_to_save.iter().cloned().collect();
+        }
         let adapts = |l: &Linear| adapter.as_ref().is_some_and(|a| a.adapts(&l.name));
         Ok(Self {
             adapted: arch.linears().filter(adapts).collect(),
@@ -280,26 +289,16 @@ impl Ground {
         taken: &[(String, f64)],
         resident_bytes: u64,
     ) -> Prediction {
-        let mut config = self.resolved.config.clone();
-        if let (Method::Lora(lora) | Method::Qlora { lora, .. }, Some(adapter)) =
-            (&mut config.method, &self.adapter)
-        {
-            // A continued adapter brings its own.
-            lora.r = Some(adapter.spec.r);
-            lora.dora = Some(adapter.spec.dora);
-            lora.rank_pattern.clone_from(&adapter.spec.rank_pattern);
-            lora.modules_to_save = adapter.modules_to_save.iter().cloned().collect();
-        }
         let Spot { machine, limits, price } = spot;
         let price = powered(price, machine);
         estimate::predict(&estimate::Inputs {
             arch: &self.arch,
-            config: &config,
+            config: &self.resolved.config,
             adapted: &self.adapted,
             counts,
             machine,
             // A cap on memory decides about recompute, and which settings are named, as a smaller machine would.
-            limits: &limits.capped(&config.budget),
+            limits: &limits.capped(&self.resolved.config.budget),
             price: &price,
             learned,
             taken,
