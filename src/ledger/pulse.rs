@@ -56,7 +56,6 @@ struct Heart {
     watch: Watch,
     earlier_s: f64,
     earlier_j: Option<f64>,
-    first_j: Option<f64>,
 }
 
 impl Pulse {
@@ -69,13 +68,12 @@ impl Pulse {
             warnings: Mutex::default(),
             is_warned: AtomicBool::new(false),
         });
-        let mut heart = Heart {
+        let heart = Heart {
             book,
             run_id: run_id.to_owned(),
             watch,
             earlier_s: before.wall_s,
             earlier_j: before.energy_j,
-            first_j: None,
         };
         let (stop, stopped) = mpsc::channel::<()>();
         let theirs = Arc::clone(&shared);
@@ -136,12 +134,10 @@ impl Drop for Pulse {
 }
 
 impl Heart {
-    fn beat(&mut self, shared: &Shared) -> crate::error::Result<()> {
+    fn beat(&self, shared: &Shared) -> crate::error::Result<()> {
         let reading = self.watch.latest();
         let wall_s = self.earlier_s + self.watch.elapsed().0;
-        let counted_j = reading.counted_j();
-        self.first_j = self.first_j.or(counted_j);
-        let here_j = counted_j.zip(self.first_j).map(|(now, first)| (now - first).max(0.0));
+        let here_j = self.watch.joules();
         let loss = f64::from_bits(shared.loss.load(Ordering::Acquire));
         let sample = Sample {
             wall_s,

@@ -41,14 +41,6 @@ pub struct Reading {
     pub gpu_temperature_c: Option<u64>,
 }
 
-impl Reading {
-    /// Joules by all counters there are: only differences mean anything.
-    pub fn counted_j(&self) -> Option<f64> {
-        let known = [self.package_j, self.gpu_j].into_iter().flatten();
-        known.reduce(|sum, joules| sum + joules)
-    }
-}
-
 /// What a probe has to say at the end, beside its readings.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Closing {

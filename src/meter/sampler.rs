@@ -33,6 +33,17 @@ pub struct Meter {
 struct Shared {
     timeline: Timeline,
     latest: Latest,
+    /// Where the packages' counter stood at the first look, J.
+    first_package_j: Option<f64>,
+}
+
+impl Shared {
+    fn joules(&self) -> Option<f64> {
+        let reading = self.latest.load();
+        let package = reading.package_j.zip(self.first_package_j).map(|(now, first)| (now - first).max(0.0));
+        let known = [package, reading.gpu_j].into_iter().flatten();
+        known.reduce(|sum, joules| sum + joules)
+    }
 }
 
 impl Meter {
@@ -44,7 +55,11 @@ impl Meter {
     pub fn start(mut probe: Box<dyn Probe>, interval: Duration, phase: Phase) -> Self {
         // A probe that panics does so again in its thread, and costs no more than its figures.
         let first = catch_unwind(AssertUnwindSafe(|| probe.sample())).unwrap_or_default();
-        let shared = Arc::new(Shared { timeline: Timeline::start(phase), latest: Latest::default() });
+        let shared = Arc::new(Shared {
+            timeline: Timeline::start(phase),
+            latest: Latest::default(),
+            first_package_j: first.package_j,
+        });
         shared.latest.store(&first);
         let (wake, woken) = mpsc::channel::<()>();
         let theirs = Arc::clone(&shared);
@@ -84,6 +99,11 @@ impl Meter {
     /// The last look: no older than an interval, unless looks are dear.
     pub fn latest(&self) -> Reading {
         self.shared.latest.load()
+    }
+
+    /// Joules from the start to the last look, by all counters there are.
+    pub fn joules(&self) -> Option<f64> {
+        self.shared.joules()
     }
 
     /// Wall seconds of each phase so far.
@@ -151,6 +171,11 @@ impl Watch {
     pub fn latest(&self) -> Reading {
         self.0.latest.load()
     }
+
+    /// Joules from the start to the last look, by all counters there are.
+    pub fn joules(&self) -> Option<f64> {
+        self.0.joules()
+    }
 }
 
 /// Until the next look: the interval, or longer where looks take more than their share of the time.
@@ -213,6 +238,25 @@ mod tests {
         let meter = start(Fake::new(vec![reading]));
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(meter.latest(), reading);
+    }
+
+    #[test]
+    fn joules_count_from_the_first_look_by_every_counter_that_answers() {
+        let reading = |package_j, gpu_j| Reading { package_j, gpu_j, ..Reading::default() };
+        let after = |script: Vec<Reading>| {
+            let meter = start(Fake::new(script));
+            std::thread::sleep(Duration::from_millis(20));
+            (meter.joules(), meter.watch().joules())
+        };
+        let both = vec![reading(Some(1000.0), None), reading(Some(1050.0), Some(30.0))];
+        assert_eq!(after(both), (Some(80.0), Some(80.0)));
+        let card = vec![reading(None, None), reading(None, Some(30.0))];
+        assert_eq!(
+            after(card),
+            (Some(30.0), Some(30.0)),
+            "a card counts from the start, though it answers later"
+        );
+        assert_eq!(after(vec![]), (None, None));
     }
 
     #[test]

@@ -279,7 +279,7 @@ impl<'a> Course<'a> {
             return Err(Error::Weights { step, name, last: self.session.last_checkpoint.clone() }.into());
         }
         // A modelled energy is none that a later process may add to.
-        let energy_j = self.session.energy_j(&self.meter.latest());
+        let energy_j = self.session.energy_j(self.meter);
         let (begun, spent) = (Instant::now(), Spent { energy_j, ..self.spent() });
         self.session.commit(self.plan, step, epoch, &spent)?;
         let save_s = begun.elapsed().as_secs_f64();
@@ -336,7 +336,7 @@ impl<'a> Course<'a> {
         Spent {
             wall_s,
             cost_usd: self.bill(wall_s),
-            energy_j: self.session.energy_j(&reading).or(modelled_w.map(|watts| watts * wall_s)),
+            energy_j: self.session.energy_j(self.meter).or(modelled_w.map(|watts| watts * wall_s)),
             peak_bytes,
         }
     }

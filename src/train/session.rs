@@ -21,9 +21,9 @@ use crate::estimate::Prediction;
 use crate::estimate::parts::Part;
 use crate::fs::{self, Appender, RunLock};
 use crate::ledger::{self, Book, Record};
+use crate::meter::Meter;
 use crate::meter::process::bare;
 use crate::meter::tag::Tagged;
-use crate::meter::{Meter, Reading};
 use crate::model::Frozen;
 use crate::model::adapter::peft;
 use crate::model::decoder::Memory;
@@ -59,15 +59,10 @@ pub struct Session {
     pub(super) held: Held,
     checkpoints: Checkpoints,
     records: Records,
-    energy: Energy,
+    /// Joules that earlier processes took.
+    earlier_j: Option<f64>,
     entered: Entered,
     lock: RunLock,
-}
-
-/// Joules: what earlier processes took, and where this one's counter stood at its start.
-struct Energy {
-    earlier_j: Option<f64>,
-    first_j: Option<f64>,
 }
 
 /// Tagged memory of what stands through the run and of what passes took.
@@ -159,7 +154,7 @@ impl Session {
             held,
             checkpoints,
             records,
-            energy: Energy { earlier_j: before.energy_j, first_j: meter.latest().counted_j() },
+            earlier_j: before.energy_j,
             entered,
             lock,
         };
@@ -267,15 +262,14 @@ impl Session {
         self.entered.step(step, loss);
     }
 
-    /// Joules of the whole run up to this look; `None` where nothing measures them.
-    pub fn energy_j(&self, reading: &Reading) -> Option<f64> {
-        let here = reading.counted_j().zip(self.energy.first_j).map(|(now, first)| (now - first).max(0.0))?;
-        Some(here + self.energy.earlier_j.unwrap_or(0.0))
+    /// Joules of the whole run up to the meter's last look; `None` where nothing measures them.
+    pub fn energy_j(&self, meter: &Meter) -> Option<f64> {
+        Some(meter.joules()? + self.earlier_j.unwrap_or(0.0))
     }
 
     /// Joules that earlier processes took; `None` where they were not metered.
     pub fn earlier_energy_j(&self) -> Option<f64> {
-        self.energy.earlier_j
+        self.earlier_j
     }
 
     /// Ends the heartbeat and gives the run's records, for what is entered at its end.
