@@ -59,7 +59,7 @@ fn text(folder: &str, summary: &Value) -> String {
     let _ = write!(
         out,
         "\nSpeed and memory are over those of PyTorch's fastest mode on the same rows. Share of peak is what a whole step \
-         reaches\nof this machine's multiply-adds in registers, {}.\nPeak memory is the whole process's. \
+         reaches\nof this machine's multiply-adds in registers, in the type that it multiplies: {}.\nPeak memory is the whole process's. \
          Runs and commands: `benches/results/{folder}/`.\n",
         peaks(&summary["peaks"]),
     );
