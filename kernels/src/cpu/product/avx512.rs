@@ -12,7 +12,7 @@ use std::arch::x86_64::{
 const ROWS: usize = 12;
 const COLUMNS: usize = 32;
 /// Words of the right side that are fetched ahead of their use: it comes from the core's second cache, and the loads
-/// that wait for it took a quarter of the time on a Sapphire Rapids.
+/// that wait for it took a quarter of the time on an Emerald Rapids.
 const AHEAD: usize = 8;
 
 /// f32 products.
